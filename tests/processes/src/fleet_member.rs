@@ -47,7 +47,8 @@ async fn payment(upstream: &str, number: u64) -> Result<Payment, Arc<std::io::Er
     Ok(Payment { number, version, fee: FEE })
 }
 
-/// Calls the function until the process ends. Checks that no answer is older than `oldest` allows.
+/// Calls the function until the process ends. Checks that no answer has a version below the one in
+/// `oldest`.
 async fn call_and_check(
     upstream: String,
     oldest: Arc<[AtomicU64]>,
@@ -99,8 +100,8 @@ fn answer(line: &str) -> Result<(), Error> {
 ///   versions. The answer is `true` if memcached was reached.
 /// - `oldest NUMBER VERSION …` says that other processes have invalidated these payments.
 ///   Afterwards this process must not see older versions.
-/// - `count` answers with the number of calls, the number of fetches, and the number of failures
-///   that excuse a fetch.
+/// - `count` answers with the number of calls, of fetches, and of failures after which one more
+///   fetch is allowed.
 /// - `end` ends the process.
 #[tokio::main]
 pub(crate) async fn main() -> Result<(), Error> {

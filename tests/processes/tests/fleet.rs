@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cached_tests::Memcached;
 
 const PAYMENTS: u64 = 60;
-const FETCH: Duration = Duration::from_millis(15);
+const FETCH_TIME: Duration = Duration::from_millis(15);
 
 /// The service from which the processes fetch. A fetch returns the payment's version at the fetch's
 /// start.
@@ -39,7 +39,7 @@ impl Upstream {
                     stream.read_line(&mut line).ok()?;
                     let number: usize = line.trim().parse().ok()?;
                     let version = served[number].load(Ordering::SeqCst);
-                    std::thread::sleep(FETCH);
+                    std::thread::sleep(FETCH_TIME);
                     stream.get_mut().write_all(format!("{version}\n").as_bytes()).ok()
                 });
             }
@@ -135,7 +135,8 @@ impl Drop for Member {
     }
 }
 
-/// Changes payments. One member invalidates each, and all members then check for the new version.
+/// Changes payments. One member invalidates each payment. From then on, all members must see the
+/// new versions.
 fn change_everywhere(
     upstream: &Upstream,
     members: &mut [Member],

@@ -38,7 +38,8 @@ async fn callers_wait_for_at_most_two_panicking_fetches() {
     for call in calls {
         assert!(call.await.is_err_and(|error| error.is_panic()));
     }
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(600), "no caller waits for a third fetch: {took:?}");
     assert_eq!(upstream.fetches(), 50);
 }
 
@@ -62,7 +63,8 @@ async fn a_fetch_of_45_s_is_one_fetch() {
     for call in calls {
         assert_eq!(call.await.expect("no task panics"), Ok(1));
     }
-    assert!(began.elapsed() < Duration::from_secs(46), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(46), "the callers share one fetch: {took:?}");
 }
 
 /// Returns how many milliseconds the call of a forked process takes.
@@ -77,22 +79,22 @@ fn millis_of_child_call(child: &str) -> u64 {
 #[test]
 fn a_forked_process_replaces_an_unpolled_leader() {
     let took = millis_of_child_call("holds");
-    assert!(took < 3000, "{took} ms");
+    assert!(took < 3000, "the child soon replaces the leader: {took} ms");
 }
 
 #[test]
 fn a_forked_process_ignores_its_parents_leader() {
     let took = millis_of_child_call("inherits");
-    assert!(took < 500, "{took} ms");
+    assert!(took < 500, "the child does not wait for the parent's fetch: {took} ms");
 }
 
 #[test]
 fn a_forked_process_does_not_wait_for_its_parents_writes() {
     let took = millis_of_child_call("flushes");
-    assert!(took < 4000, "{took} ms");
+    assert!(took < 4000, "the child does not wait for the parent's write: {took} ms");
 }
 
-fn one_thread() -> Runtime {
+fn one_thread_runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
@@ -110,7 +112,7 @@ fn start_call(
 
 #[test]
 fn a_leader_on_an_idle_runtime_is_replaced() {
-    let (idle, other) = (one_thread(), one_thread());
+    let (idle, other) = (one_thread_runtime(), one_thread_runtime());
     let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking_millis(1000);
     let first = start_call(&idle, &cache, &upstream);
@@ -118,7 +120,8 @@ fn a_leader_on_an_idle_runtime_is_replaced() {
     let stuck: Vec<_> = (0..3).map(|_| start_call(&idle, &cache, &upstream)).collect();
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));
-    assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(3500), "the caller soon fetches itself: {took:?}");
     // Once the runtime is driven again, all callers get the answer.
     for call in stuck.into_iter().chain([first]) {
         assert_eq!(idle.block_on(call).expect("no task panics"), Ok(2));
@@ -128,7 +131,7 @@ fn a_leader_on_an_idle_runtime_is_replaced() {
 
 #[test]
 fn a_leader_on_a_blocked_runtime_is_replaced() {
-    let (blocked, other) = (one_thread(), one_thread());
+    let (blocked, other) = (one_thread_runtime(), one_thread_runtime());
     let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking_millis(200);
     let first = start_call(&blocked, &cache, &upstream);
@@ -138,7 +141,8 @@ fn a_leader_on_a_blocked_runtime_is_replaced() {
     });
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));
-    assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(3500), "the caller soon fetches itself: {took:?}");
     assert_eq!(thread.join().expect("no task panics"), Ok(2));
 }
 
@@ -146,8 +150,8 @@ fn a_leader_on_a_blocked_runtime_is_replaced() {
 #[test]
 fn a_slow_fetch_keeps_the_lead() {
     let many_threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    for slow_one in [one_thread(), many_threads.expect("the runtime starts")] {
-        let other = one_thread();
+    for slow_one in [one_thread_runtime(), many_threads.expect("the runtime starts")] {
+        let other = one_thread_runtime();
         let cache = other.block_on(local_cache());
         let upstream = Upstream::default().taking_millis(5000);
         let first = start_call(&slow_one, &cache, &upstream);

@@ -61,7 +61,7 @@ fn an_orphaned_lease_delays_about_one_second() {
     assert_eq!(run(&memcached.address(), &[("END", "aborts")]).0, "ended");
     let (how, took) = run(&memcached.address(), &[]);
     assert_eq!(how, "fetched");
-    assert!(took < Duration::from_millis(1100), "{took:?}");
+    assert!(took < Duration::from_millis(1100), "the lease soon ends: {took:?}");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn an_orphaned_renewed_lease_ends_in_seconds() {
     assert_eq!(run(&memcached.address(), &[("END", "aborts"), ("FETCH_MS", "1300")]).0, "ended");
     let (how, took) = run(&memcached.address(), &[]);
     assert_eq!(how, "fetched");
-    assert!(took < Duration::from_millis(3500), "{took:?}");
+    assert!(took < Duration::from_millis(3500), "the renewed lease soon ends: {took:?}");
     assert_eq!(run(&memcached.address(), &[]).0, "hit", "the second process wins the lease");
 }
 
@@ -84,8 +84,8 @@ async fn report(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown
     upstream.fetch().await
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(address: &str) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
     builder
         .remote_timeout(Duration::from_millis(200))
@@ -101,14 +101,15 @@ async fn new_processes_share_a_six_second_fetch() {
     let began = Instant::now();
     let mut calls = Vec::new();
     for _ in 0..4 {
-        let (cache, upstream) = (new_process(&memcached.address()).await, upstream.clone());
+        let (cache, upstream) = (new_process_cache(&memcached.address()).await, upstream.clone());
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&upstream, 7).await })));
     }
     for call in calls {
         assert_eq!(call.await.expect("no task panics"), Ok(1));
     }
     assert_eq!(upstream.fetches(), 1);
-    assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(6500), "the processes share one fetch: {took:?}");
 }
 
 /// A holder that renews its lease leaves a *marker* in memcached. A waiting process sees by the
@@ -117,19 +118,19 @@ async fn new_processes_share_a_six_second_fetch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_lease_carries_a_marker_too() {
     let memcached = Memcached::start();
-    let new_process = async || {
+    let new_process_cache = async || {
         let builder = Cache::builder().memcached([memcached.address()]);
         builder.lease(Duration::from_secs(10)).build().await.expect("the settings are valid")
     };
     let upstream = Upstream::default().taking_millis(2500);
-    let holder = new_process().await;
+    let holder = new_process_cache().await;
     let call = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 40).await }))
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     let waiter = {
-        let (cache, upstream) = (new_process().await, upstream.clone());
+        let (cache, upstream) = (new_process_cache().await, upstream.clone());
         tokio::spawn(cache.scope(async move { slow_report(&upstream, 40).await }))
     };
     tokio::time::sleep(Duration::from_millis(650)).await;
@@ -142,17 +143,17 @@ async fn a_long_lease_carries_a_marker_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_overtaken_slow_fetch_stores_nothing() {
+async fn a_slow_fetch_stores_nothing_after_an_invalidation() {
     let memcached = Memcached::start();
     let upstream = Upstream::default().taking_millis(1800);
-    let holder = new_process(&memcached.address()).await;
+    let holder = new_process_cache(&memcached.address()).await;
     let call = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 8).await }))
     };
     // By now the lease has been renewed.
     tokio::time::sleep(Duration::from_millis(800)).await;
-    let other = new_process(&memcached.address()).await;
+    let other = new_process_cache(&memcached.address()).await;
     other.scope(async { slow_entry(8).invalidate().await }).await.expect("memcached is reached");
     assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
@@ -165,23 +166,23 @@ async fn an_overtaken_slow_fetch_stores_nothing() {
 async fn an_added_value_replaces_a_renewed_lease() {
     let memcached = Memcached::start();
     let upstream = Upstream::default().taking_millis(1500);
-    let holder = new_process(&memcached.address()).await;
+    let holder = new_process_cache(&memcached.address()).await;
     let call = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 9).await }))
     };
     tokio::time::sleep(Duration::from_millis(800)).await;
-    let other = new_process(&memcached.address()).await;
+    let other = new_process_cache(&memcached.address()).await;
     assert!(other.scope(async { slow_entry(9).add(77).await }).await);
     assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
-    let third = new_process(&memcached.address()).await;
+    let third = new_process_cache(&memcached.address()).await;
     let found = third.scope(async { slow_entry(9).get().await }).await;
     assert_eq!(found.into_option(), Some(77));
 }
 
-/// Starts a server that always reports for every key that another caller holds the lease. Returns
-/// the server's address.
+/// Starts a server that reports for each key, at any time, that another caller holds the lease.
+/// Returns the server's address.
 fn start_busy_server() -> String {
     fn serve(stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
@@ -215,20 +216,22 @@ fn start_busy_server() -> String {
 
 #[tokio::test]
 async fn a_forever_busy_server_delays_calls_briefly() {
-    let cache = new_process(&start_busy_server()).await;
+    let cache = new_process_cache(&start_busy_server()).await;
     let upstream = Upstream::default().taking_millis(100);
     let began = Instant::now();
     for edition in 0..3 {
         cache.scope(slow_report(&upstream, edition)).await.expect("the call succeeds");
     }
-    assert!(began.elapsed() < Duration::from_millis(2200), "{:?}", began.elapsed());
-    // If killed processes had held these leases, the leases would have ended by now. They have not.
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(2200), "calls wait briefly for a lease: {took:?}");
+    // Leases of killed processes would have ended by now. The leases of this server have not.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
     for edition in 3..13 {
         cache.scope(slow_report(&upstream, edition)).await.expect("the call succeeds");
     }
-    assert!(began.elapsed() < Duration::from_millis(1800), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(1800), "calls no longer wait for a lease: {took:?}");
     assert_eq!(upstream.fetches(), 13);
 }
 
@@ -238,7 +241,7 @@ async fn waiting_processes_refetch_once_after_a_failure() {
     let upstream = Upstream::default().taking_millis(1300);
     let quick = Upstream::default().taking_millis(300);
     upstream.fail();
-    let holder = new_process(&memcached.address()).await;
+    let holder = new_process_cache(&memcached.address()).await;
     let failing = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 20).await }))
@@ -246,7 +249,7 @@ async fn waiting_processes_refetch_once_after_a_failure() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut calls = Vec::new();
     for _ in 0..6 {
-        let (cache, quick) = (new_process(&memcached.address()).await, quick.clone());
+        let (cache, quick) = (new_process_cache(&memcached.address()).await, quick.clone());
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&quick, 20).await })));
     }
     assert_eq!(failing.await.expect("no task panics"), Err(UpstreamDown));
@@ -259,7 +262,7 @@ async fn waiting_processes_refetch_once_after_a_failure() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_wait_for_leases_after_orphaned_leases() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached.address()).await;
+    let cache = new_process_cache(&memcached.address()).await;
     for edition in 0..3 {
         // The read leaves the same placeholder as a process that is killed.
         let key = cache.scope(async { slow_entry(edition).key().to_string() }).await;
@@ -268,7 +271,7 @@ async fn calls_wait_for_leases_after_orphaned_leases() {
     }
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let upstream = Upstream::default().taking_millis(400);
-    let other = new_process(&memcached.address()).await;
+    let other = new_process_cache(&memcached.address()).await;
     let first = {
         let upstream = upstream.clone();
         tokio::spawn(other.scope(async move { report(&upstream, 30).await }))

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use cached_tests::Memcached;
 
 /// Starts processes of the program `one_key` and waits until each has printed `ready`.
-fn start(
+fn start_processes(
     url: &str,
     count: usize,
     callers: usize,
-    takes: &str,
+    fetch_millis: &str,
 ) -> Vec<(Child, BufReader<std::process::ChildStdout>)> {
     (0..count)
         .map(|_| {
             let mut process = Command::new(env!("CARGO_BIN_EXE_one_key"))
-                .args(["7", &callers.to_string(), takes])
+                .args(["7", &callers.to_string(), fetch_millis])
                 .env("CACHE_URL", url)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -42,9 +42,9 @@ fn begin(process: &mut Child) {
         .expect("the process reads its input");
 }
 
-/// Returns the number of fetches of a process and the values that its calls returned, as the
-/// process printed them.
-fn outcome(
+/// Waits until a process ends. Returns the number of its fetches and the values that its calls
+/// returned, as the process printed them.
+fn read_outcome(
     (mut process, mut output): (Child, BufReader<std::process::ChildStdout>),
 ) -> (usize, String) {
     let mut line = String::new();
@@ -58,9 +58,9 @@ fn outcome(
 fn four_processes_fetch_a_cold_key_once() {
     let memcached = Memcached::start();
     let url = format!("memcache://{}?timeout=1s", memcached.address());
-    let mut processes = start(&url, 4, 1000, "300");
+    let mut processes = start_processes(&url, 4, 1000, "300");
     processes.iter_mut().for_each(|(process, _)| begin(process));
-    let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
+    let outcomes: Vec<_> = processes.into_iter().map(read_outcome).collect();
     assert_eq!(outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(), 1, "{outcomes:?}");
     assert!(outcomes.iter().all(|(_, values)| *values == outcomes[0].1), "{outcomes:?}");
 }
@@ -69,18 +69,19 @@ fn four_processes_fetch_a_cold_key_once() {
 fn another_process_replaces_a_killed_fetcher() {
     let memcached = Memcached::start();
     let url = format!("memcache://{}?timeout=1s&lease=2s", memcached.address());
-    let (mut doomed, _output) = start(&url, 1, 1, "hang").remove(0);
+    let (mut doomed, _output) = start_processes(&url, 1, 1, "hang").remove(0);
     begin(&mut doomed);
     std::thread::sleep(Duration::from_millis(300));
     doomed.kill().expect("the process runs");
     doomed.wait().expect("the process ends");
     let began = Instant::now();
-    let mut processes = start(&url, 3, 100, "50");
+    let mut processes = start_processes(&url, 3, 100, "50");
     processes.iter_mut().for_each(|(process, _)| begin(process));
-    let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
+    let outcomes: Vec<_> = processes.into_iter().map(read_outcome).collect();
     // A process waits as long as the lease lasts, so each process may give up just before the lease
     // ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "{outcomes:?}");
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "the lease of the killed process ends: {took:?}");
 }

@@ -78,8 +78,8 @@ fn child_that_holds() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Installs a cache on memcached, and fetches a value that memcached is asked to store and does not
-/// confirm.
+/// Installs a cache that uses memcached, and starts a fetch. Suspends memcached before it can
+/// confirm that it has stored the value.
 fn begin_a_long_write() -> std::io::Result<Memcached> {
     let memcached = Memcached::start();
     let runtime = runtime()?;
@@ -112,7 +112,7 @@ fn child_that_flushes(memcached: &Memcached) -> std::io::Result<()> {
     Ok(())
 }
 
-fn flushes() -> std::io::Result<()> {
+fn fork_during_a_write() -> std::io::Result<()> {
     let memcached = begin_a_long_write()?;
     match fork::fork()? {
         Fork::Child => {
@@ -132,7 +132,7 @@ fn wait_for(process: i32) -> std::io::Result<()> {
     }
 }
 
-fn forks(inherits: bool) -> std::io::Result<()> {
+fn fork_after_calls(inherits: bool) -> std::io::Result<()> {
     use_the_cache()?;
     if inherits {
         begin_a_long_fetch()?;
@@ -146,8 +146,8 @@ fn forks(inherits: bool) -> std::io::Result<()> {
 
 fn main() -> ExitCode {
     let ended = match std::env::var("CHILD").as_deref() {
-        Ok("flushes") => flushes(),
-        child => forks(child == Ok("inherits")),
+        Ok("flushes") => fork_during_a_write(),
+        child => fork_after_calls(child == Ok("inherits")),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,23 +14,27 @@ use serde::Serialize;
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Clone, Copy, Serialize)]
-enum State {
+enum PaymentState {
     Paid,
 }
 
-#[coordinator_cached(name = "one_key_payment", version = state, skip(takes))]
-async fn payment(number: &str, state: State, takes: Duration) -> Result<String, String> {
+#[coordinator_cached(name = "one_key_payment", version = state, skip(fetch_time))]
+async fn payment(
+    number: &str,
+    state: PaymentState,
+    fetch_time: Duration,
+) -> Result<String, String> {
     FETCHES.fetch_add(1, Ordering::SeqCst);
-    tokio::time::sleep(takes).await;
+    tokio::time::sleep(fetch_time).await;
     Ok(format!("{number} fetched by {}", std::process::id()))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let [_, number, callers, takes] = &std::env::args().collect::<Vec<_>>()[..] else {
+    let [_, number, callers, fetch_time] = &std::env::args().collect::<Vec<_>>()[..] else {
         return Err("usage: CACHE_URL=… one_key KEY CALLERS FETCH_MILLIS|hang".into());
     };
-    let takes = match takes.as_str() {
+    let fetch_time = match fetch_time.as_str() {
         "hang" => Duration::from_secs(3600),
         millis => Duration::from_millis(millis.parse()?),
     };
@@ -41,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let calls: Vec<_> = (0..callers.parse()?)
         .map(|_| {
             let number = number.clone();
-            tokio::spawn(async move { payment(&number, State::Paid, takes).await })
+            tokio::spawn(async move { payment(&number, PaymentState::Paid, fetch_time).await })
         })
         .collect();
     let mut values = BTreeSet::new();

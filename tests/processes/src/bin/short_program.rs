@@ -1,9 +1,10 @@
 //! A program that calls one cached function and ends without `flush`. The program prints how the
 //! call was answered, and how many milliseconds the call took.
 //!
-//! The variable `FETCH_MS` sets how long the fetch takes. The variable `END` sets how the program
-//! ends: by default the call returns, `gives_up` cancels the call after 20 ms, and `aborts` ends
-//! the process during the fetch.
+//! The variable `FETCH_MS` sets how long the fetch takes. The variable `RUNTIME` selects the
+//! runtime: `current_thread`, or by default one with several threads. The variable `END` sets how
+//! the program ends: by default the call returns, `gives_up` cancels the call after 20 ms, and
+//! `aborts` ends the process during the fetch.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,8 @@ static FETCHED: AtomicBool = AtomicBool::new(false);
 #[coordinator_cached(name = "report", version = edition)]
 async fn report(edition: u32) -> Result<String, String> {
     FETCHED.store(true, Ordering::SeqCst);
-    let takes = std::env::var("FETCH_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(50);
-    tokio::time::sleep(Duration::from_millis(takes)).await;
+    let fetch_millis = std::env::var("FETCH_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(50);
+    tokio::time::sleep(Duration::from_millis(fetch_millis)).await;
     if std::env::var("END").as_deref() == Ok("aborts") {
         std::process::abort();
     }

@@ -54,8 +54,8 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
-/// A number or a text. Any data is asked for, as `rust_decimal::Decimal` does. Reading other data
-/// panics.
+/// A number or a text. Its `Deserialize` calls `deserialize_any`, as that of
+/// `rust_decimal::Decimal` does. Decoding other data panics.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyScalar {
     /// Any number.
@@ -75,8 +75,8 @@ impl Serialize for AnyScalar {
 
 impl<'de> Deserialize<'de> for AnyScalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AnyScalar, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
+        struct ScalarVisitor;
+        impl<'de> Visitor<'de> for ScalarVisitor {
             type Value = AnyScalar;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a number or a text")
@@ -92,7 +92,7 @@ impl<'de> Deserialize<'de> for AnyScalar {
                 panic!("nothing is not a scalar")
             }
         }
-        deserializer.deserialize_any(Any)
+        deserializer.deserialize_any(ScalarVisitor)
     }
 }
 
