@@ -25,15 +25,16 @@ fn has(values: Values, value: Value) -> bool {
 const HOME: usize = 0;
 const GUTTER: usize = 1;
 
+/// The operations of one search, and how often each may happen.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct Scenario {
     calls: u8,
     changes: u8,
     /// Exchanges that fail before or after the server executed the command, cancelled calls, and
     /// dropped changes.
     failures: u8,
     overwritable: bool,
-    broken: InjectedFault,
+    fault: InjectedFault,
 }
 
 /// A rule that the model breaks, to show that the search detects the violation.
@@ -63,6 +64,7 @@ enum InjectedFault {
     OkWithoutHome,
 }
 
+/// What a server has under the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Item {
     Absent,
@@ -77,10 +79,10 @@ struct Server {
     cas: u8,
 }
 
-/// A call. `replaced` are the values that its process had replaced before; the call must not return
-/// one of these. `at` is the index of a server.
+/// How far a call is. `replaced` are the values that its process had replaced before; the call must
+/// not return one of these. `at` is the index of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Caller {
+enum CallerState {
     Idle,
     Reading {
         at: usize,
@@ -103,8 +105,10 @@ enum Caller {
     },
 }
 
+/// How far a running `invalidate` or `overwrite` is. `replaced` are the values that the change
+/// replaces.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Change {
+enum ChangeState {
     Idle,
     /// The new value is being written. The other server is invalidated afterwards.
     Writing {
@@ -128,38 +132,39 @@ enum Change {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Process {
+struct ProcessState {
     ejected: [bool; 2],
     hints: [bool; 2],
-    caller: Caller,
-    change: Change,
+    caller: CallerState,
+    change: ChangeState,
     /// The values that changes of this process have replaced.
     replaced: Values,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct State {
+struct SystemState {
     servers: [Server; 2],
-    processes: [Process; 2],
+    processes: [ProcessState; 2],
     /// The next value.
     next: Value,
-    /// For the home server, the values that changes have replaced that returned `Ok`. For the
-    /// gutter server, the values that were removed there. The server must not have these values.
+    /// For each server, the values that it must not have. For the home server, these are the values
+    /// that were replaced by changes that returned `Ok`. For the gutter server, these are the
+    /// values that were removed there.
     replaced: [Values; 2],
     calls: u8,
     changes: u8,
     failures: u8,
 }
 
-impl Process {
+impl ProcessState {
     /// Returns true if the process may use the server.
-    fn serves(&self, at: usize, bounds: &Bounds) -> bool {
-        !self.ejected[at] && (!self.hints[at] || bounds.broken == InjectedFault::ReadBeforeHint)
+    fn serves(&self, at: usize, scenario: &Scenario) -> bool {
+        !self.ejected[at] && (!self.hints[at] || scenario.fault == InjectedFault::ReadBeforeHint)
     }
 
     /// Keeps a hint for a server that an invalidation did not reach.
-    fn keep_hint(&mut self, at: usize, bounds: &Bounds) {
-        let is_kept = match bounds.broken {
+    fn keep_hint(&mut self, at: usize, scenario: &Scenario) {
+        let is_kept = match scenario.fault {
             InjectedFault::NoHint => false,
             InjectedFault::NoHintForGutter => at == HOME,
             _ => true,
@@ -182,18 +187,18 @@ impl Server {
     }
 }
 
-impl Model for State {
-    type Bounds = Bounds;
+impl Model for SystemState {
+    type Scenario = Scenario;
 
-    fn first() -> State {
-        let process = Process {
+    fn first() -> SystemState {
+        let process = ProcessState {
             ejected: [false; 2],
             hints: [false; 2],
-            caller: Caller::Idle,
-            change: Change::Idle,
+            caller: CallerState::Idle,
+            change: ChangeState::Idle,
             replaced: 0,
         };
-        State {
+        SystemState {
             servers: [Server { item: Item::Absent, cas: 1 }; 2],
             processes: [process; 2],
             next: 1,
@@ -204,10 +209,10 @@ impl Model for State {
         }
     }
 
-    fn steps(&self, bounds: &Bounds) -> NextStates<State> {
+    fn steps(&self, scenario: &Scenario) -> NextStates<SystemState> {
         let steps = RefCell::new(NextStates::new());
         for process in 0..2 {
-            let steps_of = ProcessSteps { state: self, bounds, process, steps: &steps };
+            let steps_of = ProcessSteps { state: self, scenario, process, steps: &steps };
             steps_of.call();
             steps_of.change();
             steps_of.recover();
@@ -226,13 +231,14 @@ impl Model for State {
     }
 
     fn is_quiet(&self) -> bool {
-        let is_idle =
-            |process: &Process| (process.caller, process.change) == (Caller::Idle, Change::Idle);
+        let is_idle = |process: &ProcessState| {
+            (process.caller, process.change) == (CallerState::Idle, ChangeState::Idle)
+        };
         self.processes.iter().all(is_idle)
     }
 }
 
-impl State {
+impl SystemState {
     fn new_value(&mut self) -> Value {
         self.next += 1;
         self.next - 1
@@ -241,14 +247,14 @@ impl State {
     /// Returns the values that a change replaces: all values except those that concurrent changes
     /// are about to store.
     fn replaced(&self) -> Values {
-        let stored = |values, process: &Process| match process.change {
-            Change::Writing { value, .. } => values | 1 << value,
+        let stored = |values, process: &ProcessState| match process.change {
+            ChangeState::Writing { value, .. } => values | 1 << value,
             _ => values,
         };
         ((1 << self.next) - 1) & !self.processes.iter().fold(0, stored)
     }
 
-    fn check(self) -> Result<State, Violation> {
+    fn check(self) -> Result<SystemState, Violation> {
         let [home, gutter] = [HOME, GUTTER].map(|at| match self.servers[at].item {
             Item::Value { value, .. } => has(self.replaced[at], value),
             _ => false,
@@ -261,21 +267,21 @@ impl State {
     }
 }
 
-const WRITE_ONCE: Bounds = Bounds {
+const WRITE_ONCE: Scenario = Scenario {
     calls: 3,
     changes: 1,
     failures: 1,
     overwritable: false,
-    broken: InjectedFault::Nothing,
+    fault: InjectedFault::Nothing,
 };
-const OVERWRITABLE: Bounds = Bounds { calls: 2, failures: 2, overwritable: true, ..WRITE_ONCE };
-const TWO_CHANGES: Bounds = Bounds { changes: 2, failures: 1, ..OVERWRITABLE };
+const OVERWRITABLE: Scenario = Scenario { calls: 2, failures: 2, overwritable: true, ..WRITE_ONCE };
+const TWO_CHANGES: Scenario = Scenario { changes: 2, failures: 1, ..OVERWRITABLE };
 
 #[test]
 fn a_gutter_server_keeps_the_promises() {
-    for bounds in [WRITE_ONCE, OVERWRITABLE, TWO_CHANGES] {
-        let SearchResult { states, violation } = search::<State>(&bounds);
-        println!("{bounds:?}: {states} states");
+    for scenario in [WRITE_ONCE, OVERWRITABLE, TWO_CHANGES] {
+        let SearchResult { states, violation } = search::<SystemState>(&scenario);
+        println!("{scenario:?}: {states} states");
         assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
         assert!(states > 10_000, "the model has many states: {states}");
     }
@@ -283,7 +289,7 @@ fn a_gutter_server_keeps_the_promises() {
 
 #[test]
 fn every_broken_gutter_rule_is_detected() {
-    for (broken, contains) in [
+    for (fault, contains) in [
         (InjectedFault::GutterNotInvalidated, "is answered by the gutter"),
         (InjectedFault::OverwriteLeavesGutter, "is answered by the gutter"),
         (InjectedFault::NoHint, "is answered by its home"),
@@ -295,10 +301,10 @@ fn every_broken_gutter_rule_is_detected() {
         (InjectedFault::CasOfOtherServer, "wins a lease of the gutter"),
         (InjectedFault::OkWithoutHome, ""),
     ] {
-        let found = search::<State>(&Bounds { broken, ..OVERWRITABLE });
+        let found = search::<SystemState>(&Scenario { fault, ..OVERWRITABLE });
         let trace =
-            found.violation.unwrap_or_else(|| panic!("{broken:?}: the search found no violation"));
-        println!("{broken:?}:\n{trace}");
-        assert!(trace.contains(contains), "{broken:?}:\n{trace}");
+            found.violation.unwrap_or_else(|| panic!("{fault:?}: the search found no violation"));
+        println!("{fault:?}:\n{trace}");
+        assert!(trace.contains(contains), "{fault:?}:\n{trace}");
     }
 }

@@ -11,35 +11,36 @@ mod model;
 mod replay;
 mod search;
 
-use model::{Bounds, InjectedFault, State};
+use model::{InjectedFault, Scenario, SystemState};
 use search::{SearchResult, search};
 
-const WRITE_ONCE: Bounds = Bounds {
+const WRITE_ONCE: Scenario = Scenario {
     calls: 3,
     changes: 1,
     failures: 1,
     expiries: 1,
     overwritable: false,
     keeps_stale: false,
-    broken: InjectedFault::Nothing,
+    fault: InjectedFault::Nothing,
 };
-const OVERWRITABLE: Bounds =
-    Bounds { calls: 2, changes: 2, expiries: 0, overwritable: true, ..WRITE_ONCE };
-const KEPT_FOR_ERRORS: Bounds = Bounds { calls: 2, keeps_stale: true, expiries: 2, ..WRITE_ONCE };
+const OVERWRITABLE: Scenario =
+    Scenario { calls: 2, changes: 2, expiries: 0, overwritable: true, ..WRITE_ONCE };
+const KEPT_FOR_ERRORS: Scenario =
+    Scenario { calls: 2, keeps_stale: true, expiries: 2, ..WRITE_ONCE };
 
-fn assert_holds(bounds: Bounds) {
-    let SearchResult { states, violation } = search::<State>(&bounds);
+fn assert_holds(scenario: Scenario) {
+    let SearchResult { states, violation } = search::<SystemState>(&scenario);
     assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
     println!("{states} states");
     assert!(states > 10_000, "the model has many states: {states}");
 }
 
-/// Returns the trace of steps with which the search proves that the model breaks a rule.
-fn counterexample(bounds: Bounds, broken: InjectedFault) -> String {
-    let found = search::<State>(&Bounds { broken, ..bounds });
+/// Lets the model break one rule of the library. Returns the trace of steps to the violation.
+fn counterexample(scenario: Scenario, fault: InjectedFault) -> String {
+    let found = search::<SystemState>(&Scenario { fault, ..scenario });
     let trace =
-        found.violation.unwrap_or_else(|| panic!("{broken:?}: the search found no violation"));
-    println!("{broken:?}:\n{trace}");
+        found.violation.unwrap_or_else(|| panic!("{fault:?}: the search found no violation"));
+    println!("{fault:?}:\n{trace}");
     trace
 }
 
@@ -100,8 +101,8 @@ fn waiting_forever_is_detected() {
 
 #[test]
 fn a_cas_that_outlives_its_server_is_detected() {
-    let bounds = Bounds { failures: 1, calls: 2, ..WRITE_ONCE };
-    let trace = counterexample(bounds, InjectedFault::CasOutlivesServer);
+    let scenario = Scenario { failures: 1, calls: 2, ..WRITE_ONCE };
+    let trace = counterexample(scenario, InjectedFault::CasOutlivesServer);
     assert!(trace.contains("comes back empty"), "{trace}");
 }
 

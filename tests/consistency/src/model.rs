@@ -2,13 +2,21 @@
 //! completely.
 //!
 //! Each step is atomic: a process does it under one lock, or memcached does it for one command.
-//! Comments say which part of `cached-core` a step models. When you change that part, update the model too.
+//! Comments say which part of `cached-core` a step models. When you change that part, update the
+//! model too.
+//!
+//! - A *lease* is the right to fill a missing item. Meanwhile memcached keeps a *placeholder*.
+//! - A *refresh claim* is the right to fetch a stale item again.
+//! - A *flight* is a fetch with the calls that wait for it: the *leader* fetches, and its
+//!   *followers* wait.
+//! - A *fill token* is the invalidation count at the start of a fetch. A value may be stored
+//!   locally only while the count is unchanged.
 
 mod call;
 mod canonical;
 mod change;
 
-use call::Call;
+use call::CallSteps;
 use change::change_steps;
 
 use crate::search::{Model, NextStates, Step, Violation};
@@ -27,7 +35,7 @@ fn has(values: Values, value: Value) -> bool {
 
 /// The operations of one search, and how often each may happen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct Scenario {
     pub(crate) calls: u8,
     pub(crate) changes: u8,
     /// Kills, cancellations and lost answers.
@@ -38,7 +46,7 @@ pub(crate) struct Bounds {
     pub(crate) overwritable: bool,
     /// True if the function declares `stale_if_error`.
     pub(crate) keeps_stale: bool,
-    pub(crate) broken: InjectedFault,
+    pub(crate) fault: InjectedFault,
 }
 
 /// A rule that the model breaks, to show that the search detects the violation. `LateWrites` is not
@@ -67,13 +75,15 @@ pub(crate) enum InjectedFault {
     LateWrites,
 }
 
+/// What memcached has under the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Item {
     Absent,
     Placeholder {
         cas: u8,
     },
-    /// `stale` is true if the value has expired and is kept for errors. `claimed` is true if a caller holds the refresh claim, the right to fetch a stale item again.
+    /// `stale` is true if the value has expired and is kept for errors. `claimed` is true if a
+    /// caller holds the refresh claim.
     Value {
         value: Value,
         cas: u8,
@@ -82,6 +92,7 @@ pub(crate) enum Item {
     },
 }
 
+/// The answer of memcached to a read that may take a lease or a refresh claim.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum ReadAnswer {
     Item(Value),
@@ -109,10 +120,10 @@ pub(crate) enum FillCondition {
     NoFill,
 }
 
-/// A call of the annotated function. `replaced` are the values that changes of this process had
-/// replaced before the call; the call must not return one of these.
+/// How far a call of the annotated function is. `replaced` are the values that changes of this
+/// process had replaced before the call; the call must not return one of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Caller {
+pub(crate) enum CallerState {
     Idle,
     Following {
         replaced: Values,
@@ -151,9 +162,10 @@ pub(crate) enum Caller {
     },
 }
 
-/// A running `invalidate` or `overwrite`. `replaced` are the values that the change replaces.
+/// How far a running `invalidate` or `overwrite` is. `replaced` are the values that the change
+/// replaces.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Change {
+pub(crate) enum ChangeState {
     Idle,
     Invalidating { replaced: Values },
     Invalidated { replaced: Values },
@@ -163,26 +175,26 @@ pub(crate) enum Change {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Process {
+pub(crate) struct ProcessState {
     pub(crate) local: Option<Value>,
     /// How often the key has been invalidated in this process.
     epoch: u8,
     /// The caller that leads the flight which new callers join.
     flight: Option<u8>,
-    pub(crate) callers: [Caller; 2],
-    pub(crate) change: Change,
+    pub(crate) callers: [CallerState; 2],
+    pub(crate) change: ChangeState,
     /// The values that changes of this process have replaced.
     replaced: Values,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct State {
+pub(crate) struct SystemState {
     pub(crate) item: Item,
     /// The next CAS number.
     cas: u8,
     /// The next value.
     next: Value,
-    pub(crate) processes: [Process; 2],
+    pub(crate) processes: [ProcessState; 2],
     /// All values replaced by changes that have finished, in any process.
     replaced: Values,
     /// The leases under which a fetch has begun.
@@ -197,19 +209,19 @@ pub(crate) struct State {
 
 const SERVER: usize = 2;
 
-impl Model for State {
-    type Bounds = Bounds;
+impl Model for SystemState {
+    type Scenario = Scenario;
 
-    fn first() -> State {
-        let process = Process {
+    fn first() -> SystemState {
+        let process = ProcessState {
             local: None,
             epoch: 0,
             flight: None,
-            callers: [Caller::Idle; 2],
-            change: Change::Idle,
+            callers: [CallerState::Idle; 2],
+            change: ChangeState::Idle,
             replaced: 0,
         };
-        State {
+        SystemState {
             item: Item::Absent,
             cas: 1,
             next: 1,
@@ -225,17 +237,17 @@ impl Model for State {
     }
 
     fn is_quiet(&self) -> bool {
-        self.processes
-            .iter()
-            .all(|process| process.change == Change::Idle && process.callers == [Caller::Idle; 2])
+        self.processes.iter().all(|process| {
+            process.change == ChangeState::Idle && process.callers == [CallerState::Idle; 2]
+        })
     }
 
-    fn steps(&self, bounds: &Bounds) -> NextStates<State> {
-        steps(self, bounds)
+    fn steps(&self, scenario: &Scenario) -> NextStates<SystemState> {
+        steps(self, scenario)
     }
 }
 
-impl State {
+impl SystemState {
     /// Returns the values that a change replaces: all present values, and those of running fetches.
     /// The value of a concurrent change is not among them, because either change may come last.
     fn replaced(&self) -> Values {
@@ -271,65 +283,66 @@ impl State {
     }
 }
 
-fn steps(state: &State, bounds: &Bounds) -> NextStates<State> {
+fn steps(state: &SystemState, scenario: &Scenario) -> NextStates<SystemState> {
     let mut steps = NextStates::new();
-    let mut add = |process, action, is_external, next: Result<State, Violation>| {
-        let next = next.and_then(|next| next.check().map(|()| next.canonical(bounds)));
+    let mut add = |process, action, is_external, next: Result<SystemState, Violation>| {
+        let next = next.and_then(|next| next.check().map(|()| next.canonical(scenario)));
         let actor = ["process a", "process b", "memcached"][process];
         steps.push((Step { actor, action, is_external }, next));
     };
     for process in 0..2 {
         for caller in 0..2 {
-            Call { state, bounds, process, caller }.steps(&mut add);
+            CallSteps { state, scenario, process, caller }.steps(&mut add);
         }
-        change_steps(state, bounds, process, &mut add);
-        if state.failures < bounds.failures {
+        change_steps(state, scenario, process, &mut add);
+        if state.failures < scenario.failures {
             let mut next = *state;
             next.failures += 1;
-            next.processes[process] = State::first().processes[process];
+            next.processes[process] = SystemState::first().processes[process];
             if next.processes[process] != state.processes[process] {
                 add(process, "is killed, and a new one starts", true, Ok(next));
             }
         }
-        if state.expiries < bounds.expiries && state.processes[process].local.is_some() {
+        if state.expiries < scenario.expiries && state.processes[process].local.is_some() {
             let mut next = *state;
             next.expiries += 1;
             next.processes[process].local = None;
             add(process, "the local entry expires", false, Ok(next));
         }
     }
-    server_steps(state, bounds, &mut add);
+    server_steps(state, scenario, &mut add);
     steps
 }
 
-/// Adds a step: the index of the actor, the action, whether it is external, and the next state.
-type AddStep<'a> = dyn FnMut(usize, &'static str, bool, Result<State, Violation>) + 'a;
+/// A function that adds a step. Its arguments are the index of the actor, the action, whether the
+/// step is external, and the next state.
+type AddStep<'a> = dyn FnMut(usize, &'static str, bool, Result<SystemState, Violation>) + 'a;
 
-fn server_steps(state: &State, bounds: &Bounds, add: &mut AddStep<'_>) {
-    let with = |item| Ok(State { item, ..*state });
+fn server_steps(state: &SystemState, scenario: &Scenario, add: &mut AddStep<'_>) {
+    let with = |item| Ok(SystemState { item, ..*state });
     match state.item {
         Item::Absent => {}
-        Item::Placeholder { .. } if bounds.broken == InjectedFault::WaitForever => {}
+        Item::Placeholder { .. } if scenario.fault == InjectedFault::WaitForever => {}
         Item::Placeholder { .. } => add(SERVER, "the lease ends", false, with(Item::Absent)),
-        Item::Value { value, cas, stale, .. } if state.expiries < bounds.expiries => {
-            let item = match bounds.keeps_stale && !stale {
+        Item::Value { value, cas, stale, .. } if state.expiries < scenario.expiries => {
+            let item = match scenario.keeps_stale && !stale {
                 true => Item::Value { value, cas, stale: true, claimed: false },
                 false => Item::Absent,
             };
-            let next = State { item, expiries: state.expiries + 1, ..*state };
+            let next = SystemState { item, expiries: state.expiries + 1, ..*state };
             add(SERVER, "the item expires", false, Ok(next));
         }
         Item::Value { .. } => {}
     }
-    if state.failures < bounds.failures && state.item != Item::Absent {
-        let mut next = State { item: Item::Absent, failures: state.failures + 1, ..*state };
-        if bounds.broken == InjectedFault::CasOutlivesServer {
+    if state.failures < scenario.failures && state.item != Item::Absent {
+        let mut next = SystemState { item: Item::Absent, failures: state.failures + 1, ..*state };
+        if scenario.fault == InjectedFault::CasOutlivesServer {
             next.cas = 1;
         }
         add(SERVER, "is lost, and comes back empty", true, Ok(next));
     }
     if let Some(value) = state.late {
-        let mut next = State { late: None, ..*state };
+        let mut next = SystemState { late: None, ..*state };
         let cas = next.new_cas();
         next.item = Item::Value { value, cas, stale: false, claimed: false };
         add(SERVER, "executes the write that has timed out", true, Ok(next));
@@ -337,17 +350,17 @@ fn server_steps(state: &State, bounds: &Bounds, add: &mut AddStep<'_>) {
 }
 
 /// Models a read that may take the lease.
-fn read_or_lease(state: &mut State, bounds: &Bounds) -> ReadAnswer {
+fn read_or_lease(state: &mut SystemState, scenario: &Scenario) -> ReadAnswer {
     match state.item {
         Item::Absent => {
             let cas = state.new_cas();
             state.item = Item::Placeholder { cas };
             ReadAnswer::Lease(cas)
         }
-        Item::Placeholder { cas } if bounds.broken == InjectedFault::LeaseForTwo => {
+        Item::Placeholder { cas } if scenario.fault == InjectedFault::LeaseForTwo => {
             ReadAnswer::Lease(cas)
         }
-        Item::Placeholder { .. } if bounds.broken == InjectedFault::PlaceholderIsValue => {
+        Item::Placeholder { .. } if scenario.fault == InjectedFault::PlaceholderIsValue => {
             ReadAnswer::Item(PLACEHOLDER)
         }
         Item::Placeholder { .. } => ReadAnswer::Busy,
@@ -360,10 +373,10 @@ fn read_or_lease(state: &mut State, bounds: &Bounds) -> ReadAnswer {
     }
 }
 
-impl Process {
+impl ProcessState {
     /// Models storing a value in the local tier, for a function without `overwrite`.
-    fn store_local(&mut self, token: u8, value: Value, bounds: &Bounds) {
-        let is_current = token == self.epoch || bounds.broken == InjectedFault::StoreWithoutToken;
+    fn store_local(&mut self, token: u8, value: Value, scenario: &Scenario) {
+        let is_current = token == self.epoch || scenario.fault == InjectedFault::StoreWithoutToken;
         if is_current && self.local.is_none() {
             self.local = Some(value);
         }
@@ -371,8 +384,8 @@ impl Process {
 
     /// Models the removal of the local entry and the flight. Returns a new token if `before` is
     /// still current, or `None` if there was an invalidation since.
-    fn clear_local(&mut self, before: Option<u8>, bounds: &Bounds) -> Option<u8> {
-        if bounds.broken != InjectedFault::KeepFlight {
+    fn clear_local(&mut self, before: Option<u8>, scenario: &Scenario) -> Option<u8> {
+        if scenario.fault != InjectedFault::KeepFlight {
             self.flight = None;
         }
         let is_current = before.is_none_or(|before| before == self.epoch);

@@ -70,12 +70,12 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<u32, String> {
     Ok(upstream.fetch().await)
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(address: &str) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(address: &str) -> Cache {
     new_process_with_lease(address, 20).await
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")
@@ -167,10 +167,10 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
 
 /// Replays the trace of a fill without CAS.
 #[tokio::test]
-async fn a_fill_overtaken_by_an_invalidation_is_refused() {
+async fn a_fill_after_an_invalidation_is_refused() {
     let memcached = Memcached::start();
     let mut proxy = HoldingProxy::to(&memcached, "cas ");
-    let a = new_process(&proxy.address).await;
+    let a = new_process_cache(&proxy.address).await;
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
     upstream.wait_for_fetch().await;
@@ -182,7 +182,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_refused() {
     proxy.release();
     a.flush().await;
     assert_eq!(read(&a).await, (None, None));
-    assert_eq!(read(&new_process(&memcached.address()).await).await, (None, None));
+    assert_eq!(read(&new_process_cache(&memcached.address()).await).await, (None, None));
     assert_eq!(a.stats().get("once").expect("the function was called").fills_dropped, 1);
 }
 
@@ -191,7 +191,10 @@ async fn a_fill_overtaken_by_an_invalidation_is_refused() {
 #[tokio::test]
 async fn an_invalidated_answer_stays_local_for_five_seconds() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
+    let (a, b) = (
+        new_process_cache(&memcached.address()).await,
+        new_process_cache(&memcached.address()).await,
+    );
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
     upstream.wait_for_fetch().await;
@@ -219,12 +222,12 @@ async fn an_invalidated_answer_stays_local_for_five_seconds() {
     assert_eq!(read(&a).await.1, Some(2));
 }
 
-/// Replays the traces of a local store without fill token, and of a flight that outlives an
-/// invalidation.
+/// Replays two traces. In one, a value is stored locally although the entry was invalidated during
+/// the fetch. In the other, a call waits for a fetch that began before an invalidation.
 #[tokio::test]
 async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     let memcached = Memcached::start();
-    let a = new_process(&memcached.address()).await;
+    let a = new_process_cache(&memcached.address()).await;
     let upstream = Upstream::new();
     let before = call(&a, &upstream);
     upstream.wait_for_fetch().await;
@@ -240,7 +243,7 @@ async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     assert_eq!(answer_of(after).await, 2);
     a.flush().await;
     assert_eq!(read(&a).await, (Some(Tier::Local), Some(2)));
-    assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
+    assert_eq!(read(&new_process_cache(&memcached.address()).await).await.1, Some(2));
 }
 
 /// Replays the trace of a process that clears its local tier only once. Another caller reads the
@@ -249,7 +252,8 @@ async fn calls_after_an_invalidation_ignore_earlier_fetches() {
 async fn values_read_during_an_invalidation_are_dropped() {
     let memcached = Memcached::start();
     let mut proxy = HoldingProxy::to(&memcached, "md ");
-    let (a, b) = (new_process(&memcached.address()).await, new_process(&proxy.address).await);
+    let (a, b) =
+        (new_process_cache(&memcached.address()).await, new_process_cache(&proxy.address).await);
     let upstream = Upstream::new();
     upstream.release_fetch();
     assert_eq!(answer_of(call(&a, &upstream)).await, 1);
@@ -258,7 +262,8 @@ async fn values_read_during_an_invalidation_are_dropped() {
     proxy.wait_for_command().await;
     assert_eq!(answer_of(call(&b, &upstream)).await, 1);
     assert_eq!(read(&b).await, (Some(Tier::Local), Some(1)), "the call began before the change");
-    // A key has two slots, so an invalidation is two commands.
+    // memcached keeps two items for a key, one for each of two builds. So an invalidation is two
+    // commands.
     proxy.release();
     proxy.release();
     invalidation.await.expect("no task panics").expect("memcached is reached");
@@ -272,7 +277,7 @@ async fn a_fetch_without_its_lease_replaces_nothing() {
     let memcached = Memcached::start();
     let (a, b) = (
         new_process_with_lease(&memcached.address(), 2).await,
-        new_process(&memcached.address()).await,
+        new_process_cache(&memcached.address()).await,
     );
     let (slow_upstream, upstream) = (Upstream::new(), Upstream::new());
     let slow = call(&a, &slow_upstream);
@@ -287,13 +292,16 @@ async fn a_fetch_without_its_lease_replaces_nothing() {
     slow_upstream.release_fetch();
     assert_eq!(answer_of(slow).await, 1);
     a.flush().await;
-    assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
+    assert_eq!(read(&new_process_cache(&memcached.address()).await).await.1, Some(2));
 }
 
 #[tokio::test]
 async fn an_overwritten_fetch_replaces_nothing() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
+    let (a, b) = (
+        new_process_cache(&memcached.address()).await,
+        new_process_cache(&memcached.address()).await,
+    );
     let upstream = Upstream::new();
     let fetch = tokio::spawn({
         let upstream = Arc::clone(&upstream);
@@ -304,7 +312,7 @@ async fn an_overwritten_fetch_replaces_nothing() {
     upstream.release_fetch();
     assert_eq!(answer_of(fetch).await, 1);
     a.flush().await;
-    for cache in [b, new_process(&memcached.address()).await] {
+    for cache in [b, new_process_cache(&memcached.address()).await] {
         let found = cache.scope(async { profile_entry(7).get().await }).await;
         assert_eq!(found.into_option(), Some(9));
     }
@@ -315,7 +323,10 @@ async fn an_overwritten_fetch_replaces_nothing() {
 #[tokio::test]
 async fn a_restarted_server_refuses_earlier_leases() {
     let mut memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
+    let (a, b) = (
+        new_process_cache(&memcached.address()).await,
+        new_process_cache(&memcached.address()).await,
+    );
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
     upstream.wait_for_fetch().await;

@@ -7,12 +7,13 @@ use std::hash::Hash;
 
 /// A state machine that the search explores completely.
 pub(crate) trait Model: Copy + Eq + Hash {
-    type Bounds;
+    /// The operations that the search tries, and how often each may happen.
+    type Scenario;
 
     fn first() -> Self;
 
     /// Returns every possible next step, with the state that follows.
-    fn steps(&self, bounds: &Self::Bounds) -> NextStates<Self>;
+    fn steps(&self, scenario: &Self::Scenario) -> NextStates<Self>;
 
     /// Returns true if no operation is under way.
     fn is_quiet(&self) -> bool;
@@ -45,7 +46,9 @@ pub(crate) struct SearchResult {
     pub(crate) violation: Option<String>,
 }
 
-pub(crate) fn search<M: Model>(bounds: &M::Bounds) -> SearchResult {
+/// Visits every state that can be reached, until it finds a violation.
+pub(crate) fn search<M: Model>(scenario: &M::Scenario) -> SearchResult {
+    // The index of each state in `states`.
     let mut seen = HashMap::from([(M::first(), 0)]);
     let mut states = vec![M::first()];
     // For each state, the first step that reached the state, and the state before that step.
@@ -54,61 +57,62 @@ pub(crate) fn search<M: Model>(bounds: &M::Bounds) -> SearchResult {
     let mut before: Vec<Vec<u32>> = vec![Vec::new()];
     let mut from = 0;
     while from < states.len() {
-        for (event, next) in states[from].steps(bounds) {
+        for (step, next) in states[from].steps(scenario) {
             let next = match next {
                 Ok(next) => next,
                 Err(violation) => {
-                    let trace = trace(&reached, from, Some(event), violation);
+                    let trace = trace(&reached, from, Some(step), violation);
                     return SearchResult { states: states.len(), violation: Some(trace) };
                 }
             };
             let to = *seen.entry(next).or_insert_with(|| {
                 states.push(next);
-                reached.push(Some((from, event)));
+                reached.push(Some((from, step)));
                 before.push(Vec::new());
                 states.len() - 1
             });
-            if !event.is_external {
+            if !step.is_external {
                 before[to].push(u32::try_from(from).expect("the search has fewer states"));
             }
         }
         from += 1;
     }
-    let violation =
-        stuck(&states, &before).map(|stuck| trace(&reached, stuck, None, "a caller waits forever"));
+    let violation = first_stuck_state(&states, &before)
+        .map(|stuck| trace(&reached, stuck, None, "a caller waits forever"));
     SearchResult { states: states.len(), violation }
 }
 
 /// Returns the first state from which no internal steps lead to a quiet state.
-fn stuck<M: Model>(states: &[M], before: &[Vec<u32>]) -> Option<usize> {
-    let mut ends = vec![false; states.len()];
+fn first_stuck_state<M: Model>(states: &[M], before: &[Vec<u32>]) -> Option<usize> {
+    let mut can_end = vec![false; states.len()];
     let mut todo: Vec<usize> = (0..states.len()).filter(|&at| states[at].is_quiet()).collect();
-    todo.iter().for_each(|&at| ends[at] = true);
+    todo.iter().for_each(|&at| can_end[at] = true);
     while let Some(at) = todo.pop() {
         for &from in &before[at] {
             let from = from as usize;
-            if !std::mem::replace(&mut ends[from], true) {
+            if !std::mem::replace(&mut can_end[from], true) {
                 todo.push(from);
             }
         }
     }
-    ends.iter().position(|ends| !ends)
+    can_end.iter().position(|can_end| !can_end)
 }
 
+/// Describes the steps that lead to a state, one a line, and the violation after them.
 fn trace(
     reached: &[Option<(usize, Step)>],
     mut at: usize,
     last: Option<Step>,
     violation: Violation,
 ) -> String {
-    let mut events: Vec<Step> = last.into_iter().collect();
-    while let Some((from, event)) = reached[at] {
-        events.push(event);
+    let mut steps: Vec<Step> = last.into_iter().collect();
+    while let Some((from, step)) = reached[at] {
+        steps.push(step);
         at = from;
     }
     let mut trace = String::new();
-    for event in events.iter().rev() {
-        let _ = writeln!(trace, "  {event}");
+    for step in steps.iter().rev() {
+        let _ = writeln!(trace, "  {step}");
     }
     trace + violation
 }

@@ -3,8 +3,8 @@
 
 use super::*;
 
-impl State {
-    pub(super) fn canonical(mut self) -> State {
+impl SystemState {
+    pub(super) fn canonical(mut self) -> SystemState {
         let mut values: Vec<Value> = Vec::new();
         self.each_value(|value| values.push(*value));
         values.sort_unstable();
@@ -36,12 +36,12 @@ impl State {
             }
         }
         for process in &mut self.processes {
-            if let Caller::Fetching { value, .. } | Caller::Filling { value, .. } =
+            if let CallerState::Fetching { value, .. } | CallerState::Filling { value, .. } =
                 &mut process.caller
             {
                 each(value);
             }
-            if let Change::Writing { value, .. } = &mut process.change {
+            if let ChangeState::Writing { value, .. } = &mut process.change {
                 each(value);
             }
         }
@@ -51,13 +51,13 @@ impl State {
         self.replaced.iter_mut().for_each(&mut each);
         for process in &mut self.processes {
             each(&mut process.replaced);
-            if let Caller::Reading { replaced, .. } = &mut process.caller {
+            if let CallerState::Reading { replaced, .. } = &mut process.caller {
                 each(replaced);
             }
-            if let Change::Writing { replaced, .. }
-            | Change::Written { replaced, .. }
-            | Change::InvalidatingHome { replaced, .. }
-            | Change::InvalidatingGutter { replaced, .. } = &mut process.change
+            if let ChangeState::Writing { replaced, .. }
+            | ChangeState::Written { replaced, .. }
+            | ChangeState::InvalidatingHome { replaced, .. }
+            | ChangeState::InvalidatingGutter { replaced, .. } = &mut process.change
             {
                 each(replaced);
             }
@@ -70,9 +70,9 @@ impl State {
             each(cas);
         }
         for process in &mut self.processes {
-            if let Caller::Fetching { lease: Some((at, cas)), .. }
-            | Caller::Filling { at, cas, .. }
-            | Caller::GivingBack { at, cas } = &mut process.caller
+            if let CallerState::Fetching { lease: Some((at, cas)), .. }
+            | CallerState::Filling { at, cas, .. }
+            | CallerState::GivingBack { at, cas } = &mut process.caller
                 && *at == server
             {
                 each(cas);

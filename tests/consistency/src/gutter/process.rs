@@ -4,24 +4,26 @@ use super::*;
 
 /// A process that is about to take a step.
 pub(super) struct ProcessSteps<'s> {
-    pub(super) state: &'s State,
-    pub(super) bounds: &'s Bounds,
+    pub(super) state: &'s SystemState,
+    pub(super) scenario: &'s Scenario,
     pub(super) process: usize,
-    pub(super) steps: &'s RefCell<NextStates<State>>,
+    pub(super) steps: &'s RefCell<NextStates<SystemState>>,
 }
 
 impl ProcessSteps<'_> {
-    fn own(&self) -> &Process {
+    fn own(&self) -> &ProcessState {
         &self.state.processes[self.process]
     }
 
-    fn add(&self, action: &'static str, is_external: bool, next: Result<State, Violation>) {
+    fn add(&self, action: &'static str, is_external: bool, next: Result<SystemState, Violation>) {
         let actor = ["process a", "process b"][self.process];
         let step = Step { actor, action, is_external };
-        self.steps.borrow_mut().push((step, next.and_then(State::check).map(State::canonical)));
+        self.steps
+            .borrow_mut()
+            .push((step, next.and_then(SystemState::check).map(SystemState::canonical)));
     }
 
-    fn with(&self, with: impl FnOnce(&mut Process)) -> State {
+    fn with(&self, with: impl FnOnce(&mut ProcessState)) -> SystemState {
         let mut next = *self.state;
         with(&mut next.processes[self.process]);
         next
@@ -29,8 +31,8 @@ impl ProcessSteps<'_> {
 
     /// Returns the states after a failed exchange. The server has executed the command or not, and
     /// the process has ejected the server (stopped using it) or not.
-    fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<State> {
-        if self.state.failures == self.bounds.failures {
+    fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<SystemState> {
+        if self.state.failures == self.scenario.failures {
             return Vec::new();
         }
         let mut failures = Vec::new();
@@ -51,46 +53,48 @@ impl ProcessSteps<'_> {
     pub(super) fn call(&self) {
         let own = *self.own();
         match own.caller {
-            Caller::Idle if self.state.calls < self.bounds.calls => {
+            CallerState::Idle if self.state.calls < self.scenario.calls => {
                 let mut next =
-                    self.state.with_next_server(self.process, own.replaced, HOME, self.bounds);
+                    self.state.with_next_server(self.process, own.replaced, HOME, self.scenario);
                 next.calls += 1;
                 self.add("calls", true, Ok(next));
             }
-            Caller::Reading { at, replaced } => self.read(at, replaced),
-            Caller::Fetching { lease, value } => {
+            CallerState::Reading { at, replaced } => self.read(at, replaced),
+            CallerState::Fetching { lease, value } => {
                 let after = match lease {
-                    Some((at, cas)) => Caller::Filling { at, cas, value },
-                    None => Caller::Idle,
+                    Some((at, cas)) => CallerState::Filling { at, cas, value },
+                    None => CallerState::Idle,
                 };
                 self.add("has fetched", false, Ok(self.with(|own| own.caller = after)));
                 if let Some((at, cas)) = lease
-                    && self.state.failures < self.bounds.failures
+                    && self.state.failures < self.scenario.failures
                 {
-                    let mut next = self.with(|own| own.caller = Caller::GivingBack { at, cas });
+                    let mut next =
+                        self.with(|own| own.caller = CallerState::GivingBack { at, cas });
                     next.failures += 1;
                     self.add("is cancelled while it fetches", true, Ok(next));
                 }
             }
-            Caller::Filling { at, cas, value } => self.fill(at, cas, value),
+            CallerState::Filling { at, cas, value } => self.fill(at, cas, value),
             // This models the drop of a lease.
-            Caller::GivingBack { at, cas } => {
-                let mut next = self.with(|own| own.caller = Caller::Idle);
-                if own.serves(at, self.bounds) && next.servers[at].holds(cas) {
+            CallerState::GivingBack { at, cas } => {
+                let mut next = self.with(|own| own.caller = CallerState::Idle);
+                if own.serves(at, self.scenario) && next.servers[at].holds(cas) {
                     next.servers[at].item = Item::Absent;
                 }
                 self.add("gives the lease back", false, Ok(next));
             }
-            Caller::Idle => {}
+            CallerState::Idle => {}
         }
     }
 
     /// Models a read that may take the lease. If the home server is lost, the read continues on the
     /// gutter server.
     fn read(&self, at: usize, replaced: Values) {
-        let turned =
-            |state: &State| state.with_next_server(self.process, replaced, at + 1, self.bounds);
-        if !self.own().serves(at, self.bounds) {
+        let turned = |state: &SystemState| {
+            state.with_next_server(self.process, replaced, at + 1, self.scenario)
+        };
+        if !self.own().serves(at, self.scenario) {
             let action =
                 ["turns to the gutter without a read", "fetches, because no server can be used"]
                     [at];
@@ -111,7 +115,7 @@ impl ProcessSteps<'_> {
             Item::Value { value, .. } => {
                 let answered = match has(replaced, value) {
                     true => Err("a call is answered with a value that its process had replaced"),
-                    false => Ok(self.with(|own| own.caller = Caller::Idle)),
+                    false => Ok(self.with(|own| own.caller = CallerState::Idle)),
                 };
                 let action = ["is answered by its home", "is answered by the gutter"][at];
                 self.add(action, false, answered);
@@ -119,7 +123,7 @@ impl ProcessSteps<'_> {
             Item::Placeholder { .. } => {
                 let mut next = *self.state;
                 let value = next.new_value();
-                let fetching = Caller::Fetching { lease: None, value };
+                let fetching = CallerState::Fetching { lease: None, value };
                 next.processes[self.process].caller = fetching;
                 self.add("gives up waiting, and fetches", false, Ok(next));
             }
@@ -127,7 +131,7 @@ impl ProcessSteps<'_> {
                 let mut next = *self.state;
                 let (value, cas) = (next.new_value(), next.servers[at].cas);
                 lease(&mut next.servers[at]);
-                let fetching = Caller::Fetching { lease: Some((at, cas)), value };
+                let fetching = CallerState::Fetching { lease: Some((at, cas)), value };
                 next.processes[self.process].caller = fetching;
                 self.add(
                     ["wins a lease at home", "wins a lease of the gutter"][at],
@@ -140,11 +144,11 @@ impl ProcessSteps<'_> {
 
     /// Models a write in the background that requires a CAS number.
     fn fill(&self, mut at: usize, cas: u8, value: Value) {
-        let bounds = self.bounds;
-        let is_lost = !self.own().serves(at, bounds);
+        let scenario = self.scenario;
+        let is_lost = !self.own().serves(at, scenario);
         if is_lost
-            && bounds.broken == InjectedFault::CasOfOtherServer
-            && self.own().serves(1 - at, bounds)
+            && scenario.fault == InjectedFault::CasOfOtherServer
+            && self.own().serves(1 - at, scenario)
         {
             at = 1 - at;
         }
@@ -153,64 +157,65 @@ impl ProcessSteps<'_> {
                 server.store(value);
             }
         };
-        let idle = |mut state: State| {
-            state.processes[self.process].caller = Caller::Idle;
-            if bounds.broken == InjectedFault::FilledElsewhere
+        let idle = |mut state: SystemState| {
+            state.processes[self.process].caller = CallerState::Idle;
+            if scenario.fault == InjectedFault::FilledElsewhere
                 && at == HOME
-                && state.processes[self.process].serves(GUTTER, bounds)
+                && state.processes[self.process].serves(GUTTER, scenario)
                 && state.servers[GUTTER].item == Item::Absent
             {
                 state.servers[GUTTER].store(value);
             }
             state
         };
-        if !self.own().serves(at, bounds) {
+        if !self.own().serves(at, scenario) {
             self.add("cannot fill a lost server", false, Ok(idle(*self.state)));
             return;
         }
         for failed in self.failures(at, fill).into_iter().map(idle) {
             self.add("fills, and loses the answer", true, Ok(failed));
         }
-        let mut next = self.with(|own| own.caller = Caller::Idle);
+        let mut next = self.with(|own| own.caller = CallerState::Idle);
         fill(&mut next.servers[at]);
         self.add(["fills its home", "fills the gutter"][at], false, Ok(next));
     }
 
     pub(super) fn change(&self) {
         match self.own().change {
-            Change::Idle if self.state.changes < self.bounds.changes => {
+            ChangeState::Idle if self.state.changes < self.scenario.changes => {
                 let replaced = self.state.replaced();
-                let mut next = self
-                    .with(|own| own.change = Change::InvalidatingHome { failed: false, replaced });
+                let mut next = self.with(|own| {
+                    own.change = ChangeState::InvalidatingHome { failed: false, replaced }
+                });
                 next.changes += 1;
                 self.add("invalidates", true, Ok(next));
-                if self.bounds.overwritable {
+                if self.scenario.overwritable {
                     let mut next = *self.state;
                     next.changes += 1;
                     let value = next.new_value();
                     let own = &mut next.processes[self.process];
                     let located =
-                        [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.bounds));
+                        [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.scenario));
                     own.change = match located {
-                        Some(at) => Change::Writing { at, value, replaced },
-                        None => Change::InvalidatingHome { failed: true, replaced },
+                        Some(at) => ChangeState::Writing { at, value, replaced },
+                        None => ChangeState::InvalidatingHome { failed: true, replaced },
                     };
                     self.add("overwrites", true, Ok(next));
                 }
             }
-            Change::Writing { at, value, replaced } => self.write(at, value, replaced),
-            Change::Written { at: HOME, replaced }
-                if self.bounds.broken == InjectedFault::OverwriteLeavesGutter =>
+            ChangeState::Writing { at, value, replaced } => self.write(at, value, replaced),
+            ChangeState::Written { at: HOME, replaced }
+                if self.scenario.fault == InjectedFault::OverwriteLeavesGutter =>
             {
-                let next = self.returned(*self.state, false, replaced);
+                let next = self.end_change(*self.state, false, replaced);
                 self.add("overwrites: returns", false, Ok(next));
             }
-            Change::Written { at: HOME, replaced } => self.invalidate(GUTTER, false, replaced),
+            ChangeState::Written { at: HOME, replaced } => self.invalidate(GUTTER, false, replaced),
             // The value was written to the gutter, so the home must be invalidated.
-            Change::Written { replaced, .. } => {
-                let removing = Change::InvalidatingHome { failed: true, replaced };
-                let unreached = |mut state: State| {
-                    state.processes[self.process].keep_hint(HOME, self.bounds);
+            ChangeState::Written { replaced, .. } => {
+                let removing = ChangeState::InvalidatingHome { failed: true, replaced };
+                let unreached = |mut state: SystemState| {
+                    state.processes[self.process].keep_hint(HOME, self.scenario);
                     state.processes[self.process].change = removing;
                     state
                 };
@@ -222,28 +227,28 @@ impl ProcessSteps<'_> {
                 for failed in failures.into_iter().map(unreached) {
                     self.add("overwrites: its home is not reached", true, Ok(failed));
                 }
-                let mut next = self.returned(*self.state, false, replaced);
+                let mut next = self.end_change(*self.state, false, replaced);
                 next.servers[HOME].item = Item::Absent;
                 self.add("overwrites: its home is invalidated, returns", false, Ok(next));
             }
-            Change::InvalidatingHome { failed, replaced } => {
+            ChangeState::InvalidatingHome { failed, replaced } => {
                 self.invalidate(HOME, failed, replaced)
             }
-            Change::InvalidatingGutter { failed, replaced } => {
+            ChangeState::InvalidatingGutter { failed, replaced } => {
                 self.invalidate(GUTTER, failed, replaced)
             }
-            Change::Idle => {}
+            ChangeState::Idle => {}
         }
     }
 
     /// Models an unconditional write. If it fails, the overwrite invalidates the entry.
     fn write(&self, at: usize, value: Value, replaced: Values) {
-        let removing = |mut state: State| {
-            let removing = Change::InvalidatingHome { failed: true, replaced };
+        let removing = |mut state: SystemState| {
+            let removing = ChangeState::InvalidatingHome { failed: true, replaced };
             state.processes[self.process].change = removing;
             state
         };
-        if !self.own().serves(at, self.bounds) {
+        if !self.own().serves(at, self.scenario) {
             self.add("overwrites: no server is used", false, Ok(removing(*self.state)));
             return;
         }
@@ -251,7 +256,7 @@ impl ProcessSteps<'_> {
         for failed in failures.into_iter().map(removing) {
             self.add("overwrites: the write fails", true, Ok(failed));
         }
-        let mut next = self.with(|own| own.change = Change::Written { at, replaced });
+        let mut next = self.with(|own| own.change = ChangeState::Written { at, replaced });
         next.servers[at].store(value);
         let action = ["overwrites: its home stores", "overwrites: the gutter stores"][at];
         self.add(action, false, Ok(next));
@@ -259,19 +264,19 @@ impl ProcessSteps<'_> {
 
     /// Models the invalidation of a key on one server, and the hint that a failure leaves.
     fn invalidate(&self, at: usize, failed: bool, replaced: Values) {
-        let bounds = self.bounds;
-        let after = |state: State, reached: bool| {
-            let failed =
-                failed || (at == HOME && !reached && bounds.broken != InjectedFault::OkWithoutHome);
+        let scenario = self.scenario;
+        let after = |state: SystemState, reached: bool| {
+            let failed = failed
+                || (at == HOME && !reached && scenario.fault != InjectedFault::OkWithoutHome);
             match at {
-                HOME if bounds.broken != InjectedFault::GutterNotInvalidated => {
+                HOME if scenario.fault != InjectedFault::GutterNotInvalidated => {
                     let mut state = state;
                     let own = &mut state.processes[self.process];
-                    own.change = Change::InvalidatingGutter { failed, replaced };
+                    own.change = ChangeState::InvalidatingGutter { failed, replaced };
                     state
                 }
                 _ => {
-                    let mut state = self.returned(state, failed, replaced);
+                    let mut state = self.end_change(state, failed, replaced);
                     if at == GUTTER && reached {
                         state.replaced[GUTTER] |= replaced;
                     }
@@ -279,8 +284,8 @@ impl ProcessSteps<'_> {
                 }
             }
         };
-        let unreached = |mut state: State| {
-            state.processes[self.process].keep_hint(at, bounds);
+        let unreached = |mut state: SystemState| {
+            state.processes[self.process].keep_hint(at, scenario);
             after(state, false)
         };
         if self.own().ejected[at] {
@@ -297,21 +302,22 @@ impl ProcessSteps<'_> {
             let action = ["its home is invalidated", "the gutter is invalidated"][at];
             self.add(action, false, Ok(next));
         }
-        if self.state.failures < bounds.failures {
-            let mut next = self.returned(*self.state, true, replaced);
+        if self.state.failures < scenario.failures {
+            let mut next = self.end_change(*self.state, true, replaced);
             next.failures += 1;
             let own = &mut next.processes[self.process];
-            own.keep_hint(at, bounds);
-            if bounds.broken != InjectedFault::DroppedWithoutHint {
-                own.keep_hint(GUTTER, bounds);
+            own.keep_hint(at, scenario);
+            if scenario.fault != InjectedFault::DroppedWithoutHint {
+                own.keep_hint(GUTTER, scenario);
             }
             self.add("drops the change", true, Ok(next));
         }
     }
 
-    fn returned(&self, mut state: State, failed: bool, replaced: Values) -> State {
+    /// Returns the state after the change has returned.
+    fn end_change(&self, mut state: SystemState, failed: bool, replaced: Values) -> SystemState {
         let own = &mut state.processes[self.process];
-        own.change = Change::Idle;
+        own.change = ChangeState::Idle;
         own.replaced |= replaced;
         if !failed {
             state.replaced[HOME] |= replaced;
@@ -326,7 +332,7 @@ impl ProcessSteps<'_> {
                 continue;
             }
             let mut next = self.with(|own| (own.ejected[at], own.hints[at]) = (false, false));
-            if self.own().hints[at] && self.bounds.broken != InjectedFault::BackBeforeHint {
+            if self.own().hints[at] && self.scenario.fault != InjectedFault::BackBeforeHint {
                 next.servers[at].item = Item::Absent;
             }
             let action = ["delivers the hint to its home", "delivers the hint to the gutter"][at];
@@ -335,21 +341,21 @@ impl ProcessSteps<'_> {
     }
 }
 
-impl State {
-    /// Lets a call read the first server from `from` on that its process may use. Without such a
-    /// server, the call fetches.
+impl SystemState {
+    /// Lets a call read the first server that its process may use, beginning with the server
+    /// `from`. Without such a server, the call fetches.
     fn with_next_server(
         &self,
         process: usize,
         replaced: Values,
         from: usize,
-        bounds: &Bounds,
-    ) -> State {
+        scenario: &Scenario,
+    ) -> SystemState {
         let mut next = *self;
-        let serves = |at: &usize| next.processes[process].serves(*at, bounds);
+        let serves = |at: &usize| next.processes[process].serves(*at, scenario);
         let caller = match (from..=GUTTER).find(serves) {
-            Some(at) => Caller::Reading { at, replaced },
-            None => Caller::Fetching { lease: None, value: next.new_value() },
+            Some(at) => CallerState::Reading { at, replaced },
+            None => CallerState::Fetching { lease: None, value: next.new_value() },
         };
         next.processes[process].caller = caller;
         next

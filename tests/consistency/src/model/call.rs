@@ -3,34 +3,39 @@
 use super::*;
 
 /// A caller of a process that is about to take a step.
-pub(super) struct Call<'s> {
-    pub(super) state: &'s State,
-    pub(super) bounds: &'s Bounds,
+pub(super) struct CallSteps<'s> {
+    pub(super) state: &'s SystemState,
+    pub(super) scenario: &'s Scenario,
     pub(super) process: usize,
     pub(super) caller: usize,
 }
 
-impl Call<'_> {
-    fn with(&self, caller: Caller) -> State {
+impl CallSteps<'_> {
+    fn with(&self, caller: CallerState) -> SystemState {
         let mut next = *self.state;
         next.processes[self.process].callers[self.caller] = caller;
         next
     }
 
     /// Returns the other caller of the process, which may follow this one.
-    fn other<'n>(&self, next: &'n mut State) -> &'n mut Caller {
+    fn other<'n>(&self, next: &'n mut SystemState) -> &'n mut CallerState {
         &mut next.processes[self.process].callers[1 - self.caller]
     }
 
     /// Models the end of a flight: its follower gets the answer too.
-    fn answer(&self, next: &mut State, replaced: Values, value: Value) -> Result<(), Violation> {
+    fn answer(
+        &self,
+        next: &mut SystemState,
+        replaced: Values,
+        value: Value,
+    ) -> Result<(), Violation> {
         let process = &mut next.processes[self.process];
         if process.flight == Some(self.caller as u8) {
             process.flight = None;
         }
         let mut answered = vec![replaced];
-        if let Caller::Following { replaced } = *self.other(next) {
-            *self.other(next) = Caller::Idle;
+        if let CallerState::Following { replaced } = *self.other(next) {
+            *self.other(next) = CallerState::Idle;
             answered.push(replaced);
         }
         if value == PLACEHOLDER {
@@ -43,27 +48,27 @@ impl Call<'_> {
     }
 
     pub(super) fn steps(&self, add: &mut AddStep<'_>) {
-        let (state, bounds) = (self.state, self.bounds);
+        let (state, scenario) = (self.state, self.scenario);
         let own = &state.processes[self.process];
         let mut inner = |what, next| add(self.process, what, false, next);
         match own.callers[self.caller] {
             // A call reads the local tier, and then joins the flight of the key or starts one.
-            Caller::Idle if state.calls < bounds.calls => {
-                let begin = |caller| State { calls: state.calls + 1, ..self.with(caller) };
+            CallerState::Idle if state.calls < scenario.calls => {
+                let begin = |caller| SystemState { calls: state.calls + 1, ..self.with(caller) };
                 let replaced = own.replaced;
                 if let Some(value) = own.local {
                     let answered = match has(replaced, value) {
                         true => Err("a local hit is older than a change of its own process"),
-                        false => Ok(begin(Caller::Idle)),
+                        false => Ok(begin(CallerState::Idle)),
                     };
                     add(self.process, "calls, and hits locally", true, answered);
                     return;
                 }
                 let (what, next) = match own.flight {
-                    Some(_) => ("calls, and follows", begin(Caller::Following { replaced })),
+                    Some(_) => ("calls, and follows", begin(CallerState::Following { replaced })),
                     None => {
                         let token = own.epoch;
-                        let mut next = begin(Caller::Leading { token, replaced });
+                        let mut next = begin(CallerState::Leading { token, replaced });
                         next.processes[self.process].flight = Some(self.caller as u8);
                         ("calls, and leads", next)
                     }
@@ -71,52 +76,52 @@ impl Call<'_> {
                 add(self.process, what, true, Ok(next));
             }
             // A successor takes a new fill token, and the lease of the former leader.
-            Caller::Successor { condition, replaced } => {
+            CallerState::Successor { condition, replaced } => {
                 let token = own.epoch;
-                let mut next = self.with(Caller::Leading { token, replaced });
+                let mut next = self.with(CallerState::Leading { token, replaced });
                 if let Some(condition) = condition {
                     let value = next.new_value();
-                    let fetching = Caller::Fetching { token, condition, value, replaced };
+                    let fetching = CallerState::Fetching { token, condition, value, replaced };
                     next.processes[self.process].callers[self.caller] = fetching;
                 }
                 inner("takes the lead over", Ok(next));
             }
-            Caller::Leading { token, replaced } => self.read(token, replaced, add),
-            Caller::Reading { token, found, replaced } => {
+            CallerState::Leading { token, replaced } => self.read(token, replaced, add),
+            CallerState::Reading { token, found, replaced } => {
                 self.handle_answer(token, found, replaced, add)
             }
-            Caller::Fetching { token, condition, value, replaced } => {
-                self.fetched(token, condition, value, replaced, add);
+            CallerState::Fetching { token, condition, value, replaced } => {
+                self.end_fetch(token, condition, value, replaced, add);
             }
-            // The caller fills memcached. Then the library extends the ttl of the local entry,
-            // which stores no value.
-            Caller::Filling { cas, of_item, value } => {
+            // The caller fills memcached. Afterwards the library extends the ttl of the local
+            // entry. The model has no ttl, so it leaves that step out.
+            CallerState::Filling { cas, of_item, value } => {
                 let (next, stored) = self.fill(cas, value);
                 let caller = match stored {
-                    true => Caller::Idle,
-                    false => Caller::GivingBack { cas, of_item },
+                    true => CallerState::Idle,
+                    false => CallerState::GivingBack { cas, of_item },
                 };
                 let done = next.map(|mut next| {
                     next.processes[self.process].callers[self.caller] = caller;
                     next
                 });
                 inner("fills memcached", done);
-                if state.failures < bounds.failures {
+                if state.failures < scenario.failures {
                     // memcached stores the value, but the answer is lost. The caller gives the
                     // lease back.
                     let lost = next.map(|mut next| {
                         next.failures += 1;
-                        let giving = Caller::GivingBack { cas, of_item };
+                        let giving = CallerState::GivingBack { cas, of_item };
                         next.processes[self.process].callers[self.caller] = giving;
                         next
                     });
                     add(self.process, "fills memcached, and loses the answer", true, lost);
                 }
             }
-            // The drop of a lease or claim: a delete, or a mark on the item, that requires the CAS
-            // number.
-            Caller::GivingBack { cas, of_item } => {
-                let mut next = self.with(Caller::Idle);
+            // This models the drop of a lease or a claim. The library deletes the placeholder of a
+            // lease, and marks a claimed item as free. Both commands require the CAS number.
+            CallerState::GivingBack { cas, of_item } => {
+                let mut next = self.with(CallerState::Idle);
                 next.item = match (of_item, next.item) {
                     (false, Item::Placeholder { cas: held }) if held == cas => Item::Absent,
                     (true, Item::Value { value, cas: held, .. }) if held == cas => {
@@ -127,29 +132,29 @@ impl Call<'_> {
                 };
                 inner("gives the lease back", Ok(next));
             }
-            Caller::Idle | Caller::Following { .. } => {}
+            CallerState::Idle | CallerState::Following { .. } => {}
         }
     }
 
     /// Models a leader that reads the local tier again, and then memcached.
     fn read(&self, token: u8, replaced: Values, add: &mut AddStep<'_>) {
-        let (state, bounds) = (self.state, self.bounds);
+        let (state, scenario) = (self.state, self.scenario);
         if let Some(value) = state.processes[self.process].local {
-            let mut next = self.with(Caller::Idle);
+            let mut next = self.with(CallerState::Idle);
             let answered = self.answer(&mut next, replaced, value).map(|()| next);
             add(self.process, "finds locally what another fetched", false, answered);
             return;
         }
         let mut next = *state;
-        let found = read_or_lease(&mut next, bounds);
+        let found = read_or_lease(&mut next, scenario);
         next.processes[self.process].callers[self.caller] =
-            Caller::Reading { token, found, replaced };
+            CallerState::Reading { token, found, replaced };
         add(self.process, "reads memcached", false, Ok(next));
-        if state.failures < bounds.failures {
+        if state.failures < scenario.failures {
             let value = next.new_value();
             next.failures += 1;
             next.processes[self.process].callers[self.caller] =
-                Caller::Fetching { token, condition: FillCondition::NoFill, value, replaced };
+                CallerState::Fetching { token, condition: FillCondition::NoFill, value, replaced };
             add(self.process, "reads memcached, loses the answer, fetches", true, Ok(next));
         }
     }
@@ -161,13 +166,13 @@ impl Call<'_> {
             let mut next = *self.state;
             let value = next.new_value();
             next.processes[self.process].callers[self.caller] =
-                Caller::Fetching { token, condition, value, replaced };
+                CallerState::Fetching { token, condition, value, replaced };
             next
         };
         match found {
             ReadAnswer::Item(value) => {
-                let mut next = self.with(Caller::Idle);
-                next.processes[self.process].store_local(token, value, self.bounds);
+                let mut next = self.with(CallerState::Idle);
+                next.processes[self.process].store_local(token, value, self.scenario);
                 let answered = self.answer(&mut next, replaced, value).map(|()| next);
                 inner("answers with what memcached had", answered);
             }
@@ -175,7 +180,7 @@ impl Call<'_> {
                 let of_item = matches!(found, ReadAnswer::Claimed(_));
                 let mut next = fetch(FillCondition::Lease { cas, of_item });
                 let again = next.fetched & (1 << cas) != 0
-                    && self.bounds.broken != InjectedFault::CasOutlivesServer;
+                    && self.scenario.fault != InjectedFault::CasOutlivesServer;
                 next.fetched |= 1 << cas;
                 let next = if again { Err("two callers fetch under one lease") } else { Ok(next) };
                 inner("fetches under a lease", next);
@@ -183,9 +188,9 @@ impl Call<'_> {
             ReadAnswer::Busy | ReadAnswer::ClaimTaken(_) => {
                 inner(
                     "pauses, and will read again",
-                    Ok(self.with(Caller::Leading { token, replaced })),
+                    Ok(self.with(CallerState::Leading { token, replaced })),
                 );
-                if self.bounds.broken != InjectedFault::WaitForever {
+                if self.scenario.fault != InjectedFault::WaitForever {
                     let condition = match found {
                         ReadAnswer::ClaimTaken(cas) => FillCondition::Replace { cas },
                         _ => FillCondition::NoFill,
@@ -197,7 +202,7 @@ impl Call<'_> {
     }
 
     /// Models the end of a fetch, or its cancellation.
-    fn fetched(
+    fn end_fetch(
         &self,
         token: u8,
         condition: FillCondition,
@@ -206,25 +211,26 @@ impl Call<'_> {
         add: &mut AddStep<'_>,
     ) {
         let after = match condition {
-            FillCondition::Lease { cas, of_item } => Caller::Filling { cas, of_item, value },
-            FillCondition::Replace { cas } => Caller::Filling { cas, of_item: false, value },
-            FillCondition::NoFill => Caller::Idle,
+            FillCondition::Lease { cas, of_item } => CallerState::Filling { cas, of_item, value },
+            FillCondition::Replace { cas } => CallerState::Filling { cas, of_item: false, value },
+            FillCondition::NoFill => CallerState::Idle,
         };
         let mut next = self.with(after);
-        next.processes[self.process].store_local(token, value, self.bounds);
+        next.processes[self.process].store_local(token, value, self.scenario);
         let answered = self.answer(&mut next, replaced, value).map(|()| next);
         add(self.process, "has fetched, stores locally and answers", false, answered);
-        if self.state.failures == self.bounds.failures {
+        if self.state.failures == self.scenario.failures {
             return;
         }
         // A dropped leader hands the lead and the lease to a follower.
-        let mut next = State { failures: self.state.failures + 1, ..self.with(Caller::Idle) };
+        let mut next =
+            SystemState { failures: self.state.failures + 1, ..self.with(CallerState::Idle) };
         let own = self.caller as u8;
         match *self.other(&mut next) {
-            Caller::Following { replaced } => {
+            CallerState::Following { replaced } => {
                 let condition = Some(condition)
                     .filter(|condition| matches!(condition, FillCondition::Lease { .. }));
-                *self.other(&mut next) = Caller::Successor { condition, replaced };
+                *self.other(&mut next) = CallerState::Successor { condition, replaced };
                 let process = &mut next.processes[self.process];
                 if process.flight == Some(own) {
                     process.flight = Some(1 - own);
@@ -236,7 +242,7 @@ impl Call<'_> {
                     process.flight = None;
                 }
                 if let FillCondition::Lease { cas, of_item } = condition {
-                    process.callers[self.caller] = Caller::GivingBack { cas, of_item };
+                    process.callers[self.caller] = CallerState::GivingBack { cas, of_item };
                 }
             }
         }
@@ -245,13 +251,13 @@ impl Call<'_> {
 
     /// Models a write that requires a CAS number. Returns the next state, and true if memcached
     /// stored the value.
-    fn fill(&self, cas: u8, value: Value) -> (Result<State, Violation>, bool) {
+    fn fill(&self, cas: u8, value: Value) -> (Result<SystemState, Violation>, bool) {
         let mut next = *self.state;
         let unchanged = match next.item {
             Item::Absent => false,
             Item::Placeholder { cas: held } | Item::Value { cas: held, .. } => held == cas,
         };
-        if !unchanged && self.bounds.broken != InjectedFault::FillWithoutCas {
+        if !unchanged && self.scenario.fault != InjectedFault::FillWithoutCas {
             return (Ok(next), false);
         }
         if let Item::Value { value: stored, stale: false, .. } = next.item

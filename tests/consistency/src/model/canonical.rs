@@ -3,32 +3,32 @@
 
 use super::*;
 
-impl Caller {
+impl CallerState {
     fn token(&mut self) -> Option<&mut u8> {
         match self {
-            Caller::Leading { token, .. }
-            | Caller::Reading { token, .. }
-            | Caller::Fetching { token, .. } => Some(token),
+            CallerState::Leading { token, .. }
+            | CallerState::Reading { token, .. }
+            | CallerState::Fetching { token, .. } => Some(token),
             _ => None,
         }
     }
 }
 
-impl Change {
+impl ChangeState {
     fn token(&mut self) -> Option<&mut u8> {
         match self {
-            Change::Overwriting { token, .. }
-            | Change::Overwritten { token, .. }
-            | Change::StoringLocally { token: Some(token), .. } => Some(token),
+            ChangeState::Overwriting { token, .. }
+            | ChangeState::Overwritten { token, .. }
+            | ChangeState::StoringLocally { token: Some(token), .. } => Some(token),
             _ => None,
         }
     }
 
     fn value_mut(&mut self) -> Option<&mut Value> {
         match self {
-            Change::Overwriting { value, .. }
-            | Change::Overwritten { value, .. }
-            | Change::StoringLocally { value, .. } => Some(value),
+            ChangeState::Overwriting { value, .. }
+            | ChangeState::Overwritten { value, .. }
+            | ChangeState::StoringLocally { value, .. } => Some(value),
             _ => None,
         }
     }
@@ -38,14 +38,14 @@ impl Change {
     }
 }
 
-impl State {
+impl SystemState {
     /// Returns an equivalent state with the smallest numbers. Numbers that nothing refers to are
     /// dropped, and the two callers of a process are sorted.
-    pub(super) fn canonical(mut self, bounds: &Bounds) -> State {
+    pub(super) fn canonical(mut self, scenario: &Scenario) -> SystemState {
         for process in &mut self.processes {
             let epoch = std::mem::replace(&mut process.epoch, 1);
             let token = |token: &mut u8| *token = u8::from(*token == epoch);
-            process.callers.iter_mut().filter_map(Caller::token).for_each(token);
+            process.callers.iter_mut().filter_map(CallerState::token).for_each(token);
             process.change.token().into_iter().for_each(token);
             if process.callers[0] > process.callers[1] {
                 process.callers.swap(0, 1);
@@ -65,7 +65,7 @@ impl State {
             *set = kept.fold(0, |set, value| set | 1 << new_value(*value));
         });
         // If CAS numbers repeat, they must stay as they are.
-        if bounds.broken != InjectedFault::CasOutlivesServer {
+        if scenario.fault != InjectedFault::CasOutlivesServer {
             let mut all: Vec<u8> = Vec::new();
             self.each_cas(|cas| all.push(*cas));
             all.sort_unstable();
@@ -90,9 +90,9 @@ impl State {
                 each(value);
             }
             for caller in &mut process.callers {
-                if let Caller::Reading { found: ReadAnswer::Item(value), .. }
-                | Caller::Fetching { value, .. }
-                | Caller::Filling { value, .. } = caller
+                if let CallerState::Reading { found: ReadAnswer::Item(value), .. }
+                | CallerState::Fetching { value, .. }
+                | CallerState::Filling { value, .. } = caller
                     && *value != PLACEHOLDER
                 {
                     each(value);
@@ -105,20 +105,20 @@ impl State {
         each(&mut self.replaced);
         for process in &mut self.processes {
             each(&mut process.replaced);
-            if let Change::Invalidating { replaced }
-            | Change::Invalidated { replaced }
-            | Change::Overwriting { replaced, .. }
-            | Change::Overwritten { replaced, .. }
-            | Change::StoringLocally { replaced, .. } = &mut process.change
+            if let ChangeState::Invalidating { replaced }
+            | ChangeState::Invalidated { replaced }
+            | ChangeState::Overwriting { replaced, .. }
+            | ChangeState::Overwritten { replaced, .. }
+            | ChangeState::StoringLocally { replaced, .. } = &mut process.change
             {
                 each(replaced);
             }
             for caller in &mut process.callers {
-                if let Caller::Following { replaced }
-                | Caller::Successor { replaced, .. }
-                | Caller::Leading { replaced, .. }
-                | Caller::Reading { replaced, .. }
-                | Caller::Fetching { replaced, .. } = caller
+                if let CallerState::Following { replaced }
+                | CallerState::Successor { replaced, .. }
+                | CallerState::Leading { replaced, .. }
+                | CallerState::Reading { replaced, .. }
+                | CallerState::Fetching { replaced, .. } = caller
                 {
                     each(replaced);
                 }
@@ -131,18 +131,21 @@ impl State {
             each(cas);
         }
         for caller in self.processes.iter_mut().flat_map(|process| &mut process.callers) {
-            if let Caller::Successor { condition: Some(FillCondition::Lease { cas, .. }), .. }
-            | Caller::Reading {
+            if let CallerState::Successor {
+                condition: Some(FillCondition::Lease { cas, .. }),
+                ..
+            }
+            | CallerState::Reading {
                 found:
                     ReadAnswer::Lease(cas) | ReadAnswer::Claimed(cas) | ReadAnswer::ClaimTaken(cas),
                 ..
             }
-            | Caller::Fetching {
+            | CallerState::Fetching {
                 condition: FillCondition::Lease { cas, .. } | FillCondition::Replace { cas },
                 ..
             }
-            | Caller::Filling { cas, .. }
-            | Caller::GivingBack { cas, .. } = caller
+            | CallerState::Filling { cas, .. }
+            | CallerState::GivingBack { cas, .. } = caller
             {
                 each(cas);
             }

@@ -3,53 +3,58 @@
 use super::*;
 
 /// Models `CacheEntry::invalidate` and `CacheEntry::overwrite`.
-pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: &mut AddStep<'_>) {
+pub(super) fn change_steps(
+    state: &SystemState,
+    scenario: &Scenario,
+    process: usize,
+    add: &mut AddStep<'_>,
+) {
     let own = &state.processes[process];
     let with = |change| {
         let mut next = *state;
         next.processes[process].change = change;
         next
     };
-    let returned = |mut next: State, replaced: Values| {
+    let returned = |mut next: SystemState, replaced: Values| {
         next.processes[process].replaced |= replaced;
-        next.processes[process].change = Change::Idle;
+        next.processes[process].change = ChangeState::Idle;
         next.replaced |= replaced;
         next
     };
     match own.change {
-        Change::Idle if state.changes < bounds.changes => {
+        ChangeState::Idle if state.changes < scenario.changes => {
             let replaced = state.replaced();
-            let mut next = with(Change::Invalidating { replaced });
+            let mut next = with(ChangeState::Invalidating { replaced });
             next.changes += 1;
-            next.processes[process].clear_local(None, bounds);
+            next.processes[process].clear_local(None, scenario);
             add(process, "invalidates: clears itself", true, Ok(next));
-            if bounds.overwritable {
+            if scenario.overwritable {
                 let mut next = *state;
                 next.changes += 1;
                 let value = next.new_value();
-                if let Some(token) = next.processes[process].clear_local(None, bounds) {
-                    let change = Change::Overwriting { value, token, replaced };
+                if let Some(token) = next.processes[process].clear_local(None, scenario) {
+                    let change = ChangeState::Overwriting { value, token, replaced };
                     next.processes[process].change = change;
                 }
                 add(process, "overwrites: clears itself", true, Ok(next));
             }
         }
-        Change::Invalidating { replaced } => {
-            let mut next = with(Change::Invalidated { replaced });
+        ChangeState::Invalidating { replaced } => {
+            let mut next = with(ChangeState::Invalidated { replaced });
             next.item = Item::Absent;
             add(process, "invalidates: memcached deletes", false, Ok(next));
-            if state.failures < bounds.failures {
+            if state.failures < scenario.failures {
                 // A dropped change clears the local tier and promises nothing else.
-                let mut next = with(Change::Idle);
+                let mut next = with(ChangeState::Idle);
                 next.failures += 1;
-                next.processes[process].clear_local(None, bounds);
+                next.processes[process].clear_local(None, scenario);
                 add(process, "invalidates: is dropped or fails", true, Ok(next));
             }
         }
-        Change::Invalidated { replaced } => {
+        ChangeState::Invalidated { replaced } => {
             let mut next = *state;
-            if bounds.broken != InjectedFault::ClearOnce {
-                next.processes[process].clear_local(None, bounds);
+            if scenario.fault != InjectedFault::ClearOnce {
+                next.processes[process].clear_local(None, scenario);
             }
             add(
                 process,
@@ -58,25 +63,25 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
                 Ok(returned(next, replaced)),
             );
         }
-        Change::Overwriting { value, token, replaced } => {
-            let mut next = with(Change::Overwritten { value, token, replaced });
+        ChangeState::Overwriting { value, token, replaced } => {
+            let mut next = with(ChangeState::Overwritten { value, token, replaced });
             let cas = next.new_cas();
             next.item = Item::Value { value, cas, stale: false, claimed: false };
             add(process, "overwrites: memcached stores", false, Ok(next));
-            if bounds.broken == InjectedFault::LateWrites && state.late.is_none() {
-                let mut next = with(Change::Idle);
+            if scenario.fault == InjectedFault::LateWrites && state.late.is_none() {
+                let mut next = with(ChangeState::Idle);
                 next.late = Some(value);
-                next.processes[process].clear_local(None, bounds);
+                next.processes[process].clear_local(None, scenario);
                 add(process, "overwrites: gives up waiting", true, Ok(next));
             }
         }
-        Change::Overwritten { value, token, replaced } => {
+        ChangeState::Overwritten { value, token, replaced } => {
             let mut next = *state;
-            let token = next.processes[process].clear_local(Some(token), bounds);
-            next.processes[process].change = Change::StoringLocally { value, token, replaced };
+            let token = next.processes[process].clear_local(Some(token), scenario);
+            next.processes[process].change = ChangeState::StoringLocally { value, token, replaced };
             add(process, "overwrites: clears itself again", false, Ok(next));
         }
-        Change::StoringLocally { value, token, replaced } => {
+        ChangeState::StoringLocally { value, token, replaced } => {
             let mut next = *state;
             let own = &mut next.processes[process];
             // This models the local store of an overwrite.
@@ -90,6 +95,6 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
                 Ok(returned(next, replaced)),
             );
         }
-        Change::Idle => {}
+        ChangeState::Idle => {}
     }
 }
