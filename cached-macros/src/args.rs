@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// The names of the options that the user wrote, including those that could not be parsed. A
     /// misspelt option is listed under its correct name.
     attempted: Vec<&'static str>,
-    /// A syntax error ended the parsing, so further options may have been written.
+    /// True if a syntax error ended the parsing. The user may have written further options.
     is_truncated: bool,
 }
 

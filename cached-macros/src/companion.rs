@@ -1,7 +1,7 @@
 //! The companion: the function that the option `entry = NAME` asks for.
 //!
-//! A companion returns the cache entry of its arguments. Its signature leaves out most parameters that
-//! the option `skip` names, because these parameters do not identify the entry.
+//! A companion returns the cache entry of its arguments. Its signature leaves out most parameters
+//! that the option `skip` names, because these parameters do not identify the entry.
 
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -13,7 +13,7 @@ use crate::expand::{CratePath, Expansion};
 use crate::item::Function;
 use crate::lifetimes::with_static_lifetimes;
 use crate::mentions::{may_mention, mentions};
-use crate::value_function::Copies;
+use crate::value_function::CopyKind;
 
 /// The parts of a companion's signature that differ from the function's.
 pub(crate) struct CompanionSignature<'a> {
@@ -33,7 +33,7 @@ impl<'a> CompanionSignature<'a> {
         Some(CompanionSignature { name, arguments, attributes })
     }
 
-    /// The span that errors and editors show as the companion's definition.
+    /// Returns the span that errors and editors show as the companion's definition.
     fn span(&self) -> Span {
         Span::mixed_site().located_at(self.name.span())
     }
@@ -51,7 +51,7 @@ impl<'a> CompanionSignature<'a> {
 pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'_>) -> TokenStream {
     let Expansion { input, krate } = expansion;
     let lookup = expansion.lookup(&declared(expansion));
-    let options = expansion.call_options(Copies::Owned);
+    let options = expansion.call_options(CopyKind::Owned);
     let head =
         head(input.function, companion, input.infallible, input.overwrite_reason.is_some(), krate);
     let return_type = input.return_type;
@@ -60,8 +60,8 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'
     quote_spanned!(companion.span()=> #head { #lookup #entry #options .build() })
 }
 
-/// Writes a companion with an endless loop as its body, for an attribute with errors. The callers of
-/// the companion then compile, and the compiler reports no errors about a missing function.
+/// Writes a companion with an endless loop as its body, for an attribute with errors. The callers
+/// of the companion then compile, and the compiler reports no errors about a missing function.
 pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> Option<TokenStream> {
     let companion = CompanionSignature::new(args, function)?;
     if *companion.name == function.signature.ident {
@@ -78,13 +78,13 @@ pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> O
 fn head(
     function: &Function,
     companion: &CompanionSignature<'_>,
-    infallible: bool,
+    is_infallible: bool,
     is_overwritable: bool,
     krate: &CratePath<'_>,
 ) -> TokenStream {
     let CompanionSignature { name, arguments, attributes } = companion;
     let generics = &function.signature.generics;
-    let entry = entry_type(function, infallible, is_overwritable, krate);
+    let entry = entry_type(function, is_infallible, is_overwritable, krate);
     let doc = format!(
         "Returns the cache entry of `{}` for these arguments: reads, adds{} or invalidates it. \
             Never fetches.",
@@ -102,26 +102,26 @@ fn head(
     }
 }
 
-/// Writes the companion's return type: `EntryOf<R, P>`, or `CacheEntry<R, P>` for a function with the
-/// option `infallible`.
+/// Writes the companion's return type: `EntryOf<R, P>`, or `CacheEntry<R, P>` for a function with
+/// the option `infallible`.
 ///
-/// The type has the span of the function's return type `R`. Every error about `R` is also reported for
-/// the function itself, and the compiler shows two equal errors at one span once.
+/// The type has the span of the function's return type `R`. Every error about `R` is also reported
+/// for the function itself, and the compiler shows two equal errors at one span once.
 fn entry_type(
     function: &Function,
-    infallible: bool,
+    is_infallible: bool,
     is_overwritable: bool,
     krate: &CratePath<'_>,
 ) -> TokenStream {
     let return_type = function.return_type().filter(|_| function.is_async());
     let span = return_type.map_or_else(Span::call_site, Spanned::span);
     let value = return_type.map_or_else(|| quote!(()), with_static_lifetimes);
-    let is_inferred = return_type.is_some() && !infallible;
+    let is_inferred = return_type.is_some() && !is_infallible;
     let entry = Ident::new(if is_inferred { "EntryOf" } else { "CacheEntry" }, span);
     let path = krate.at(span);
     let policy = Ident::new(if is_overwritable { "Overwritable" } else { "WriteOnce" }, span);
-    // The compiler suggests a missing bound at the end of a type. This type has the same end as `R`,
-    // so the compiler makes one suggestion and not two.
+    // The compiler suggests a missing bound at the end of a type. This type has the same end as
+    // `R`, so the compiler makes one suggestion and not two.
     let mut end = Punct::new('>', Spacing::Alone);
     let last = return_type.and_then(|ty| ty.to_token_stream().into_iter().last());
     end.set_span(last.map_or(span, |last| last.span()));
@@ -131,8 +131,8 @@ fn entry_type(
 /// Writes the `declared!` macro call, which finds the function's declaration. The search runs once.
 ///
 /// The declaration is a static inside the function's body, so the companion cannot name the static.
-/// Nor can the static stand beside the function: the attribute does not see whether the function is in
-/// an `impl` block, where no static is allowed.
+/// Nor can the static stand beside the function: the attribute does not see whether the function is
+/// in an `impl` block, where no static is allowed.
 fn declared(expansion: &Expansion<'_>) -> TokenStream {
     let Expansion { input, krate } = expansion;
     let declared = krate.private(Span::call_site(), "declared");
@@ -155,9 +155,9 @@ fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
 /// Returns true if the companion takes this argument of the function.
 ///
 /// The companion takes `self` even if `self` is in `skip`, so that the companion of a method is a
-/// method. Any other argument in `skip` is taken in two cases: if the option `cache`, `ttl`, `cache_if` or
-/// `ttl_with` uses the argument, or if its type is an `impl Trait`. Such a type is in the key, and a caller
-/// cannot name it.
+/// method. Any other argument in `skip` is taken in two cases: if the option `cache`, `ttl`,
+/// `cache_if` or `ttl_with` uses the argument, or if its type is an `impl Trait`. Such a type is in
+/// the key, and a caller cannot name it.
 fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
     let is_skipped =
         |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));

@@ -21,7 +21,7 @@ use crate::receiver::{RefreshCopies, with_receiver};
 use crate::signature::type_arguments;
 use crate::ttl::{DurationOption, Ttl};
 use crate::validate::ValidatedFunction;
-use crate::value_function::Copies;
+use crate::value_function::CopyKind;
 
 /// The path of the runtime crate: `::cached_core`, or the path that the option `crate` names.
 pub(crate) struct CratePath<'a>(Option<&'a Path>);
@@ -78,7 +78,8 @@ impl Expansion<'_> {
     /// future for as long as the future lives.
     pub(crate) fn function(&self) -> TokenStream {
         let Expansion { input, krate } = self;
-        // A function with an empty body stays unchanged, so that the compiler reports its own error.
+        // A function with an empty body stays unchanged, so that the compiler reports its own
+        // error.
         if input.body.stream().is_empty() {
             return input.function.tokens.clone();
         }
@@ -91,7 +92,7 @@ impl Expansion<'_> {
         // A function with `refresh_ahead` makes its rules together with its fetch.
         let options = match input.has_refresh_ahead {
             true => self.options_of_the_entry(),
-            false => self.call_options(Copies::Clones),
+            false => self.call_options(CopyKind::Clones),
         };
         let share_error = self.share_error();
         let fetch_future = self.fetch(&call, body.statements);
@@ -126,8 +127,8 @@ impl Expansion<'_> {
         quote!(#attributes #head #statements)
     }
 
-    /// Writes the future of the body. For a function with `refresh_ahead`, writes a function that makes the
-    /// future, because a hit that starts no refresh does not need it.
+    /// Writes the future of the body. For a function with `refresh_ahead`, writes a closure that
+    /// makes the future, because a hit that starts no refresh does not need the future.
     fn fetch(&self, call: &Ident, statements: TokenStream) -> TokenStream {
         let (input, krate) = (self.input, self.krate);
         let rules_name = Ident::new("rules", Span::mixed_site());
@@ -148,7 +149,7 @@ impl Expansion<'_> {
             return future;
         }
         // With `refresh_with`, the parameters may be references, and the rules outlive these.
-        let copies = if input.refresh_with.is_some() { Copies::Owned } else { Copies::Clones };
+        let copies = if input.refresh_with.is_some() { CopyKind::Owned } else { CopyKind::Clones };
         let rules = self.rules(copies);
         let rules = (!rules.is_empty()).then(|| quote!(let #rules_name = #rules_name #rules;));
         quote! {{
@@ -196,8 +197,8 @@ impl Expansion<'_> {
     /// Writes the expression that identifies the cache entry. The function and its companion both
     /// contain this expression.
     ///
-    /// The expression checks which part of the return type is cached, and has the span of this type. So
-    /// the compiler reports an unsuitable return type once, at the type.
+    /// The expression checks which part of the return type is cached, and has the span of this
+    /// type. So the compiler reports an unsuitable return type once, at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
         let Expansion { input, krate } = self;
         let return_type = input.return_type;
@@ -221,7 +222,8 @@ impl Expansion<'_> {
         };
         let identifier = self.key_parts(&input.identifier_parts);
         let version = self.key_parts(input.version);
-        // All method calls of the chain have the type's span, so that the compiler underlines the type.
+        // All method calls of the chain have the type's span, so that the compiler underlines the
+        // type.
         let arguments = self.generic_arguments(span);
         let cache = input.cache.map(|cache| {
             let (function, cache_ref) = (krate.private(cache.span(), "cache"), by_ref(cache));
@@ -235,7 +237,8 @@ impl Expansion<'_> {
         }
     }
 
-    /// Returns the name of the method that checks the bounds of the cached value and begins the call.
+    /// Returns the name of the method that checks the bounds of the cached value and begins the
+    /// call.
     fn begin_method(&self) -> Ident {
         let Expansion { input, .. } = self;
         let value = value_type(input.return_type, input.infallible);
@@ -254,7 +257,8 @@ impl Expansion<'_> {
         let types = (!types.is_empty()).then(|| {
             quote_spanned!(span=> .type_arguments::<(#(::core::marker::PhantomData<#types>,)*)>())
         });
-        // No path names the type of an `impl Trait` parameter, so its type name is read at run time.
+        // No path names the type of an `impl Trait` parameter, so its type name is read at run
+        // time.
         let unnamed =
             function.parameters.iter().filter(|parameter| function.has_unnamed_type(parameter));
         let unnamed = unnamed.map(|parameter| {
@@ -289,9 +293,9 @@ impl Expansion<'_> {
         quote_spanned!(part.span()=> #function(#part_ref))
     }
 
-    /// Writes the options whose values are expressions. Each option is a method call on the runtime's
-    /// `Call`, or in a companion on its `EntryBuilder`.
-    pub(crate) fn call_options(&self, copies: Copies) -> TokenStream {
+    /// Writes the options whose values are expressions. Each option is a method call on the
+    /// runtime's `Call`, or in a companion on its `EntryBuilder`.
+    pub(crate) fn call_options(&self, copies: CopyKind) -> TokenStream {
         let (of_the_entry, rules) = (self.options_of_the_entry(), self.rules(copies));
         quote!(#of_the_entry #rules)
     }
@@ -302,16 +306,16 @@ impl Expansion<'_> {
             let option = Ident::new("ttl", ttl.span());
             quote_spanned!(ttl.span()=> .#option(#ttl))
         });
-        let weight = self.value_options(|option| option == "weight", Copies::Clones);
+        let weight = self.value_options(|option| option == "weight", CopyKind::Clones);
         quote!(#ttl #weight)
     }
 
     /// Writes the options that are applied to a fetched value: `cache_if` and `ttl_with`.
-    fn rules(&self, copies: Copies) -> TokenStream {
+    fn rules(&self, copies: CopyKind) -> TokenStream {
         self.value_options(|option| option != "weight", copies)
     }
 
-    fn value_options(&self, is_wanted: impl Fn(&str) -> bool, copies: Copies) -> TokenStream {
+    fn value_options(&self, is_wanted: impl Fn(&str) -> bool, copies: CopyKind) -> TokenStream {
         let Expansion { input, krate } = self;
         let values = input.value_functions.iter().filter(|value| is_wanted(value.option));
         values
@@ -324,8 +328,8 @@ impl Expansion<'_> {
             .collect()
     }
 
-    /// Writes the call that sets the option `share_error`. A companion runs no fetch, so it does not
-    /// need the option.
+    /// Writes the call that sets the option `share_error`. A companion runs no fetch, so it does
+    /// not need the option.
     ///
     /// The call has the return type's span, so that the compiler reports an error that cannot be
     /// copied at the return type.
@@ -372,7 +376,8 @@ impl Expansion<'_> {
             let patterns = quote!((#(#mutability #names,)*));
             (!names.is_empty()).then(|| quote!(#rebind!(#marker #patterns = (#(#names,)*));))
         };
-        // The key or an option uses these parameters, so a body that does not use them gets no lint.
+        // The key or an option uses these parameters, so a body that does not use them gets no
+        // lint.
         let used = statement(&used, quote!(used));
         let skipped = statement(&skipped, quote!());
         quote!(#used #skipped)
@@ -395,7 +400,7 @@ fn code_hash(tokens: &TokenStream) -> u32 {
     tokens.to_string().bytes().fold(0x811c_9dc5, add)
 }
 
-/// Searches for a type parameter of the function, and stores whether one is found.
+/// A search for a type parameter of the function. The `bool` is true if one was found.
 struct TypeParameterSearch<'g>(&'g Generics, bool);
 
 impl<'ast> Visit<'ast> for TypeParameterSearch<'_> {
@@ -412,8 +417,8 @@ fn names_type_parameter(generics: &Generics, ty: &Type) -> bool {
     search.1
 }
 
-/// Returns the type argument of a `Result`, which is the type of the cached value. Any other return type
-/// may be an alias, so it is returned as a whole.
+/// Returns the type argument of a `Result`, which is the type of the cached value. Any other return
+/// type may be an alias, so it is returned as a whole.
 fn value_type(return_type: &Type, infallible: bool) -> &Type {
     match return_type {
         Type::Group(inner) => value_type(&inner.elem, infallible),
@@ -427,8 +432,8 @@ fn value_type(return_type: &Type, infallible: bool) -> &Type {
     }
 }
 
-/// Returns the span of the type's name without the path before it, or of the first token of a type that
-/// has no name.
+/// Returns the span of the type's name without the path before it, or of the first token of a type
+/// that has no name.
 fn name_span(ty: &Type) -> Span {
     match ty {
         Type::Path(path) => {

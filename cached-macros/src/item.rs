@@ -24,7 +24,7 @@ pub(crate) struct Function {
     /// function ends with a `;`. The body is not parsed, so that completion in an editor works
     /// while the code is unfinished.
     pub(crate) body: Option<Group>,
-    /// `None` for a function that is written as `async fn`.
+    /// The parts of a function that returns a future. `None` for an `async fn`.
     pub(crate) desugared: Option<DesugaredAsyncFn>,
     pub(crate) parameters: Vec<Parameter>,
 }

@@ -149,8 +149,8 @@ fn is_key_unknown(args: &Args) -> bool {
         || (args.skip.is_none() && args.was_attempted("skip"))
 }
 
-/// Returns, for an error message, an `identifier` with a field of `self` and the parameters that are in
-/// the key without the option.
+/// Returns, for an error message, an `identifier` with a field of `self` and the parameters that
+/// are in the key without the option.
 fn example_identifier(args: &Args, function: &Function) -> String {
     let parts = identifier_parts(args, function);
     let parts = parts.iter().map(|part| part.to_token_stream().to_string());
@@ -212,8 +212,8 @@ fn mutable_reference_message(parameter: &Ident, args: &Args) -> String {
     )
 }
 
-/// Checks that no parameter in the key shows a collection without a stable order, such as a `HashSet`.
-/// Each call would have another key, so equal collections would not hit.
+/// Checks that no parameter in the key shows a collection without a stable order, such as a
+/// `HashSet`. Each call would have another key, so equal collections would not hit.
 ///
 /// Another expression that uses the parameter, such as a sorted copy, is allowed in the key.
 fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors: &mut Errors) {

@@ -4,15 +4,19 @@
 //! One expansion takes three steps:
 //!
 //! 1. `args` parses the attribute's options. `item` and `desugared` parse the annotated function.
-//! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration`, `failures`, `literal`
-//!    and `value_function`. If no rule is broken, `validate` returns a `ValidatedFunction`.
+//! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration`, `failures`,
+//!    `literal` and `value_function`. If no rule is broken, `validate` returns a
+//!    `ValidatedFunction`.
 //! 3. `expand` writes the tokens that replace a `ValidatedFunction`. If the option `entry` names a
 //!    companion, `companion` writes that function: a companion returns a cache entry.
 //!
-//! Five modules help in several steps: `errors` collects the errors, `mentions` finds the
-//! parameters that an expression uses, with `shadowing`, `lifetimes` finds the borrows in a type,
-//! `unordered` the collections in it that cannot be in a key, and `receiver` writes code with another
-//! name in place of `self`.
+//! These modules help in several steps:
+//!
+//! - `errors` collects the errors.
+//! - `mentions` and `shadowing` find the parameters that an expression uses.
+//! - `lifetimes` finds the borrows in a type.
+//! - `unordered` finds the collections in a type that cannot be in a key.
+//! - `receiver` writes code with another name in place of `self`.
 
 mod args;
 mod companion;

@@ -1,5 +1,5 @@
-//! Finds and replaces the lifetimes that a type or an argument shows. A type alias or a macro, for example, can
-//! hide further lifetimes.
+//! Finds and replaces the lifetimes that a type or an argument shows. A type alias or a macro, for
+//! example, can hide further lifetimes.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -27,7 +27,8 @@ pub(crate) fn is_borrowed(receiver: &Receiver) -> bool {
     }
 }
 
-/// Returns true for a `&self`, and for a plain parameter whose type is a `&T` that is not `'static`.
+/// Returns true for a `&self`, and for a plain parameter whose type is a `&T` that is not
+/// `'static`.
 pub(crate) fn is_shared_reference(argument: &FnArg) -> bool {
     let is_reference =
         |ty: &Type| matches!(ty, Type::Reference(reference) if reference.mutability.is_none());
@@ -78,10 +79,10 @@ pub(crate) fn with_static_lifetimes(ty: &Type) -> TokenStream {
 /// Replaces lifetimes by `'static`, except those that the type binds.
 #[derive(Default)]
 struct StaticLifetimes {
-    /// The names that a `for<…>` binds. They also stay outside of its scope: a lifetime cannot
-    /// shadow another, so no other lifetime has one of these names.
+    /// The names that a `for<…>` binds. The list keeps a name after its scope has ended, which is
+    /// harmless: a lifetime cannot shadow another, so no other lifetime has this name.
     bound: Vec<Ident>,
-    /// In the arguments and the result of a function type, which binds its elided lifetimes.
+    /// True in the arguments and the result of a function type, which binds its elided lifetimes.
     is_in_function: bool,
 }
 

@@ -1,15 +1,15 @@
 //! Finds out whether an expression in an option mentions a parameter.
 //!
-//! A use that the search cannot see, for example inside an unknown macro, does not count. At
-//! worst, the user then gets an error about a parameter that is in fact mentioned. The opposite
-//! mistake, to find a mention that is none, would be worse. A mentioned parameter is not added to
-//! the key by itself, because the option that mentions it puts it there. The parameter would be
-//! missing from the key without an error, and a caller would get the result for other arguments.
+//! A use that the search cannot see, for example inside an unknown macro, does not count. At worst,
+//! the user then gets an error about a parameter that is in fact mentioned. The opposite mistake
+//! would be worse. If the search found a mention that is none, the parameter would be missing from
+//! the key without an error. A caller would get the result for other arguments.
 //!
 //! A call `f(state)` is a mention, although the function `f` may ignore its argument. In the same
-//! way, `format!("{state}")` and `vec![state]` are mentions outside of a block that may define these
-//! macros, although the module may define its own. The attribute cannot see either definition. The
-//! author of the expression answers for what it does with the parameter.
+//! way, `format!("{state}")` and `vec![state]` are mentions, although the module may define macros
+//! of these names. The attribute cannot see these definitions, so the author of the expression
+//! answers for them. The search does see a block that may define such a macro. There, these uses do
+//! not count.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -33,11 +33,11 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search(expression, parameter, false)
 }
 
-/// Returns true if `expression` mentions the parameter, or may mention it where the search cannot see
-/// it, such as inside an unknown macro.
+/// Returns true if `expression` mentions the parameter, or may mention it where the search cannot
+/// see it, such as inside an unknown macro.
 ///
-/// An option that gets copies of the parameters that it mentions needs this answer. A copy too many is
-/// not used, and a copy too few does not compile.
+/// An option that gets copies of the parameters that it mentions needs this answer. A copy too many
+/// is not used, and a copy too few does not compile.
 pub(crate) fn may_mention(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search(expression, parameter, true)
 }
@@ -68,8 +68,8 @@ fn contains_name(tokens: &TokenStream, name: &Ident) -> bool {
 /// A search through an expression for uses of one parameter.
 struct MentionSearch<'p> {
     parameter: &'p Ident,
-    /// True if a use counts that is in an unknown macro, is under `#[cfg]`, or may be shadowed by an
-    /// item.
+    /// True if doubtful uses count: uses in an unknown macro, under `#[cfg]`, or where an item may
+    /// shadow the parameter.
     counts_doubtful: bool,
     /// True if the parameter's name means another binding in the current scope.
     is_shadowed: bool,

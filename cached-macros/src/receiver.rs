@@ -1,5 +1,5 @@
-//! Copies of a receiver. No `let` can bind `self`, so a copy of it needs another name, and code that uses
-//! the copy is written with this name in place of `self`.
+//! Copies of a receiver. No `let` can bind `self`, so a copy needs another name. Code that uses the
+//! copy is written with this name in place of `self`.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -10,12 +10,13 @@ use crate::expand::CratePath;
 use crate::item::Function;
 use crate::lifetimes::is_shared_reference;
 
-/// The statements that give a refresh what it must own. The option `refresh_with` makes its receiver, and
-/// the values that other references refer to are copied.
+/// The statements that give a refresh its own receiver and parameters. The option `refresh_with`
+/// makes the receiver. A parameter that is a reference is replaced by a copy of its target.
 pub(crate) struct RefreshCopies {
     /// Makes the copies.
     pub(crate) copy: TokenStream,
-    /// Borrows from the copies, under the names of the parameters and under the name of the receiver.
+    /// Borrows from the copies, under the names of the parameters and under the name of the
+    /// receiver.
     pub(crate) borrow: TokenStream,
 }
 
@@ -59,8 +60,9 @@ impl RefreshCopies {
 
 /// Replaces `self` by `name`.
 ///
-/// These uses stay, because they are not the receiver of the annotated function: the path `self::…`, a
-/// `self` in a `use` or in `pub(self)`, and everything in an item that has a `self` of its own.
+/// These uses stay, because they are not the receiver of the annotated function: the path
+/// `self::…`, a `self` in a `use` or in `pub(self)`, and everything in an item that has a `self` of
+/// its own.
 pub(crate) fn with_receiver(tokens: TokenStream, name: &Ident) -> TokenStream {
     let mut replaced = Vec::new();
     let mut rest = tokens.into_iter().peekable();

@@ -84,7 +84,7 @@ pub(crate) fn may_define(statement: &Stmt, name: &Ident) -> bool {
         }
         Stmt::Item(_) => true,
         Stmt::Macro(call) => standard_macro(&call.mac.path).is_none(),
-        // A `let` is visible only after it.
+        // A `let` does not change the meaning of names above it.
         Stmt::Local(_) | Stmt::Expr(..) => false,
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::mentions::mentions;
 
-    /// An item is visible in its whole block, also before it.
+    /// An item is visible in its whole block, also above its definition.
     #[test]
     fn an_item_shadows_in_its_whole_block() {
         let state = Ident::new("state", Span::call_site());

@@ -25,8 +25,14 @@ fn formatted(tokens: &TokenStream) -> String {
     String::from_utf8(output.stdout).expect("the text is UTF-8")
 }
 
-/// Compares an expansion with the file `expansions/{name}.rs`. Returns the expansion's number of lines.
-fn check(name: &str, options: TokenStream, item: TokenStream, is_method: bool) -> usize {
+/// Compares an expansion with the file `expansions/{name}.rs`. Returns the expansion's number of
+/// lines.
+fn compare_expansion(
+    name: &str,
+    options: TokenStream,
+    item: TokenStream,
+    is_method: bool,
+) -> usize {
     let expanded = super::expand(options, item);
     let item = if is_method { quote!(impl Client { #expanded }) } else { expanded };
     let expanded = formatted(&item);
@@ -51,7 +57,7 @@ fn ordinary_function() {
         }
     };
     // The limit must be raised with care: every annotated function pays for longer code.
-    assert!(check("ordinary", options, item, false) <= 20);
+    assert!(compare_expansion("ordinary", options, item, false) <= 20);
 }
 
 #[test]
@@ -67,7 +73,7 @@ fn function_with_companion() {
         }
     };
     // The limit is for the function and its companion together.
-    assert!(check("companion", options, item, false) <= 42);
+    assert!(compare_expansion("companion", options, item, false) <= 42);
 }
 
 #[test]
@@ -84,7 +90,7 @@ fn overwritable_method() {
             self.http.profile(id).await
         }
     };
-    check("overwritable_method", options, item, true);
+    compare_expansion("overwritable_method", options, item, true);
 }
 
 #[test]
@@ -98,7 +104,7 @@ fn generic_function() {
             kind.page(edition).await
         }
     };
-    check("generic", options, item, false);
+    compare_expansion("generic", options, item, false);
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn function_with_refresh_ahead() {
             upstream(course).await
         }
     };
-    check("refreshed", options, item, false);
+    compare_expansion("refreshed", options, item, false);
 }
 
 #[test]
@@ -132,7 +138,7 @@ fn function_whose_rules_mention_parameters() {
             self.http.payment(number, state).await
         }
     };
-    check("value_rules", options, item, true);
+    compare_expansion("value_rules", options, item, true);
 }
 
 #[test]
@@ -149,7 +155,7 @@ fn method_with_refresh_with() {
             self.http.price(course).await
         }
     };
-    check("refresh_with", options, item, true);
+    compare_expansion("refresh_with", options, item, true);
 }
 
 #[test]
@@ -166,7 +172,7 @@ fn function_that_shares_its_error() {
             upstream(number, state).await
         }
     };
-    check("shared_error", options, item, false);
+    compare_expansion("shared_error", options, item, false);
 }
 
 #[test]
@@ -188,5 +194,5 @@ fn desugared_method() {
             })
         }
     };
-    check("desugared", options, item, true);
+    compare_expansion("desugared", options, item, true);
 }

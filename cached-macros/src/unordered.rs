@@ -28,8 +28,8 @@ const TRANSPARENT: [&str; 13] = [
 /// A collection without a stable order in the type of a parameter.
 pub(crate) struct UnorderedCollection<'a> {
     pub(crate) ty: &'a TypePath,
-    /// The parameter is the collection, or a reference or pointer to it, so it has the method
-    /// `iter`.
+    /// True if the parameter is the collection, or a reference or pointer to the collection. Such a
+    /// parameter has the method `iter`.
     pub(crate) is_whole: bool,
 }
 

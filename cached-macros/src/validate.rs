@@ -37,19 +37,18 @@ pub(crate) struct ValidatedFunction<'a> {
     pub(crate) value_functions: Vec<ValueFunction<'a>>,
     /// How the error of a failed fetch reaches the calls that waited for the fetch.
     pub(crate) error_sharing: ErrorSharing<'a>,
-    /// The option `refresh_ahead` is given. The function's body may then run in the background
-    /// after the call has ended.
+    /// True if the option `refresh_ahead` is given. The function's body may then run in the
+    /// background after the call has ended.
     pub(crate) has_refresh_ahead: bool,
     /// The expression of the option `refresh_with`, which makes a receiver that outlives the call.
     pub(crate) refresh_with: Option<&'a Expr>,
-    /// Entries are stored in the local tier, which is the memory of this process.
+    /// True if entries are stored in the local tier, which is the memory of this process.
     pub(crate) uses_local: bool,
-    /// Entries are stored in the remote tier, which is memcached or another store.
+    /// True if entries are stored in the remote tier, which is memcached or another store.
     pub(crate) uses_remote: bool,
     /// The cache to use instead of the default cache.
     pub(crate) cache: Option<&'a Expr>,
-    /// The option `infallible` is given. The function then returns a type of the user's own, which
-    /// is cached whole.
+    /// True if the option `infallible` is given. The whole return value is then cached.
     pub(crate) infallible: bool,
 }
 
@@ -129,9 +128,11 @@ fn check_overwrite<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr
     Some(reason)
 }
 
-/// Checks the two rules of `refresh_ahead`: a reason to overwrite is declared, because a refresh
-/// replaces an entry, and no argument is borrowed, because a refresh may outlive the call. With the
-/// option `refresh_with`, a refresh gets copies of what plain references refer to.
+/// Checks the two rules of `refresh_ahead`:
+///
+/// - A reason to overwrite is declared, because a refresh replaces an entry.
+/// - No argument is borrowed, because a refresh may outlive the call. With the option
+///   `refresh_with`, plain references are allowed: a refresh gets copies of their targets.
 fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_ahead) = &args.refresh_ahead else { return };
     if !args.was_attempted("overwrite") {
@@ -174,7 +175,8 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// Checks that `refresh_with` is given beside `refresh_ahead`, and for a receiver that is a reference.
+/// Checks that `refresh_with` is given beside `refresh_ahead`, and for a receiver that is a
+/// reference.
 fn check_refresh_with(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_with) = &args.refresh_with else { return };
     if !args.was_attempted("refresh_ahead") {

@@ -1,8 +1,8 @@
 //! The options that are functions of the cached value: `cache_if`, `ttl_with` and `weight`.
 //!
-//! The functions of `cache_if` and `ttl_with` may mention parameters. They are called after the body, which
-//! takes the parameters, so the expansion gives them copies. The expansion makes the copies after the lookup,
-//! so a hit makes none.
+//! The functions of `cache_if` and `ttl_with` may mention parameters. The body consumes the
+//! parameters before these functions are called, so the functions get copies. The expansion makes
+//! the copies after the lookup, so a hit makes none.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -32,7 +32,7 @@ pub(crate) struct ValueFunction<'a> {
 
 /// The kind of copies that a function gets of the parameters that it mentions.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Copies {
+pub(crate) enum CopyKind {
     /// Clones, which live as long as the call. The clone of a reference is the reference.
     Clones,
     /// Copies that outlive the call. The value that a reference refers to is copied.
@@ -58,8 +58,8 @@ pub(crate) fn value_functions<'a>(
     given.collect()
 }
 
-/// Checks that `weight` mentions no parameter, and that `cache_if` and `ttl_with` mention only parameters
-/// that can be copied.
+/// Checks that `weight` mentions no parameter, and that `cache_if` and `ttl_with` mention only
+/// parameters that can be copied.
 pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
     for ValueFunction { option, function: expression, mentioned } in value_functions(args, function)
     {
@@ -100,12 +100,13 @@ impl ValueFunction<'_> {
         self.mentioned.iter().any(|parameter| parameter.ident == *name)
     }
 
-    /// Writes the function. If it mentions parameters, it gets copies of these under their own names:
+    /// Writes the function. If it mentions parameters, it gets copies of these under their own
+    /// names:
     /// `with_copies!((state,) = (clone_parameter(&state),), |payment| payment.state == state)`.
     pub(crate) fn tokens(
         &self,
         function: &Function,
-        copies: Copies,
+        copies: CopyKind,
         krate: &CratePath<'_>,
     ) -> TokenStream {
         let expression = self.function;
@@ -141,11 +142,11 @@ fn mention(expression: &Expr, name: &Ident) -> Ident {
 }
 
 /// Returns the name of the runtime's function that copies the parameter.
-fn copy_function(function: &Function, parameter: &Parameter, copies: Copies) -> &'static str {
+fn copy_function(function: &Function, parameter: &Parameter, copies: CopyKind) -> &'static str {
     let path = parameter.ident.clone().into();
     let name = ExprPath { attrs: Vec::new(), qself: None, path };
     let argument = function.signature.inputs.get(parameter.argument);
-    if copies == Copies::Owned && argument.is_some_and(is_shared_reference) {
+    if copies == CopyKind::Owned && argument.is_some_and(is_shared_reference) {
         "own_parameter"
     } else if function.has_unnamed_type(parameter) || has_generic_type(function, &Expr::Path(name))
     {
