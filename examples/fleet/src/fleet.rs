@@ -18,7 +18,7 @@ use crate::report::Phase;
 /// The number of concurrent calls in all processes together.
 const CONCURRENT_CALLS: u32 = 2000;
 /// How long a fetch takes.
-const FETCH: Duration = Duration::from_millis(20);
+const FETCH_TIME: Duration = Duration::from_millis(20);
 
 /// The numbers that the command line sets.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ struct Upstream {
 
 impl Upstream {
     async fn answer(&self, number: u32, version: u32) -> Payment {
-        tokio::time::sleep(FETCH).await;
+        tokio::time::sleep(FETCH_TIME).await;
         let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         *fetches.entry((number, version)).or_default() += 1;
         Payment { number, version }
@@ -168,7 +168,7 @@ impl Fleet {
     }
 
     /// Returns the server that holds each key of version 2.
-    pub(crate) fn homes(&self) -> Homes {
+    pub(crate) fn homes(&self) -> KeyHomes {
         let servers: Vec<_> = self
             .addresses
             .iter()
@@ -182,7 +182,7 @@ impl Fleet {
                 homes.insert(number, (*address).clone());
             }
         }
-        Homes(homes)
+        KeyHomes(homes)
     }
 
     fn entry(&self, number: u32) -> CacheEntry<Payment, WriteOnce> {
@@ -217,12 +217,12 @@ impl Fleet {
 }
 
 /// The server that holds each key.
-pub(crate) struct Homes(BTreeMap<u32, String>);
+pub(crate) struct KeyHomes(BTreeMap<u32, String>);
 
-impl Homes {
+impl KeyHomes {
     /// Counts the keys that are in both maps, and the keys among them that have moved to another
     /// server.
-    pub(crate) fn moved_until(&self, later: &Homes) -> MovedKeys {
+    pub(crate) fn moved_until(&self, later: &KeyHomes) -> MovedKeys {
         let both = self.0.iter().filter_map(|(key, home)| Some((home, later.0.get(key)?)));
         let (mut moved, mut keys) = (0, 0);
         for (before, after) in both {

@@ -84,5 +84,5 @@ async fn play(size: FleetSize) -> Report {
 
     fleet.half_an_hour_later();
     phases.push(fleet.phase("half an hour later", 2).await);
-    Report { size, phases, load, moved, of_lost: before.at(&lost) }
+    Report { size, phases, load, moved, keys_of_lost_server: before.at(&lost) }
 }

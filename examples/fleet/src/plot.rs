@@ -14,8 +14,8 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (900, 900)).into_drawing_area();
     root.fill(&WHITE)?;
     let (above, below) = root.split_vertically(500);
-    fetches(report, &above)?;
-    loads(report, &below)?;
+    draw_fetches(report, &above)?;
+    draw_loads(report, &below)?;
     root.present()?;
     Ok(())
 }
@@ -24,7 +24,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// Draws the fetches of each phase, and beside them the fetches of processes with only a local
 /// cache. The scale is logarithmic.
-fn fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
+fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let most = report.phases.iter().map(|phase| phase.alone).max().unwrap_or(1).max(10) as f64;
     let phases = report.phases.len() as f64;
     let mut chart = ChartBuilder::on(area)
@@ -61,7 +61,7 @@ fn fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
 }
 
 /// Draws the load of the servers, in descending order.
-fn loads(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
+fn draw_loads(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let mut loads = report.load.clone();
     loads.sort_unstable_by(|a, b| b.cmp(a));
     let most = loads.first().copied().unwrap_or(1).max(1) as f64;

@@ -31,7 +31,7 @@ pub(crate) struct Report {
     /// The keys that moved when the lost server was removed from the pool.
     pub(crate) moved: MovedKeys,
     /// The number of keys that the lost server held.
-    pub(crate) of_lost: u64,
+    pub(crate) keys_of_lost_server: u64,
 }
 
 impl Report {
@@ -50,9 +50,11 @@ impl Report {
             }
         }
         let MovedKeys { moved, .. } = self.moved;
-        if moved > self.of_lost {
-            broken
-                .push(format!("{moved} keys moved, but the lost server had only {}", self.of_lost));
+        if moved > self.keys_of_lost_server {
+            broken.push(format!(
+                "{moved} keys moved, but the lost server had only {}",
+                self.keys_of_lost_server
+            ));
         }
         broken
     }
@@ -105,7 +107,7 @@ impl fmt::Display for Report {
             f,
             "removing a server moved {moved} of {keys} keys ({:.2}%); the server had {}; hashing by modulus would move {:.0}%",
             100.0 * moved as f64 / keys.max(1) as f64,
-            self.of_lost,
+            self.keys_of_lost_server,
             100.0 * (1.0 - 1.0 / f64::from(servers))
         )
     }

@@ -10,7 +10,8 @@ use crate::model::{CarrierConfig, Depot, Page, Parcel, Rate, Recipient, Tracking
 
 /// A carrier of parcels.
 ///
-/// The trait says nothing about caching. An implementation may cache, and a fake in a test does not.
+/// The trait says nothing about caching. An implementation may cache, and a fake in a test does
+/// not.
 ///
 /// # Errors
 /// Every method returns an error if the carrier does not answer, or if its answer does not have the

@@ -40,8 +40,8 @@ impl std::error::Error for CarrierError {}
 
 /// Makes a second error for the callers that waited for a failed fetch.
 ///
-/// An `anyhow::Error` is not `Clone`. The copy keeps the type that callers look for, and the text of
-/// everything else.
+/// An `anyhow::Error` is not `Clone`. The copy keeps the type that callers look for, and the text
+/// of everything else.
 fn copy_error(error: &anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<CarrierError>() {
         Some(answer) => answer.clone().into(),
@@ -51,8 +51,9 @@ fn copy_error(error: &anyhow::Error) -> anyhow::Error {
 
 /// A carrier that is reached over HTTP.
 ///
-/// Two clients may have two base URLs, for example of a test system, so every key has `base_url` in
-/// it. Cloning is cheap, because a refresh in the background owns a clone.
+/// Two clients may have different base URLs, for example if one is for a test system. So every key
+/// contains `base_url`. A refresh in the background owns a clone of the client, so cloning is
+/// cheap.
 #[derive(Debug, Clone)]
 pub struct HttpCarrier {
     base_url: Arc<str>,
@@ -83,7 +84,7 @@ impl HttpCarrier {
         name = "carrier_token",
         identifier = (self.base_url, self.client_id),
         overwrite(reason = "the carrier issues a new token under the same client id"),
-        ttl_with = |token| token.usable(),
+        ttl_with = |token| token.usable_time(),
         remote = false,
         share_error = copy_error,
         entry = token_entry
@@ -91,11 +92,11 @@ impl HttpCarrier {
     async fn token(&self) -> Result<Token> {
         let request = self.http.post(self.url(&["token"])?);
         let answer = request.json(&json!({ "client_id": &*self.client_id })).send().await?;
-        Ok(checked(answer)?.json().await?)
+        Ok(success_or_error(answer)?.json().await?)
     }
 
-    /// Returns the tracking of a parcel. Every page of a parcel needs it. While the carrier is down,
-    /// `error_ttl` lets one call in two seconds ask.
+    /// Returns the tracking of a parcel. Every page of a parcel needs it. While the carrier is
+    /// down, `error_ttl` lets one call in two seconds ask.
     #[coordinator_cached(
         name = "carrier_tracking",
         identifier = (self.base_url, number),
@@ -171,15 +172,15 @@ impl HttpCarrier {
                 if current.is_some_and(|current| current.access_token == token.access_token) {
                     self.token_entry().invalidate().await?;
                 }
-                checked(again.bearer_auth(self.token().await?.access_token).send().await?)
+                success_or_error(again.bearer_auth(self.token().await?.access_token).send().await?)
             }
-            _ => checked(answer),
+            _ => success_or_error(answer),
         }
     }
 }
 
 /// Turns an answer that is not a success into an error.
-fn checked(answer: Response) -> Result<Response> {
+fn success_or_error(answer: Response) -> Result<Response> {
     let status = answer.status();
     let path = answer.url().path().to_owned();
     match status {
@@ -284,7 +285,7 @@ impl CarrierApi for HttpCarrier {
     async fn redirect(&self, number: &str, depot: Uuid) -> Result<()> {
         let path = ["parcels", number, "redirect"];
         self.change(Method::POST, &path, &json!({ "depot": depot })).await?;
-        // The parcel is on its way to the other depot, so a cache that was not told is not an error.
+        // The parcel is redirected even if the invalidation fails, so the failure is only logged.
         if let Err(error) = self.tracking_entry(number).invalidate().await {
             log::warn!("the tracking of a parcel may be old for a minute: {error}");
         }

@@ -22,19 +22,20 @@
 //! There it has three advantages over the functions of [`ParcelDesk`]:
 //!
 //! - Everyone who holds an `Arc<dyn CarrierApi>` is answered from the cache.
-//! - The key can have `self.base_url` in it. That field is not visible behind `dyn CarrierApi`, so a
-//!   function there would mix up the answers of two carriers.
+//! - The key can have `self.base_url` in it. That field is not visible behind `dyn CarrierApi`, so
+//!   a function there would mix up the answers of two carriers.
 //! - A fake carrier in a test is another `impl`, and is not cached.
 //!
 //! Three methods are methods of `HttpCarrier` itself: `token`, `fetch_tracking` and
 //! `fetch_recipient`. The program changes their entries, so they have companions
 //! (`entry = tracking_entry`). A companion is a second method, and an `impl` of a trait cannot have
-//! methods that the trait lacks. The trait's methods `tracking` and `recipient` call them.
+//! methods that the trait lacks. The trait's methods `tracking` and `recipient` call
+//! `fetch_tracking` and `fetch_recipient`.
 //!
 //! # Errors
-//! An `anyhow::Error` is not `Clone`. `share_error = copy_error` makes a second one for the calls that
-//! waited for a failed fetch. So a carrier that is down is asked once, however many calls wait, and
-//! callers still find the [`CarrierError`] with `downcast_ref`.
+//! An `anyhow::Error` is not `Clone`. `share_error = copy_error` makes a second one for the calls
+//! that waited for a failed fetch. So a carrier that is down is asked once, however many calls
+//! wait, and callers still find the [`CarrierError`] with `downcast_ref`.
 //!
 //! # An example
 //!

@@ -1,7 +1,7 @@
 //! The data that the carrier's API returns, in the shapes that JSON APIs use.
 //!
-//! All types but [`CarrierConfig`] are shared through memcached as they are. They derive `PartialEq`,
-//! so the cache notices if serde loses a field of a value.
+//! All types but [`CarrierConfig`] are shared through memcached as they are. They derive
+//! `PartialEq`, so the cache notices if serde loses a field of a value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,7 +118,7 @@ pub struct CarrierConfig {
     pub countries: Vec<String>,
 }
 
-/// The right to use the API for a while.
+/// A token that gives access to the API for a limited time.
 #[derive(Clone, Deserialize)]
 pub struct Token {
     pub(crate) access_token: String,
@@ -128,7 +128,7 @@ pub struct Token {
 impl Token {
     /// Returns how long the token can be used. A request that is under way when the token expires
     /// would fail, so the last ten seconds are not used.
-    pub(crate) fn usable(&self) -> Duration {
+    pub(crate) fn usable_time(&self) -> Duration {
         Duration::from_secs(self.expires_in.saturating_sub(10))
     }
 }

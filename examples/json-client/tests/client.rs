@@ -65,8 +65,8 @@ async fn two_services_share_a_real_memcached() -> Result<()> {
     assert_eq!(other.scope(read_all(&*same_api)).await?, answers);
     assert_eq!(carrier.requests(), READS);
 
-    // The other service has its own copy of the tracking, and may serve it for 5 s. A service that
-    // has none sees the redirection at once.
+    // The other service has its own copy of the tracking, and may serve the copy for 5 s. A service
+    // without a copy sees the redirection at once.
     one.scope(api.redirect("7", DEPOT)).await?;
     assert_eq!(one.scope(api.tracking("7")).await?.len(), 2);
     one.flush().await;

@@ -24,20 +24,21 @@ pub(crate) const DEPOT: Uuid = Uuid::from_u128(0xde);
 /// A running carrier. Dropping the value ends the server.
 pub(crate) struct Carrier {
     pub(crate) base_url: String,
-    records: Arc<Records>,
+    state: Arc<CarrierState>,
     server: JoinHandle<()>,
 }
 
+/// What the carrier stores, and how it answers.
 #[derive(Default)]
-struct Records {
+struct CarrierState {
     /// The requests so far, such as `GET /parcels/7/events`. Requests for a token are among them.
     requests: Mutex<Vec<String>>,
     events: Mutex<Vec<Value>>,
     ada: Mutex<Value>,
     /// The number of the token that is accepted.
     token: AtomicU32,
-    fails: AtomicBool,
-    lags: AtomicBool,
+    is_failing: AtomicBool,
+    is_lagging: AtomicBool,
 }
 
 impl Carrier {
@@ -45,43 +46,44 @@ impl Carrier {
     pub(crate) async fn start() -> Carrier {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let base_url = format!("http://{}", listener.local_addr().expect("the port is bound"));
-        let records = Arc::new(Records::default());
-        *lock(&records.events) = vec![json!({ "kind": "announced", "at": "2026-03-01T08:00:00Z" })];
-        *lock(&records.ada) = json!({
+        let state = Arc::new(CarrierState::default());
+        *lock(&state.events) = vec![json!({ "kind": "announced", "at": "2026-03-01T08:00:00Z" })];
+        *lock(&state.ada) = json!({
             "id": ADA,
             "name": "Ada",
             "preferences": { "doorbell": false, "floors": [1, 2.5, null] },
         });
-        let routes = Router::new().fallback(answer).with_state(Arc::clone(&records));
+        let routes = Router::new().fallback(answer).with_state(Arc::clone(&state));
         let server = tokio::spawn(async move {
             let _ = axum::serve(listener, routes).await;
         });
-        Carrier { base_url, records, server }
+        Carrier { base_url, state, server }
     }
 
     /// Returns the number of requests so far, without those for a token.
     pub(crate) fn requests(&self) -> usize {
-        lock(&self.records.requests).iter().filter(|request| *request != "POST /token").count()
+        lock(&self.state.requests).iter().filter(|request| *request != "POST /token").count()
     }
 
     /// Returns the number of requests for a token so far.
     pub(crate) fn token_requests(&self) -> usize {
-        lock(&self.records.requests).iter().filter(|request| *request == "POST /token").count()
+        lock(&self.state.requests).iter().filter(|request| *request == "POST /token").count()
     }
 
     /// Refuses the tokens that were issued so far.
     pub(crate) fn revoke_tokens(&self) {
-        self.records.token.fetch_add(1, Ordering::SeqCst);
+        self.state.token.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// While `fails` is true, every request but one for a token is answered with status 503.
-    pub(crate) fn fail(&self, fails: bool) {
-        self.records.fails.store(fails, Ordering::SeqCst);
+    /// While `is_failing` is true, every request but one for a token is answered with status 503.
+    pub(crate) fn fail(&self, is_failing: bool) {
+        self.state.is_failing.store(is_failing, Ordering::SeqCst);
     }
 
-    /// While `lags` is true, a parcel is answered in the revision before the one that is asked for.
-    pub(crate) fn lag(&self, lags: bool) {
-        self.records.lags.store(lags, Ordering::SeqCst);
+    /// While `is_lagging` is true, the carrier answers with the revision of a parcel before the
+    /// requested one.
+    pub(crate) fn lag(&self, is_lagging: bool) {
+        self.state.is_lagging.store(is_lagging, Ordering::SeqCst);
     }
 }
 
@@ -96,16 +98,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn answer(
-    State(records): State<Arc<Records>>,
+    State(state): State<Arc<CarrierState>>,
     Query(query): Query<Vec<(String, String)>>,
     request: Request,
 ) -> Response {
     let method = request.method().as_str().to_owned();
     let path = request.uri().path().to_owned();
-    lock(&records.requests).push(format!("{method} {path}"));
+    lock(&state.requests).push(format!("{method} {path}"));
     tokio::time::sleep(Duration::from_millis(20)).await;
 
-    let token = format!("token {}", records.token.load(Ordering::SeqCst));
+    let token = format!("token {}", state.token.load(Ordering::SeqCst));
     if path == "/token" {
         return Json(json!({ "access_token": token, "expires_in": 300 })).into_response();
     }
@@ -113,7 +115,7 @@ async fn answer(
     if bearer.is_none_or(|bearer| *bearer != *format!("Bearer {token}")) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    if records.fails.load(Ordering::SeqCst) {
+    if state.is_failing.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let body = to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
@@ -122,13 +124,13 @@ async fn answer(
     let parameter = |name: &str| {
         query.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str())
     };
-    match records.find(&method, &segments, parameter, body) {
+    match state.find(&method, &segments, parameter, body) {
         Some(answer) => Json(answer).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-impl Records {
+impl CarrierState {
     /// Returns the body of an answer, or `None` if nothing is at this path.
     fn find<'q>(
         &self,
@@ -140,7 +142,7 @@ impl Records {
         let found = match (method, path) {
             ("GET", ["parcels"]) => json!({ "items": [parcel(parameter("query"), 1)], "next": 2 }),
             ("GET", ["parcels", number, "revisions", revision]) => {
-                let lag = u32::from(self.lags.load(Ordering::SeqCst));
+                let lag = u32::from(self.is_lagging.load(Ordering::SeqCst));
                 parcel(number, revision.parse::<u32>().ok()? - lag)
             }
             ("GET", ["parcels", _, "events"]) => Value::Array(lock(&self.events).clone()),
