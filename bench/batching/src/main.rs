@@ -1,6 +1,6 @@
-//! Compares remote hits of 1 to 256 callers with gets of the same items by the client alone:
-//! `cargo run --release [-- CALLERS…]`. The rounds alternate on one memcached, and the table shows
-//! medians and ratios.
+//! Compares remote hits of 1 to 256 callers with gets of the same items by the memcached client
+//! alone: `cargo run --release [-- CALLERS…]`. The rounds alternate on one memcached, and the table
+//! shows medians and ratios.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,9 +34,9 @@ impl Drop for Memcached {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Get {
-    /// A get of the frame by the client alone.
+    /// A get of the item by the memcached client alone.
     Bare,
-    /// The `get` of an entry: key, digest, exchange, frame and value.
+    /// The `get` of an entry, which makes the key, reads the item and decodes the value.
     Entry,
     /// A call of the function, which adds single-flight.
     Call,

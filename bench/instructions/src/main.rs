@@ -37,7 +37,7 @@ async fn payment(number: &str, state: State) -> Result<Arc<Payment>, FetchError>
     upstream(number, state).await
 }
 
-/// Has no local tier, so each call reads from memcached.
+/// A function without a local tier, so each call reads from memcached.
 #[coordinator_cached(
     name = "remote_payment",
     version = state,

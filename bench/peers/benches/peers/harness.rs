@@ -56,7 +56,9 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
     results
 }
 
-/// Keeps the notes of measured batches. The input has one note for each batch of a contender.
+/// Returns the notes of the measured batches, and drops those of the warm-up. The input has one
+/// note for each batch of a contender. A note is a number that the contender records, such as a hit
+/// ratio.
 pub fn measured_notes<T>(notes: impl IntoIterator<Item = T>) -> Vec<T> {
     // The first round is a warm-up, and so is the first batch of each round.
     notes.into_iter().skip(3).step_by(2).collect()
@@ -83,7 +85,8 @@ impl Results {
         Results { rows: rows.collect() }
     }
 
-    /// Returns one row of each contender that has it, under the name of the contender.
+    /// Returns one row of each contender, under the contender's name. `row_of` returns the name of
+    /// that row. A contender without the row is left out.
     pub fn select(&self, names: &[&str], row_of: fn(&str) -> String) -> Results {
         let rows = names.iter().filter_map(|name| {
             let row = self.rows.iter().find(|row| row.0 == row_of(name))?;

@@ -1,4 +1,4 @@
-//! Measures misses. Every key is new, and the fetch only makes its answer.
+//! Measures misses. Every key is new, and the fetch makes its answer without a network call.
 
 use std::hint::black_box;
 

@@ -25,7 +25,7 @@ pub fn fetches() -> u64 {
     FETCHES.load(Ordering::Relaxed)
 }
 
-/// Stands for the network call.
+/// A stand-in for the network call.
 pub fn make(id: u64, state: State) -> Order {
     FETCHES.fetch_add(1, Ordering::Relaxed);
     Order { id, cents: 1999, items: 3, state }

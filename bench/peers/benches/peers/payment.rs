@@ -22,7 +22,7 @@ pub struct Payment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchError;
 
-/// Stands for the network call.
+/// A stand-in for the network call.
 pub async fn upstream(number: &str, state: State) -> Result<Payment, FetchError> {
     Ok(Payment { number: number.to_owned(), state, currency: "EUR".to_owned(), cents: 1999 })
 }

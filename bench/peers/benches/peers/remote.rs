@@ -1,5 +1,5 @@
-//! Measures remote hits. This library, the client alone, and a plain connection read the same
-//! frames from the same memcached.
+//! Measures remote hits. This library, the memcached client alone, and a plain connection read the
+//! same items from the same memcached.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -20,10 +20,11 @@ const BARE: &str = "the bare client's get";
 const OURS: &str = "cached-core";
 const PIPELINING: &str = "raw pipelining";
 const KEYS: usize = 1_000;
-/// The number of runs of one caller. Runs differ, so there are several, each with a new memcached.
+/// The number of runs with one caller. Runs differ, so there are several, each with a new
+/// memcached.
 const RUNS: usize = 9;
 
-/// Has no local tier, so each call reads from memcached.
+/// A function without a local tier, so each call reads from memcached.
 #[coordinator_cached(name = "remote", version = state, local = false, entry = ours_entry)]
 async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
     shared_upstream(number, state).await

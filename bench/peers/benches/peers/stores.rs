@@ -17,8 +17,8 @@ const TTL: Duration = Duration::from_secs(30 * 60);
 /// The capacity of each store of this process, in entries.
 static ROOM: OnceLock<usize> = OnceLock::new();
 
-/// Sets the capacity of each store of this process in entries, and that of cached-core in bytes. It
-/// must be called once, before a store is used.
+/// Sets the capacity of each store of this process in entries, and that of cached-core in bytes.
+/// The caller must call this function once, before it uses a store.
 pub fn prepare(room: usize, bytes: u64) -> Runtime {
     ROOM.set(room).expect("this call is the first");
     let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");

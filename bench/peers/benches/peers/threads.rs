@@ -82,8 +82,8 @@ fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + 
     took.expect("a thread").as_nanos() as f64 / (threads * count) as f64
 }
 
-/// Takes about as long as a hit, and shares no memory. Its throughput is the best that two threads
-/// can reach.
+/// A computation that takes about as long as a hit, and shares no memory. Its throughput is the
+/// best that two threads can reach.
 fn arithmetic(id: u64) -> u64 {
     (0..50).fold(black_box(id), |word, _| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32))
 }
