@@ -210,13 +210,12 @@ struct FlightState {
     next_id: u64,
     /// True if the watchdog has the flight in its list.
     is_watched: bool,
-    /// The wakers of leaders that fetch although the lead has passed on at least once. The end of
-    /// the flight wakes them.
+    /// The wakers of the leaders, if the lead has passed on. The end of the flight wakes them.
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
-    /// The runtime of the leader that lost the lead because this runtime is undriven. `None` once
-    /// the successor has taken the lead.
+    /// The undriven runtime because of which a leader lost the lead. `None` once the successor has
+    /// taken the lead.
     undriven: Option<Id>,
 }
 

@@ -2,8 +2,9 @@
 //! tasks.
 //!
 //! A `current_thread` runtime runs tasks only during `block_on`, and no runtime runs tasks while
-//! all its threads are blocked. Timers and sockets of an undriven runtime wake no leader. A probe
-//! is a spawned task that only sets a flag. A driven runtime runs the probe soon.
+//! all its threads are blocked. Timers and sockets of an undriven runtime wake no task. A probe is
+//! a spawned task that only sets a flag. A driven runtime runs the probe soon. The header of
+//! [`flight`](super) defines the words *leader* and *watchdog*.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

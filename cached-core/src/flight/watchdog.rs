@@ -54,7 +54,8 @@ impl LeaderWatchdog {
         let mut current = attempts.find_map(Result::ok)?;
         let inherited = match &*current {
             Some((owner, watchdog)) if *owner == process => return Some(Arc::clone(watchdog)),
-            // A thread of the parent may have held the lock of the list when the parent forked.
+            // This code does not wait for the lock of the parent's list. A thread of the parent may
+            // have held the lock when the parent forked.
             Some((_, parents)) => {
                 parents.flights.try_lock().ok().map(|mut flights| std::mem::take(&mut *flights))
             }

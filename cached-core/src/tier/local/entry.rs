@@ -45,8 +45,8 @@ impl EntryId {
         EntryId { fingerprint: KeyFingerprint::of(key), number }
     }
 
-    /// Returns an id that carries two more bits, which [`split_bits`](Self::split_bits) returns.
-    /// Unless the bits are zero, no entry has this id.
+    /// Returns an id that carries two more bits, which [`split_bits`](Self::split_bits) returns. If
+    /// one of these bits is set, the result is not the id of an entry.
     pub(super) fn with_bits(self, bits: u8) -> EntryId {
         EntryId { number: self.number | u32::from(bits) << 30, ..self }
     }

@@ -1,4 +1,5 @@
 //! Numbers for the order in which fetches begin, and for values that are obtained without a fetch.
+//! Each *stripe*, a group of keys that share a lock, has its own numbers.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

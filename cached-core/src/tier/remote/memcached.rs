@@ -1,7 +1,7 @@
 //! The remote store on memcached: choice of servers, leases, writes and deadlines.
 //!
 //! If memcached fails, calls of the annotated functions still succeed. A server that does not
-//! answer delays a call by about the timeout at most. After a few failures the server is *ejected*:
+//! answer delays a call at most by about the timeout. After a few failures the server is *ejected*:
 //! calls send no commands to the server until it has recovered.
 //!
 //! A key has two *slots*, which are two names in memcached. An entry is usually in the first slot.

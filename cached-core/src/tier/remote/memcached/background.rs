@@ -4,11 +4,11 @@
 //! refresh claim. A *lease* is the right to run the annotated function for a missing value. A
 //! *refresh claim* is the right to run the function again before an item expires.
 //!
-//! The writes of a cache wait in one queue, and a bounded number of *workers* carry them out. A
-//! fill is dropped only if the queue already holds too many bytes. A worker is a task on the
-//! runtime that queued a write. The runtime may end before the write is done, for example at the
-//! end of `main`. The write then starts again on a worker of another runtime. If there is no such
-//! worker, the write starts again on the [`fallback_runtime`].
+//! The writes of a cache wait in one queue, and a bounded number of *workers* carry them out. If
+//! the queue already holds too many bytes, a new fill is dropped. A worker is a task on the runtime
+//! that queued a write. The runtime may end before the write is done, for example at the end of
+//! `main`. The write then starts again on a worker of another runtime. If there is no such worker,
+//! the write starts again on the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -46,7 +46,7 @@ pub(super) struct BackgroundWrites {
 #[derive(Default)]
 struct WriteQueue {
     waiting: VecDeque<QueuedWrite>,
-    /// The number of workers of each runtime that has workers.
+    /// The number of workers on each runtime. A runtime without workers has no entry.
     workers: HashMap<Id, usize>,
     /// True while a task on the fallback runtime looks for overdue writes.
     is_watched: bool,

@@ -54,7 +54,7 @@ impl Dialer {
         Dialer { addresses: dial_order(addresses), identity }
     }
 
-    /// Connects to the first address that answers, and records the memcached process found there as
+    /// Connects to the first address that answers. Records the memcached process at this address as
     /// the server's current incarnation (run of its process). If an address has not answered after
     /// a short time, the next address is tried as well (RFC 8305), because a machine that is gone
     /// never answers.

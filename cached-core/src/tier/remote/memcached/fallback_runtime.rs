@@ -3,9 +3,9 @@
 //!
 //! The fallback runtime runs on its own thread. A runtime that is shutting down waits a short time
 //! for the writes that it hands over. A program that ends without [`flush`](crate::Cache::flush)
-//! therefore usually stores its values in memcached all the same, and gives back its leases. If a
-//! program is killed or calls `std::process::exit`, its writes are lost, and its leases expire
-//! after a few seconds.
+//! therefore usually still stores its values in memcached, and gives back its leases. If a program
+//! is killed or calls `std::process::exit`, its writes are lost, and its leases expire after a few
+//! seconds.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -26,7 +26,7 @@ const WAIT_RESETS_AFTER: Duration = Duration::from_secs(10);
 /// `fork`, the child process starts its own thread.
 static THREAD: Mutex<Option<(u32, UnboundedSender<FallbackJob>)>> = Mutex::new(None);
 
-/// When a shutdown last waited, and for how long the recent shutdowns have waited in total.
+/// The time at which a shutdown last waited, and the total length of the recent waits.
 static LAST_WAIT: Mutex<Option<(Instant, Duration)>> = Mutex::new(None);
 
 struct FallbackJob {

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn only_refused_reads_count_as_failures() {
+    fn a_refused_write_is_not_a_failure() {
         let failure = |results: &[(bool, CommandResult)]| {
             let mut summary = ExchangeSummary::default();
             results.iter().for_each(|(is_read, result)| summary.add(*is_read, result));

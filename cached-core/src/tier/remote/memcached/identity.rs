@@ -23,7 +23,7 @@ use crate::sync::lock;
 /// A server reports its uptime in whole seconds.
 const UPTIME_GRANULARITY: Duration = Duration::from_secs(1);
 
-/// The process behind one server's address. The server's pipelines share it.
+/// The process behind one server's address. The server's pipelines share this struct.
 pub(super) struct ServerIdentity {
     /// The current incarnation as a number, readable without the lock. The number changes only
     /// under the lock of `state`.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_process_is_not_fenced() {
+    fn a_young_process_started_after_the_change() {
         let now = Instant::now();
         assert!(process(1, 2).started_after(now - Duration::from_secs(10), now));
         assert!(!process(1, 10).started_after(now - Duration::from_secs(10), now));

@@ -4,7 +4,8 @@
 //! A *lease* is the right to run the annotated function for a missing value. memcached represents a
 //! new lease as a *placeholder*, an empty item. When the holder renews the lease, it replaces the
 //! placeholder with a [`LeaseMarker`]. A *refresh claim* is the right to run the annotated function
-//! again before an item expires.
+//! again before an item expires. A *CAS* is the version number of an item, a placeholder or a
+//! marker.
 
 use std::time::{Duration, Instant};
 

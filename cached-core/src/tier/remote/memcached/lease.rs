@@ -8,9 +8,9 @@
 //! as its fetch, and the lease of a killed process usually ends within 1 to 3 s. A fetch that takes
 //! less than half a second needs no renewal.
 //!
-//! A renewal requires that the placeholder or marker still has its last known CAS. memcached
-//! refuses the renewal if another caller has invalidated, overwritten or added the entry. The lease
-//! is then *lost*, and the fetched value is not stored.
+//! A renewal requires that the placeholder or marker still has its last known CAS (version number).
+//! memcached refuses the renewal if another caller has invalidated, overwritten or added the entry.
+//! The lease is then *lost*, and the fetched value is not stored.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -126,8 +126,8 @@ impl HeldLease {
                     LeasePhase::Lost => return None,
                     LeasePhase::Renewing if tokio::time::Instant::now() < give_up => {}
                     LeasePhase::Renewing | LeasePhase::Held | LeasePhase::Settled => {
-                        // The renewal may still reach memcached. memcached then refuses either the
-                        // renewal or the write, whichever comes second.
+                        // A renewal that is under way may still reach memcached. memcached then
+                        // refuses either the renewal or the write, whichever comes second.
                         state.is_uncertain |= state.phase == LeasePhase::Renewing;
                         state.phase = LeasePhase::Settled;
                         break (state.cas, state.is_uncertain);

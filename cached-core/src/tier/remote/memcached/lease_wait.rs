@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_placeholder_is_not_taken_for_endless() {
+    fn a_long_placeholder_is_checked_late() {
         let now = Instant::now();
         let ends_in = |wait: &LeaseWait, seconds| {
             let expires = now + Duration::from_secs(seconds);

@@ -97,7 +97,8 @@ impl InMemoryServer {
         self.lock().behaviour = behaviour;
     }
 
-    /// Removes all items and starts the CAS numbers again, as a restart does.
+    /// Removes all items and starts the CAS numbers (version numbers of items) again, as a restart
+    /// does.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         state.items.clear();

@@ -14,8 +14,8 @@ use crate::sync::lock;
 /// The largest number of keys whose claims are noted.
 const MAX_KEYS: usize = 4096;
 
-/// Maps each key to the CAS of the claimed item and the time at which this process first saw the
-/// claim.
+/// Maps each key to the CAS (version number) of the claimed item and the time at which this process
+/// first saw the claim.
 #[derive(Default)]
 pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 

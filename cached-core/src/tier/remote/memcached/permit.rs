@@ -3,7 +3,8 @@
 //! A permit may include a lease or a refresh claim. A *lease* is the right to run the annotated
 //! function for a missing value. A *refresh claim* is the right to run the function again before an
 //! item expires. On the server, a lease is a *placeholder*, an empty item. A renewal replaces the
-//! placeholder with a *marker*.
+//! placeholder with a *marker*. A *CAS* is a version number that the server gives to each item,
+//! placeholder and marker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -366,8 +366,8 @@ impl QueueFlusher {
     }
 }
 
-/// If a flusher is dropped while the pipeline counts it, its runtime has ended. If no other flusher
-/// is left, the queued commands fail, because no task will send them.
+/// If a flusher is dropped while the pipeline counts it, the flusher's runtime has ended. If no
+/// other flusher is left, the queued commands fail, because no task will send them.
 impl Drop for QueueFlusher {
     fn drop(&mut self) {
         if !self.is_counted {

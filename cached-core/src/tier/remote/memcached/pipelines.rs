@@ -129,7 +129,7 @@ fn find_in(
     Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).map_err(|error| *error))
 }
 
-/// A driver that a connection needs and a runtime lacks.
+/// The timer or the I/O driver, which a connection needs and a runtime lacks.
 #[derive(Clone, Copy)]
 struct MissingDriver {
     name: &'static str,
@@ -169,7 +169,8 @@ pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
     known_missing_driver(runtime.id()).is_some()
 }
 
-/// Returns the driver that a connection needs and the current runtime lacks, if it lacks one.
+/// Returns the driver that the current runtime lacks, or `None` if the runtime has the timer and
+/// the I/O driver.
 ///
 /// tokio has no function for this check, and code that uses a missing driver panics. This function
 /// uses both drivers and catches the panics, so that no later call panics. The program's panic hook

@@ -1,5 +1,5 @@
-//! The queue of commands that a pipeline has yet to send. Its size in bytes is limited, and it is
-//! emptied in batches.
+//! The queue of commands that a pipeline has yet to send. The queue's size in bytes is limited. The
+//! pipeline takes the commands in batches.
 
 use std::collections::VecDeque;
 
@@ -70,9 +70,9 @@ impl CommandQueue {
     /// given up, except an unconditional delete. Such a delete removes an outdated entry, even if
     /// no caller waits for the result.
     ///
-    /// A caller has given up once its receiver is dropped. A passed deadline does not count: in a
-    /// burst, the caller's task may run long after the deadline, and still use a result that has
-    /// arrived.
+    /// A caller has given up once its receiver is dropped. A caller whose deadline has passed has
+    /// not given up: in a burst of calls, the caller's task may run long after the deadline, and
+    /// still use a result that has arrived.
     pub(super) fn next_batch(&mut self) -> CommandBatch {
         let mut batch = CommandBatch::default();
         let mut bytes = 0;

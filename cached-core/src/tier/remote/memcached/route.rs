@@ -238,6 +238,7 @@ impl KeyRoute {
     /// Empties the frame of an item that may be stale. These are the items whose CAS number is
     /// below the server's *fence*, because they are older than a removal that the server has
     /// missed. Readers treat an empty frame as corrupt, and any caller may replace a corrupt item.
+    /// Also checks in the background whether the fence is still needed.
     pub(super) fn empty_if_fenced(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();

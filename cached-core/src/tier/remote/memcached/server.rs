@@ -43,7 +43,7 @@ use rendezvous::RendezvousSeed;
 
 /// The longest time from a background command's start to its result.
 pub(super) const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
-/// The renewal of a lease may take at least this long, even if the server's timeout is shorter. A
+/// The shortest timeout for the renewal of a lease. The server's timeout applies if it is longer. A
 /// late renewal is still useful, because a lease lasts longer than a call waits.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 

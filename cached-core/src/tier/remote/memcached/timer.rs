@@ -3,8 +3,8 @@
 //! While every task waits, for example for a server's reply, tokio's paused clock jumps to the next
 //! timer. After the test resumes the clock, the clock stays ahead of real time. Servers reply in
 //! real time, so each deadline in this module is an [`Instant`] of the standard library. If a tokio
-//! timer fires before its deadline, it is set again, in small steps. The runtime polls its sockets
-//! between the steps.
+//! timer fires before its deadline, the timer is set again, in small steps. The runtime polls its
+//! sockets between the steps.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};

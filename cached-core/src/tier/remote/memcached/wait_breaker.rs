@@ -3,13 +3,13 @@
 //! A *lease* is the right to run the annotated function for a missing value. Another caller that
 //! reads the key waits until the lease ends.
 //!
-//! A faulty server may report a lease forever, and every call would wait for this lease until the
-//! call's wait is over. This process therefore *probes* a lease after a caller has given up
+//! A faulty server may report a lease forever. Every call for the key would then wait for the
+//! longest time allowed. This process therefore *probes* a lease after a caller has given up
 //! waiting: it pauses, and then reads the lease again. The lease of a killed process usually ends
 //! during the pause. A lease that still exists after the pause is *endless*. After a few endless
 //! leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the server.
-//! A slow function does not open the breaker: its lease is renewed in the meantime, and the probe
-//! finds another CAS.
+//! A slow function does not open the breaker: its lease is renewed during the pause, and the probe
+//! finds a newer version of the lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::clock::CoarseInstant;
 /// The number of endless leases in a row that opens the breaker.
 const ENDLESS_LEASES_TO_OPEN: u32 = 3;
 /// How long the breaker stays open.
-const PAUSE: Duration = Duration::from_secs(10);
+const OPEN_TIME: Duration = Duration::from_secs(10);
 /// The largest number of leases that wait for their probe.
 const MOST_PROBES: u32 = 8;
 
@@ -31,7 +31,7 @@ pub(super) struct LeaseWaitBreaker {
     endless: AtomicU32,
     /// When the breaker closes, in the milliseconds of [`CoarseInstant`]; 0 if the breaker is
     /// closed.
-    paused_until: AtomicU64,
+    open_until: AtomicU64,
     /// The number of [`LeaseProbeGuard`]s.
     probes: AtomicU32,
 }
@@ -47,8 +47,8 @@ impl Drop for LeaseProbeGuard {
 
 impl LeaseWaitBreaker {
     pub(super) fn allows_waiting(&self) -> bool {
-        let paused_until = self.paused_until.load(Ordering::Relaxed);
-        paused_until == 0 || CoarseInstant::now().millis() >= paused_until
+        let open_until = self.open_until.load(Ordering::Relaxed);
+        open_until == 0 || CoarseInstant::now().millis() >= open_until
     }
 
     /// Counts a lease that waits for its probe. Returns `None` if there are [`MOST_PROBES`] such
@@ -64,15 +64,15 @@ impl LeaseWaitBreaker {
     /// Records that a lease has ended, or that its holder is alive. Closes the breaker.
     pub(super) fn record_end(&self) {
         self.endless.store(0, Ordering::Relaxed);
-        self.paused_until.store(0, Ordering::Relaxed);
+        self.open_until.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn record_endless(&self) {
         if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= ENDLESS_LEASES_TO_OPEN {
-            // After the pause, one more endless lease opens the breaker again.
+            // After this time, one more endless lease opens the breaker again.
             self.endless.store(ENDLESS_LEASES_TO_OPEN - 1, Ordering::Relaxed);
-            let until = CoarseInstant::now().millis().saturating_add(PAUSE.as_millis() as u64);
-            self.paused_until.store(until, Ordering::Relaxed);
+            let until = CoarseInstant::now().millis().saturating_add(OPEN_TIME.as_millis() as u64);
+            self.open_until.store(until, Ordering::Relaxed);
         }
     }
 }

@@ -119,7 +119,7 @@ impl ComparedServer {
                 "the lease".to_owned()
             }
             Reply::Read(ReadReply::Busy(BusyLease { cas, marker, expires })) => {
-                see(cas.expect("a CAS was asked for"));
+                see(cas.expect("the reply has a CAS"));
                 format!("busy: {marker:?}, ends: {}", expires.is_some())
             }
             Reply::Read(ReadReply::Item(item)) => {

@@ -109,9 +109,9 @@ impl Server {
         key: &str,
         error: &RemoteError,
     ) {
-        let is_of_server =
+        let is_server_fault =
             matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Refused);
-        if is_of_server
+        if is_server_fault
             && self.in_rotation()
             && self.failing_writes.record_failure(key, Instant::now())
         {

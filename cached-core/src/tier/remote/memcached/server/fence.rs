@@ -39,7 +39,7 @@ struct FenceState {
     former_owners: Vec<RendezvousSeed>,
     /// The number of raises so far.
     raises: u64,
-    /// The number of the last raise, while its CAS number is not known.
+    /// The number of the last raise while that raise is pending.
     pending_raise: Option<u64>,
 }
 

@@ -95,7 +95,7 @@ impl Server {
     /// Adds a hint: the server must remove the key before this process uses the key on the server
     /// again.
     pub(super) fn add_hint(&self, key: &Arc<str>) {
-        // A server that is not recovered already has a recovery task.
+        // If the server is not recovered, a recovery task exists already.
         let needs_recovery = self.is_recovered();
         if needs_recovery {
             self.endpoint.health.schedule_attempt(0);
