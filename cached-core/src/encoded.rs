@@ -25,7 +25,7 @@ use crate::round_trip::{DEBUG_DIFFERS, RoundTripCheck};
 use crate::shape;
 use crate::unstorable::Unstorable;
 
-/// The number of entries in [`MATCHES`] and in [`NAMED`] at which the set is cleared.
+/// The number of entries at which the set [`MATCHES`] or [`NAMED`] is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
 /// Types of which some value could be read back with the named codec only.

@@ -193,8 +193,8 @@ impl StepOrigin {
         StepOrigin(step.finish())
     }
 
-    /// Returns the origin of the steps in a `Some` or a newtype struct with this origin. serde does
-    /// not reveal the type there.
+    /// Returns the origin of the steps inside a `Some` or a newtype struct that has this origin.
+    /// serde does not reveal the type inside.
     fn contents(self) -> StepOrigin {
         StepOrigin(StableHasher::new(self.0).finish())
     }

@@ -23,23 +23,24 @@ pub(crate) struct RoundTripCheck {
     is_test: bool,
 }
 
+/// The reason to refuse a value whose `PartialEq` shows a difference.
 const NOT_EQUAL: Unstorable = Unstorable::new(
     "does not equal what is read back: a field is `#[serde(skip)]`, or its `Serialize` writes \
      less than the field holds",
 );
-/// The reason for a value that has no `PartialEq`. Only a test refuses such a value. Production
-/// stores it.
+/// The reason to refuse a value that has no `PartialEq`. Only a test refuses such a value.
+/// Production stores it.
 pub(crate) const DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, or its \
      `Serialize` writes less than the field holds",
 );
-/// The reason for a value of the named codec that has no `PartialEq`.
+/// The reason to refuse a value of the named codec that has no `PartialEq`.
 const NAMED_DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, its \
      `Serialize` writes less than the field holds, or two variants of an untagged enum look alike",
 );
 
-/// The reason for a value of the named codec that has neither `PartialEq` nor `Debug`.
+/// The reason to refuse a value of the named codec that has neither `PartialEq` nor `Debug`.
 const NOT_COMPARABLE: Unstorable = Unstorable::new(
     "needs a codec with names, and cannot be compared with what is read back: derive `PartialEq` \
      (in a generic function, add the bound `PartialEq` to the type parameter)",
@@ -116,8 +117,8 @@ impl RoundTripCheck {
     }
 }
 
-/// A message for each function of which a value would lose something in memcached, collected in a
-/// test. Clones share the list.
+/// The messages of a test about functions whose values would change in memcached. Clones share the
+/// list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RoundTripFailures(Arc<Mutex<Vec<String>>>);
 

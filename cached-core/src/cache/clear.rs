@@ -68,7 +68,8 @@ impl Cache {
     /// Returns an error if no function of the program has this name. The error lists similar names.
     ///
     /// # Cancellation
-    /// As for [`clear`](Self::clear).
+    /// The same as for [`clear`](Self::clear): after the first poll, the entries are removed all
+    /// the same.
     ///
     /// ```
     /// # use cached_core::{Cache, coordinator_cached};

@@ -1,4 +1,5 @@
-//! The registry of all declarations: numbers them, finds shared cache names, and leaves out copies.
+//! The registry of all declarations. It numbers the declarations, finds shared cache names, and
+//! leaves out copies.
 //!
 //! Another attribute may copy an annotated function. `#[axum::debug_handler]`, for example, copies
 //! the function into a check that is never called. The copy contains a declaration with the cache

@@ -51,8 +51,8 @@ impl<Constants: KeyParts> GenericArguments<Constants> {
 /// Returns true if the module or the type that contains the closure's function has no type
 /// arguments.
 ///
-/// The declaration stores the address of the last closure name for which this was true. A hit then
-/// compares two addresses, and does not parse the name.
+/// The declaration stores the address of the last closure name for which this function returned
+/// true. A hit then compares two addresses, and does not parse the name.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
     let address = closure.as_ptr().addr();

@@ -14,12 +14,13 @@ use crate::key::{
     SEQ, SOME,
 };
 
-/// An annotated function: its declaration, and a type name that shows the type arguments around it.
+/// An annotated function: its declaration, and the name of a closure in the function. The name
+/// shows the type arguments of the `impl` block around the function.
 #[derive(Clone, Copy)]
 pub struct DeclaredFunction {
     declaration: &'static Declaration,
-    /// The type name of a closure in the body of the function, or of its companion: the function
-    /// that the option `entry = NAME` generates.
+    /// The type name of a closure in the body of the function or of its companion. The companion is
+    /// the function that the option `entry = NAME` generates.
     closure: &'static str,
 }
 
@@ -72,8 +73,8 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         self.generics.write(self.declaration, self.write_parts(sink)?)
     }
 
-    /// Hashes the identifier and the version, and does not encode the key. The hash leaves out the
-    /// generic arguments.
+    /// Returns the header of the key. Hashes the identifier and the version for it, without
+    /// encoding the key. The hash leaves out the generic arguments.
     ///
     /// Returns `None` if an argument cannot be serialized, or if the declaration has no index. A
     /// function without an index is not cached, for example because another function has the same

@@ -3,7 +3,7 @@
 //!
 //! The functions of `cache_if` and `ttl_with` are called with the fetched value, and may mention
 //! parameters. A refresh in the background outlives the call. The expansion makes the copies after
-//! the lookup, so a hit that starts no refresh makes none. Two kinds of copies exist:
+//! the lookup, so a hit that starts no refresh makes no copies. Two kinds of copies exist:
 //!
 //! - A [`ParameterClone`] is a clone of the parameter. The clone of a reference is the reference.
 //! - An [`OwnedParameter`] owns a copy of the value that a reference refers to. A
@@ -38,7 +38,7 @@ impl<T: ?Sized> OwnedParameter<T> {
     }
 }
 
-/// A type without values that implements the traits below, one for each kind of copy.
+/// A type that implements the traits below, one for each kind of copy.
 ///
 /// The functions below require for example `Copier: OwnsParameter<T>`, and no bound on the
 /// parameter's type `T`. If `T` had the bound, the compiler would suggest to borrow the parameter,

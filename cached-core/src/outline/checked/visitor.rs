@@ -63,7 +63,8 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { indexes: 1, ..self }
     }
 
-    /// Gives the first members an index of their own.
+    /// Gives each of the first [`MAX_INDEXES`] members an index of its own. The members after them
+    /// share the last index.
     pub(super) fn with_many_indexes(self) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { indexes: MAX_INDEXES, ..self }
     }
@@ -115,7 +116,8 @@ macro_rules! scalars {
     )*};
 }
 
-/// Forwards text to the type's own visitor.
+/// Forwards text to the type's own visitor. If the text is the name of a field, keeps the name
+/// first.
 macro_rules! texts {
     ($($method:ident $type:ty;)*) => {$(
         fn $method<E: de::Error>(mut self, text: $type) -> Result<V::Value, E> {
