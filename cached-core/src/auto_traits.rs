@@ -15,7 +15,11 @@ fn every_public_type_is_send_sync_and_unpin() {
     assert_auto_traits::<(CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError)>();
     assert_auto_traits::<(RemoteError, RemoteErrorKind, UnknownNameError)>();
     assert_auto_traits::<(Declaration, Finding, Ledger)>();
-    assert_auto_traits::<(Stats, DeclarationStats)>();
+    assert_auto_traits::<(Stats, DeclarationStats, LocalStats, DurationHistogram)>();
+    assert_auto_traits::<(ServerStats, ServerState, Health, ObserverStats)>();
+    assert_auto_traits::<(Event<'_>, event::EventSubject<'_>, event::BypassReason<'_>)>();
+    assert_auto_traits::<(event::FetchOutcome, event::UncachedReason, event::FillRefusal)>();
+    assert_auto_traits::<(event::StaleReason, event::EvictionReason, event::UnstorableValue)>();
     assert_auto_traits::<(RequestScope, Tier)>();
 }
 

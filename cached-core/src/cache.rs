@@ -13,14 +13,14 @@ use std::time::Duration;
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
-use crate::event::{Event, EventDispatcher, EventSubject, PastEvent};
+use crate::event::{Event, EventDispatcher, EventSubject, MissReport, PastEvent};
 use crate::fetch_pauses::FetchPauses;
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 #[cfg(feature = "memcached")]
 use crate::program::find_fingerprint;
 use crate::refresh_claims::LocalRefreshClaims;
-use crate::stats::{Counters, Stats};
+use crate::stats::{Counters, Health, LocalStats, ServerStats, Stats};
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::{RemoteStore, Store};
@@ -86,7 +86,7 @@ impl Cache {
     }
 
     fn with_switch(config: Config, enabled: bool) -> Cache {
-        let events = EventDispatcher::new(Vec::new());
+        let events = EventDispatcher::new(&config.observers);
         let remote = Store::new(&config, &events).map(Arc::new);
         let local = LocalTier::new(config.local_capacity, config.clock.clone(), events.clone());
         Cache {
@@ -252,7 +252,58 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     pub fn stats(&self) -> Stats {
-        Stats::read(self.inner.events.counters())
+        let (events, tier) = (&self.inner.events, &self.inner.local);
+        let local = LocalStats {
+            entries: tier.entry_count() as u64,
+            bytes: tier.weight(),
+            capacity: self.inner.config.local_capacity,
+            ..LocalStats::default()
+        };
+        Stats::read(events.counters(), local, events.observer_stats())
+    }
+
+    /// Returns the state and the counters of each memcached server, in the order in which they were
+    /// configured. Without memcached the list is empty.
+    ///
+    /// The counters of a server begin at zero when [`set_memcached`](Self::set_memcached) adds it
+    /// again.
+    ///
+    /// ```
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await?;
+    /// for server in cache.servers() {
+    ///     println!("{} is {}, {} exchanges failed", server.address, server.state, server.errors);
+    /// }
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerStats> {
+        self.inner.remote.as_ref().map_or_else(Vec::new, |remote| remote.servers())
+    }
+
+    /// Returns whether every tier is used, or which memcached servers are out of rotation.
+    ///
+    /// The method asks no server: it returns what this process knows from its last exchanges. A
+    /// server counts as out after a few failures in a row, so a program that makes no calls does not
+    /// notice that a server is gone.
+    ///
+    /// A degraded cache still answers every call. A health check that a load balancer reads should
+    /// therefore report the service as healthy, and may add this text:
+    ///
+    /// ```
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await?;
+    /// let (status, body) = (200, format!("cache: {}", cache.health()));
+    /// assert_eq!((status, body.as_str()), (200, "cache: up"));
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health::of(&self.servers())
     }
 
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
@@ -330,6 +381,11 @@ impl Cache {
     /// Returns what last happened to the entry with this key, and how long ago, if that is known.
     pub(crate) fn last_event(&self, key: &[u8]) -> Option<(PastEvent, Duration)> {
         self.inner.events.last_event(&EventSubject::of(key))
+    }
+
+    /// Logs why a call was not answered from the memory of this process.
+    pub(crate) fn log_miss(&self, key: &[u8], report: &MissReport) {
+        self.inner.events.log_miss(EventSubject::of(key), report);
     }
 
     pub(crate) fn config(&self) -> &Config {

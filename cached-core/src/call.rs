@@ -89,9 +89,11 @@ pub(crate) struct PendingCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
     pub(crate) plan: CallPlan,
-    /// When the function started to run. Without a remote tier, only a refresh in the background
-    /// sets this field.
-    pub(crate) fetch_began: Option<Instant>,
+    /// When the function started to run.
+    fetch_began: Option<Instant>,
+    /// True once the call is counted by its answer. A refresh in the background is not a call, so it
+    /// sets this field when it starts.
+    pub(crate) is_counted: bool,
     waker_cache: LeaderWakerCache,
     /// Collects what the log says about the miss. `None` if the log does not ask for it. Dropping
     /// this field writes the log. It must be the last field, so that the flight and the lease are
@@ -102,9 +104,9 @@ pub(crate) struct PendingCall {
 /// The way in which a pending call gets its answer.
 pub(crate) enum CallPlan {
     /// Returns a value of a tier or of another caller's fetch.
-    Answer(Value),
-    /// Returns the error of another caller's fetch.
-    Error(SharedError),
+    Answer(Value, AnswerSource),
+    /// Returns the error of another caller's fetch, or of an earlier one.
+    Error(SharedError, AnswerSource),
     /// Returns a value of the remote tier, and refreshes its entry in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
     /// Runs the function, answers the flight's followers and fills the tiers.
@@ -113,7 +115,28 @@ pub(crate) enum CallPlan {
     Bypass,
 }
 
+/// The source of an answer that is not the outcome of the call's own fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerSource {
+    Tier(Tier),
+    /// Another call of the same flight.
+    OtherCall,
+    /// An expired value.
+    Expired(StaleReason),
+    /// The error of an earlier fetch, under the option `error_ttl`.
+    Pause,
+}
+
 impl CallPlan {
+    /// Returns the source of the planned answer, or `None` if the plan is to run the function.
+    fn answer_source(&self) -> Option<AnswerSource> {
+        match self {
+            CallPlan::Answer(_, source) | CallPlan::Error(_, source) => Some(*source),
+            CallPlan::AnswerAndRefresh(..) => Some(AnswerSource::Tier(Tier::Remote)),
+            CallPlan::Fetch(_) | CallPlan::Bypass => None,
+        }
+    }
+
     /// Returns the reason why the cache is bypassed if a call with this plan runs the function.
     /// Returns `None` if the plan is to fetch.
     fn bypass_reason(&self) -> Option<BypassReason<'static>> {
@@ -122,7 +145,7 @@ impl CallPlan {
             CallPlan::Bypass => Some(BypassReason::Recursion),
             // The call runs the function because the plan's value or error has another type than
             // the call returns.
-            CallPlan::Answer(_) | CallPlan::AnswerAndRefresh(..) | CallPlan::Error(_) => {
+            CallPlan::Answer(..) | CallPlan::AnswerAndRefresh(..) | CallPlan::Error(..) => {
                 Some(BypassReason::OtherType)
             }
         }
@@ -232,6 +255,7 @@ impl PendingCall {
                 request,
                 plan,
                 fetch_began: None,
+                is_counted: false,
                 waker_cache: None,
                 trace: None,
             },
@@ -300,9 +324,19 @@ impl PendingCall {
         }
     }
 
+    /// Reports the source of the call's answer, which counts the call.
+    pub(crate) fn report_answer(&mut self, source: AnswerSource) {
+        self.is_counted = true;
+        self.handle.emit(|entry| match source {
+            AnswerSource::Tier(tier) => Event::Hit { entry, tier },
+            AnswerSource::OtherCall => Event::Waited { entry },
+            AnswerSource::Expired(reason) => Event::StaleServed { entry, reason },
+            AnswerSource::Pause => Event::FetchPaused { entry },
+        });
+    }
+
     /// Returns the plan of a call that receives the outcome of another call's fetch.
     fn plan_for_outcome(&self, outcome: FlightOutcome) -> CallPlan {
-        self.handle.emit(|entry| Event::Waited { entry });
         self.trace(|report| {
             let result = match outcome {
                 FlightOutcome::Cached(_) | FlightOutcome::Uncached(_) => AwaitedResult::Value,
@@ -312,9 +346,11 @@ impl PendingCall {
             report.waited = Some((report.began.elapsed(), result));
         });
         match outcome {
-            FlightOutcome::Cached(value) => CallPlan::Answer(self.keep_for_request(value)),
-            FlightOutcome::Uncached(value) => CallPlan::Answer(value),
-            FlightOutcome::Error(error) => CallPlan::Error(error),
+            FlightOutcome::Cached(value) => {
+                CallPlan::Answer(self.keep_for_request(value), AnswerSource::OtherCall)
+            }
+            FlightOutcome::Uncached(value) => CallPlan::Answer(value, AnswerSource::OtherCall),
+            FlightOutcome::Error(error) => CallPlan::Error(error, AnswerSource::OtherCall),
             FlightOutcome::UnsharedError => self.plan_alone(),
         }
     }
@@ -340,8 +376,9 @@ impl PendingCall {
         };
         let fill_token = match local {
             Ok(value) => {
-                handle.report_hit(Tier::Local);
-                return ControlFlow::Break(CallPlan::Answer(self.answer_flight(leader, value)));
+                let value = self.answer_flight(leader, value);
+                let source = AnswerSource::Tier(Tier::Local);
+                return ControlFlow::Break(CallPlan::Answer(value, source));
             }
             Err(fill_token) => fill_token,
         };
@@ -378,7 +415,6 @@ impl PendingCall {
         leader: Leader,
         fill_token: FillToken,
     ) -> impl Future<Output = CallPlan> {
-        let handle = &self.handle;
         async move {
             let pause = self.pause();
             let answer = {
@@ -398,18 +434,15 @@ impl PendingCall {
                     self.plan_for_outcome(outcome)
                 }
                 Ok(RemoteAnswer::Value(value)) => {
-                    handle.report_hit(Tier::Remote);
-                    CallPlan::Answer(self.answer_flight(leader, value))
+                    let value = self.answer_flight(leader, value);
+                    CallPlan::Answer(value, AnswerSource::Tier(Tier::Remote))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
-                    let reason = StaleReason::FetchRunsElsewhere;
-                    handle.emit(|entry| Event::StaleServed { entry, reason });
                     self.trace(|report| report.served_stale = true);
                     leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
-                    CallPlan::Answer(value)
+                    CallPlan::Answer(value, AnswerSource::Expired(StaleReason::FetchRunsElsewhere))
                 }
                 Ok(RemoteAnswer::Due(value, target, expires)) => {
-                    handle.report_hit(Tier::Remote);
                     let value = self.answer_flight(leader, value);
                     let fetch = PlannedFetch::refresh(fill_token, target);
                     CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires }))
@@ -429,6 +462,19 @@ impl PendingCall {
     }
 }
 
+/// A call that is dropped before it is counted has no answer: its caller dropped it, or the function
+/// panicked.
+impl Drop for PendingCall {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            // An observer of the event must not hold up the next leader.
+            drop(std::mem::replace(&mut self.plan, CallPlan::Bypass));
+            let took = self.fetch_began.map(|began| began.elapsed());
+            self.handle.emit(|entry| Event::Cancelled { entry, took });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,8 +483,8 @@ mod tests {
     fn an_answer_of_another_type_is_not_recursion() {
         let is_other_type =
             |plan: CallPlan| matches!(plan.bypass_reason(), Some(BypassReason::OtherType));
-        assert!(is_other_type(CallPlan::Answer(Arc::new(1))));
-        assert!(is_other_type(CallPlan::Error(Arc::new(1))));
+        assert!(is_other_type(CallPlan::Answer(Arc::new(1), AnswerSource::OtherCall)));
+        assert!(is_other_type(CallPlan::Error(Arc::new(1), AnswerSource::OtherCall)));
         let recursive = CallPlan::Bypass.bypass_reason();
         assert!(matches!(recursive, Some(BypassReason::Recursion)));
     }

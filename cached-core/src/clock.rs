@@ -62,7 +62,7 @@ impl Clock {
     }
 
     /// Returns `time` unchanged, because no test can advance this clock.
-    #[cfg(all(feature = "memcached", not(feature = "testing")))]
+    #[cfg(not(feature = "testing"))]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
         time
@@ -86,7 +86,6 @@ impl Clock {
 
     /// Converts a time of the system's clock into a time of this clock, by adding the duration by
     /// which a test has advanced this clock.
-    #[cfg(feature = "memcached")]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
         time + self.advanced()

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::{ConfigError, ConfigErrorKind};
+use crate::event::{Observer, ObserverList};
 use crate::round_trip::RoundTripFailures;
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::check_servers;
@@ -35,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
+    pub(crate) observers: ObserverList,
     /// In a test, receives a message for each value whose `Debug` text changes in memcached.
     pub(crate) round_trip_failures: Option<RoundTripFailures>,
     /// The in-memory servers of a test, which replace the network.
@@ -57,6 +59,7 @@ impl Default for Config {
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
             clock: Clock::default(),
+            observers: ObserverList::default(),
             round_trip_failures: None,
             #[cfg(all(feature = "memcached", feature = "testing"))]
             network: None,
@@ -174,6 +177,36 @@ impl CacheBuilder {
     /// ```
     pub fn default_ttl(mut self, ttl: Duration) -> CacheBuilder {
         self.config.default_ttl = ttl;
+        self
+    }
+
+    /// Adds an observer, which receives the events of the cache. By default there is none.
+    ///
+    /// The method may be called several times, and each observer receives every event. A slow or
+    /// panicking observer harms no call: see [`Observer`]. The hits of this process are not events.
+    /// The module [`event`](crate::event) has examples.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use cached_core::{Cache, Event, Observer};
+    /// struct LogMisses;
+    ///
+    /// impl Observer for LogMisses {
+    ///     fn event(&self, event: &Event<'_>) {
+    ///         if let Event::FetchEnded { entry, took, .. } = event {
+    ///             println!("fetched `{}` in {took:?}", entry.name());
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().observer(Arc::new(LogMisses)).build().await?;
+    /// # drop(cache);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> CacheBuilder {
+        self.config.observers.push(observer);
         self
     }
 

@@ -1,18 +1,100 @@
 //! Events: reports about the calls, the entries and the memcached servers of a cache.
 //!
-//! The code that causes an event reports it once, with [`EventDispatcher::emit`]. The counters of
-//! the cache, the log and every [`Observer`] then receive the event. The `Debug` output of an event
-//! shows neither a cached value nor the arguments of a call.
+//! An [`Observer`] receives the events of a cache. Pass it to
+//! [`CacheBuilder::observer`](crate::CacheBuilder::observer). An event shows neither a cached value
+//! nor an argument of a call: an [`EventSubject`] knows the function and the digest of the key.
 //!
-//! Every annotated function contains an inlined lookup. A hit in this lookup emits no event and
-//! only adds 1 to a counter, because a call of an observer would take longer than the hit.
+//! **Hits of this process are not events.** Every annotated function contains an inlined lookup in
+//! the request tier and the local tier. A hit in this lookup only adds 1 to a counter, because a
+//! call of an observer would take longer than the hit. [`Cache::stats`](crate::Cache::stats) has
+//! the number of these hits.
 //!
 //! In this module, a *fetch* is a run of the annotated function. A *lease* is the right to fill an
-//! entry in the remote tier, and one process at a time holds the lease of an entry.
+//! entry in memcached, and one process at a time holds the lease of an entry. The guide lists
+//! [every event and every counter](crate::guide::events).
+//!
+//! # Examples
+//! Log why entries leave the local tier:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use cached_core::event::{Event, Observer};
+//! use cached_core::{Cache, coordinator_cached};
+//!
+//! struct LogEvictions;
+//!
+//! impl Observer for LogEvictions {
+//!     fn event(&self, event: &Event<'_>) {
+//!         if let Event::Evicted { entry, reason, .. } = event {
+//!             println!("an entry of `{}` was removed: {reason}", entry.name());
+//!         }
+//!     }
+//! }
+//!
+//! #[coordinator_cached(name = "eviction_doc", version = edition, entry = course_entry)]
+//! async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+//!     Ok(format!("course {id}, edition {edition}"))
+//! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let cache = Cache::builder().observer(Arc::new(LogEvictions)).build().await.unwrap();
+//! cache.scope(async {
+//!     course(1, 2).await?;
+//!     // Prints: an entry of `eviction_doc` was removed: invalidated
+//!     course_entry(1, 2).invalidate().await.expect("the cache has no memcached");
+//!     Ok::<(), std::io::Error>(())
+//! }).await?;
+//! assert_eq!(cache.stats().local().evictions_invalidated, 1);
+//! # Ok::<(), std::io::Error>(())
+//! # }).unwrap();
+//! ```
+//!
+//! Count the fetches of each tenant. The events of a call arrive in the task of the call, so the
+//! observer can read a task-local:
+//!
+//! ```
+//! use std::collections::HashMap;
+//! use std::sync::{Arc, Mutex};
+//! use cached_core::event::{Event, Observer};
+//! use cached_core::{Cache, coordinator_cached};
+//!
+//! tokio::task_local! { static TENANT: &'static str; }
+//!
+//! #[derive(Default)]
+//! struct FetchesByTenant(Mutex<HashMap<&'static str, u64>>);
+//!
+//! impl Observer for FetchesByTenant {
+//!     fn event(&self, event: &Event<'_>) {
+//!         if let Event::FetchStarted { .. } = event {
+//!             let tenant = TENANT.try_with(|tenant| *tenant).unwrap_or("none");
+//!             *self.0.lock().unwrap().entry(tenant).or_default() += 1;
+//!         }
+//!     }
+//! }
+//!
+//! #[coordinator_cached(name = "tenant_event_doc", version = edition)]
+//! async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+//!     Ok(format!("course {id}, edition {edition}"))
+//! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let fetches = Arc::new(FetchesByTenant::default());
+//! let cache = Cache::builder().observer(fetches.clone()).build().await.unwrap();
+//! cache.scope(TENANT.scope("school", course(1, 2))).await?;
+//! cache.scope(TENANT.scope("shop", course(3, 2))).await?;
+//! cache.scope(TENANT.scope("shop", course(3, 2))).await?; // a hit
+//! assert_eq!(fetches.0.lock().unwrap()["shop"], 1);
+//! # Ok::<(), std::io::Error>(())
+//! # }).unwrap();
+//! ```
+
+// The code that causes an event reports it once, with `EventDispatcher::emit`. The counters of the
+// cache, the log and every observer then receive the event.
 
 mod counting;
 mod logging;
 mod miss_report;
+mod observer;
 mod past_events;
 
 use std::fmt;
@@ -23,126 +105,322 @@ use crate::declaration::{DECLARATIONS, Declaration};
 #[cfg(feature = "memcached")]
 use crate::key::{Digest, canonical_bytes_of_body};
 use crate::key::{KeyError, KeyHeader, key_body};
-use crate::stats::{Counters, all_counters};
+use crate::stats::{Counters, ObserverStats, all_counters};
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
-use crate::unstorable::UnstorableValue;
+pub use crate::unstorable::UnstorableValue;
 pub(crate) use miss_report::{
-    AwaitedResult, FetchOutcome, LocalLookup, MissReport, RemoteFinding, RequestLookup,
-    UncachedReason, logs_misses,
+    AwaitedResult, LocalLookup, MissReport, RemoteFinding, RequestLookup, logs_misses,
 };
+pub use observer::Observer;
+use observer::ObserverGuard;
+pub(crate) use observer::{ObserverList, is_in_observer};
 pub(crate) use past_events::PastEvent;
 use past_events::PastEvents;
 
-/// A receiver of every event of a cache.
-pub(crate) trait Observer: Send + Sync {
-    /// Receives an event, on the thread that reports the event. The method must not block.
-    fn event(&self, event: &Event<'_>);
-}
-
 /// One report about a call, an entry or a server.
+///
+/// Later versions may add variants, and fields to a variant: match with `..` and a last arm `_`.
+/// The [module](self) has examples.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-#[allow(dead_code, reason = "observers alone read some fields, and no public one exists yet")]
-pub(crate) enum Event<'e> {
+pub enum Event<'e> {
     /// A call found its value in a tier, outside the inlined lookup. Lookups with `CacheEntry::get`
     /// and `first_found` emit this event too.
-    Hit { entry: EventSubject<'e>, tier: Tier },
+    #[non_exhaustive]
+    Hit {
+        /// The entry that was found.
+        entry: EventSubject<'e>,
+        /// The tier that had the value.
+        tier: Tier,
+    },
     /// A call found its value in neither the request tier nor the local tier, or skipped the local
-    /// tier because its request forces a miss.
-    Miss { entry: EventSubject<'e> },
-    /// A call that was reported as a [`Miss`](Event::Miss) has ended, or its caller dropped it. The
-    /// event is emitted only while the log asks for it.
-    MissEnded { entry: EventSubject<'e>, report: &'e MissReport },
-    /// A call waited for another call of this process with the same key, and received the other
-    /// call's outcome.
-    Waited { entry: EventSubject<'e> },
+    /// tier because its request forces a miss. The call goes on, and may still be answered by
+    /// memcached or by another call.
+    #[non_exhaustive]
+    LocalMiss {
+        /// The entry that was looked up.
+        entry: EventSubject<'e>,
+    },
+    /// A call was answered with the outcome of another call of this process with the same key.
+    #[non_exhaustive]
+    Waited {
+        /// The entry that both calls need.
+        entry: EventSubject<'e>,
+    },
     /// A call runs the function without the cache.
-    Bypassed { declaration: &'static Declaration, reason: BypassReason<'e> },
+    #[non_exhaustive]
+    Bypassed {
+        /// The function.
+        declaration: &'static Declaration,
+        /// The reason why the call does not use the cache.
+        reason: BypassReason<'e>,
+    },
+    /// A call ended without an answer: its caller dropped it, or the function panicked.
+    #[non_exhaustive]
+    Cancelled {
+        /// The entry that the call needed.
+        entry: EventSubject<'e>,
+        /// How long the function had run. `None` if the call had not begun to run the function.
+        took: Option<Duration>,
+    },
     /// A call or a refresh starts to run the function.
-    FetchStarted { entry: EventSubject<'e> },
-    /// The function returned. `took` is the duration of the fetch. Without a remote tier, `took` is
-    /// reported only for refreshes and for fetches of more than 15 s.
-    FetchEnded { entry: EventSubject<'e>, outcome: FetchOutcome, took: Option<Duration> },
+    #[non_exhaustive]
+    FetchStarted {
+        /// The entry that is fetched.
+        entry: EventSubject<'e>,
+    },
+    /// The function returned.
+    #[non_exhaustive]
+    FetchEnded {
+        /// The entry that was fetched.
+        entry: EventSubject<'e>,
+        /// Says whether the function returned a value or an error.
+        outcome: FetchOutcome,
+        /// How long the function ran.
+        took: Duration,
+        /// True if the call returns this outcome: the call was a miss. False for a refresh in the
+        /// background, and for a failed fetch in whose place an expired value is served.
+        is_answer: bool,
+    },
     /// The function returned a value that is not cached.
-    NotCached { entry: EventSubject<'e>, reason: UncachedReason },
+    #[non_exhaustive]
+    NotCached {
+        /// The entry that was fetched.
+        entry: EventSubject<'e>,
+        /// The reason why the value is not cached.
+        reason: UncachedReason,
+    },
     /// A call won the lease to fill an entry that the remote tier does not have.
-    LeaseWon { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    LeaseWon {
+        /// The entry to fill.
+        entry: EventSubject<'e>,
+    },
     /// A call found that another process holds the lease. A call emits this event at most once.
-    LeaseBusy { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    LeaseBusy {
+        /// The entry whose lease is held.
+        entry: EventSubject<'e>,
+    },
     /// A call fetches although another process holds the lease. The call has waited for the lease
     /// in vain, or fetches at once because its request forces a miss.
-    LeaseTimedOut { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    LeaseTimedOut {
+        /// The entry whose lease is held.
+        entry: EventSubject<'e>,
+    },
     /// The remote tier stored a fetched value. If the key's own server is out of reach, another
     /// server stores the value for a few seconds.
-    Filled { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    Filled {
+        /// The entry that was stored.
+        entry: EventSubject<'e>,
+    },
     /// The remote tier did not store a fetched value.
-    FillRefused { entry: EventSubject<'e>, reason: FillRefusal },
-    /// A call returns an expired value.
-    StaleServed { entry: EventSubject<'e>, reason: StaleReason },
-    /// A call returns the error of an earlier fetch, because the option `error_ttl` holds off the
-    /// next fetches of the key. If an expired value is kept for errors, the call emits
+    #[non_exhaustive]
+    FillRefused {
+        /// The entry that was fetched.
+        entry: EventSubject<'e>,
+        /// The reason why the value was not stored.
+        reason: FillRefusal,
+    },
+    /// A call is answered with an expired value.
+    #[non_exhaustive]
+    StaleServed {
+        /// The expired entry.
+        entry: EventSubject<'e>,
+        /// The reason why the call has no newer value.
+        reason: StaleReason,
+    },
+    /// A call is answered with the error of an earlier fetch, because the option `error_ttl` holds
+    /// off the next fetches of the key. If an expired value is kept for errors, the call emits
     /// `StaleServed` instead.
-    FetchPaused { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    FetchPaused {
+        /// The entry whose fetches are paused.
+        entry: EventSubject<'e>,
+    },
     /// A refresh of an entry that has not expired starts in the background.
-    RefreshStarted { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    RefreshStarted {
+        /// The entry that is refreshed.
+        entry: EventSubject<'e>,
+    },
     /// `CacheEntry::overwrite` was called. The entry is replaced after this event.
-    Overwritten { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    Overwritten {
+        /// The entry to replace.
+        entry: EventSubject<'e>,
+    },
     /// `CacheEntry::invalidate` was called. The entry is removed after this event.
-    Invalidated { entry: EventSubject<'e> },
+    #[non_exhaustive]
+    Invalidated {
+        /// The entry to remove.
+        entry: EventSubject<'e>,
+    },
     /// The local tier removed the entry.
-    Evicted { entry: EventSubject<'e>, reason: EvictionReason },
+    #[non_exhaustive]
+    Evicted {
+        /// The entry that was removed.
+        entry: EventSubject<'e>,
+        /// The reason why the entry was removed.
+        reason: EvictionReason,
+    },
     /// An exchange with a server failed or took too long.
-    RemoteFailed { entry: EventSubject<'e>, error: &'e RemoteError },
+    #[non_exhaustive]
+    RemoteFailed {
+        /// The entry that the exchange was about.
+        entry: EventSubject<'e>,
+        /// The error. It names the server in most cases.
+        error: &'e RemoteError,
+    },
     /// A value of a function cannot be stored in the remote tier. Each function emits this event
     /// once, for its first such value.
-    NotStorable { declaration: &'static Declaration, value: &'static UnstorableValue },
+    #[non_exhaustive]
+    NotStorable {
+        /// The function.
+        declaration: &'static Declaration,
+        /// The type of the value, and the reason.
+        value: &'static UnstorableValue,
+    },
     /// `Cache::invalidate_all` has removed the local entries of a function, or `Cache::clear` those
-    /// of all functions. `entries` is the number of entries.
-    Cleared { function: Option<&'static Declaration>, entries: usize },
+    /// of all functions.
+    #[non_exhaustive]
+    Cleared {
+        /// The function, or `None` for all functions.
+        function: Option<&'static Declaration>,
+        /// How many entries were removed.
+        entries: usize,
+    },
     /// A call outside of every `Cache::scope` fell back to the built-in cache and missed, although
     /// the program uses scopes. Only builds with debug assertions emit this event.
-    ScopeLost { declaration: &'static Declaration },
+    #[non_exhaustive]
+    ScopeLost {
+        /// The function.
+        declaration: &'static Declaration,
+    },
     /// A server failed several times in a row, and is not used until it answers again.
     #[cfg(feature = "memcached")]
-    ServerEjected { address: &'e str, error: &'e RemoteError },
+    #[non_exhaustive]
+    ServerEjected {
+        /// The server's address, as it was configured.
+        address: &'e str,
+        /// The last failure.
+        error: &'e RemoteError,
+    },
     /// An ejected server answers and is used again.
     #[cfg(feature = "memcached")]
-    ServerBack { address: &'e str },
+    #[non_exhaustive]
+    ServerBack {
+        /// The server's address, as it was configured.
+        address: &'e str,
+    },
     /// A recovery attempt of an ejected server failed.
     #[cfg(feature = "memcached")]
-    RecoveryFailed { error: &'e RemoteError },
+    #[non_exhaustive]
+    RecoveryFailed {
+        /// The failure. It names the server.
+        error: &'e RemoteError,
+    },
     /// This process could not renew its lease of an entry, and will try again.
     #[cfg(feature = "memcached")]
-    LeaseNotRenewed { error: &'e RemoteError },
+    #[non_exhaustive]
+    LeaseNotRenewed {
+        /// The failure. It names the server.
+        error: &'e RemoteError,
+    },
     /// A tokio runtime lacks its timer or its I/O driver, so calls on this runtime do not use
     /// memcached. Emitted once for each runtime, by the first cache that is used on it.
     #[cfg(feature = "memcached")]
-    RuntimeWithoutDriver { missing: &'static str },
+    #[non_exhaustive]
+    RuntimeWithoutDriver {
+        /// The driver that is missing.
+        missing: &'static str,
+    },
     /// A server's address now reaches a different memcached process. That one was running already
     /// when this process last changed an entry, so it may have missed the change. The items of the
     /// new process are no longer trusted.
     #[cfg(feature = "memcached")]
-    ServerReplaced { address: &'e str },
-    /// A server answers, but has not stored values of a function for a while. `function` is the
-    /// part of the function's keys before their digest. Emitted once for each server, and again
-    /// only after a write has succeeded in between.
+    #[non_exhaustive]
+    ServerReplaced {
+        /// The server's address, as it was configured.
+        address: &'e str,
+    },
+    /// A server answers, but has not stored values of a function for a while. Emitted once for each
+    /// server, and again only after a write has succeeded in between.
     #[cfg(feature = "memcached")]
-    ServerStoresNothing { function: &'e str, error: &'e RemoteError },
+    #[non_exhaustive]
+    ServerStoresNothing {
+        /// The part of the function's keys before their digest.
+        function: &'e str,
+        /// The failure of the last write. It names the server.
+        error: &'e RemoteError,
+    },
     /// A server may have missed changes, so the items that it has stored so far are no longer
-    /// trusted.
+    /// trusted. The server is not used until older items can be told from newer ones.
     #[cfg(feature = "memcached")]
-    ServerFenced { address: &'e str },
+    #[non_exhaustive]
+    ServerFenced {
+        /// The server's address, as it was configured.
+        address: &'e str,
+    },
+}
+
+impl<'e> Event<'e> {
+    /// Returns the entry that the event is about, or `None` for an event about a function or a
+    /// server.
+    ///
+    /// ```
+    /// use cached_core::event::{Event, Observer};
+    ///
+    /// struct PrintFailures;
+    ///
+    /// impl Observer for PrintFailures {
+    ///     fn event(&self, event: &Event<'_>) {
+    ///         if let (Event::RemoteFailed { error, .. }, Some(entry)) = (event, event.subject()) {
+    ///             eprintln!("{entry:?}: {error}");
+    ///         }
+    ///     }
+    /// }
+    /// # let _ = PrintFailures;
+    /// ```
+    #[must_use]
+    pub fn subject(&self) -> Option<EventSubject<'e>> {
+        match *self {
+            Event::Hit { entry, .. }
+            | Event::LocalMiss { entry }
+            | Event::Waited { entry }
+            | Event::Cancelled { entry, .. }
+            | Event::FetchStarted { entry }
+            | Event::FetchEnded { entry, .. }
+            | Event::NotCached { entry, .. }
+            | Event::LeaseWon { entry }
+            | Event::LeaseBusy { entry }
+            | Event::LeaseTimedOut { entry }
+            | Event::Filled { entry }
+            | Event::FillRefused { entry, .. }
+            | Event::StaleServed { entry, .. }
+            | Event::FetchPaused { entry }
+            | Event::RefreshStarted { entry }
+            | Event::Overwritten { entry }
+            | Event::Invalidated { entry }
+            | Event::Evicted { entry, .. }
+            | Event::RemoteFailed { entry, .. } => Some(entry),
+            _ => None,
+        }
+    }
 }
 
 /// The reason why a call runs the function without the cache.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub(crate) enum BypassReason<'e> {
+pub enum BypassReason<'e> {
     /// The cache is off.
     CacheOff,
-    /// The function is not cached, for example because another function has the same cache name.
-    NotCached,
+    /// The function has no entries, for example because another function has the same cache name.
+    /// `ledger().audit()` says why.
+    NotRegistered,
     /// The arguments could not be encoded as a key.
     Key(&'e KeyError),
     /// The function called itself with the same key.
@@ -151,12 +429,39 @@ pub(crate) enum BypassReason<'e> {
     /// Two types can share a path, for example in two versions of a crate, and keys contain only
     /// the path.
     OtherType,
+    /// An [`Observer`] made the call while it received an event, and the memory of this process had
+    /// no value. The observer may run within the fetch that the call would wait for.
+    InObserver,
+}
+
+/// Says whether the function returned a value or an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FetchOutcome {
+    /// The function returned a value.
+    Value,
+    /// The function returned an error.
+    Error,
+}
+
+/// The reason why a fetched value is not cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UncachedReason {
+    /// The value is a `None`, and the function does not declare `none_ttl`.
+    AbsentValue,
+    /// The value of a function with the option `infallible` is an `Err`.
+    ErrorValue,
+    /// `cache_if` returned false.
+    CacheIf,
+    /// The value's ttl is zero.
+    ZeroTtl,
 }
 
 /// The reason why the remote tier did not store a fetched value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub(crate) enum FillRefusal {
+pub enum FillRefusal {
     /// Too many bytes were already waiting to be written.
     QueueFull,
     /// The value cannot be encoded as bytes that decode to the same value.
@@ -170,19 +475,23 @@ pub(crate) enum FillRefusal {
 }
 
 /// The reason why a call returns an expired value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub(crate) enum StaleReason {
-    /// The fetch failed.
+pub enum StaleReason {
+    /// The fetch of this call failed.
     FetchFailed,
+    /// An earlier fetch failed, and the option `error_ttl` holds off the next fetches of the key.
+    FetchPaused,
     /// Another process is fetching a new value.
     FetchRunsElsewhere,
 }
 
 /// The reason why the local tier removed an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// `Display` writes one lower-case word, such as `size` or `expired`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub(crate) enum EvictionReason {
+pub enum EvictionReason {
     /// The tier's capacity was reached.
     Size,
     /// The entry's ttl had ended.
@@ -195,10 +504,23 @@ pub(crate) enum EvictionReason {
     Cleared,
 }
 
-/// The entry that an event is about. Observers can read the entry's declaration and the digest of
-/// the entry's key, but not the key itself.
+impl fmt::Display for EvictionReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EvictionReason::Size => "size",
+            EvictionReason::Expired => "expired",
+            EvictionReason::Replaced => "replaced",
+            EvictionReason::Invalidated => "invalidated",
+            EvictionReason::Cleared => "cleared",
+        })
+    }
+}
+
+/// The entry that an event is about: the function and the digest of the key, but not the key itself.
+///
+/// `Debug` writes `name:digest`, or the name alone without the feature `memcached`.
 #[derive(Clone, Copy)]
-pub(crate) struct EventSubject<'e> {
+pub struct EventSubject<'e> {
     header: KeyHeader,
     #[cfg_attr(
         not(feature = "memcached"),
@@ -219,17 +541,25 @@ impl<'e> EventSubject<'e> {
         EventSubject { header, body }
     }
 
-    pub(crate) fn declaration(&self) -> &'static Declaration {
+    /// Returns the declaration of the annotated function.
+    #[must_use]
+    pub fn declaration(&self) -> &'static Declaration {
         &DECLARATIONS[self.header.index()]
     }
 
-    fn name(&self) -> &'static str {
+    /// Returns the cache name of the annotated function.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         DECLARATIONS.get(self.header.index()).map_or("unknown", Declaration::name)
     }
 
-    /// Computes the digest of the key. Memcached keys and log lines contain the digest.
+    /// Computes the digest of the key, which takes about a microsecond. Memcached keys and log lines
+    /// contain the digest, and [`Key::digest`](crate::Key::digest) returns it for an entry.
+    ///
+    /// This method needs the feature `memcached`, which is on by default.
     #[cfg(feature = "memcached")]
-    pub(crate) fn digest(&self) -> Digest {
+    #[must_use]
+    pub fn digest(&self) -> Digest {
         Digest::of(&canonical_bytes_of_body(self.name(), self.body))
     }
 }
@@ -249,15 +579,15 @@ impl fmt::Debug for EventSubject<'_> {
 pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
     past_events: Arc<PastEvents>,
-    observers: Arc<[Arc<dyn Observer>]>,
+    observers: Arc<[ObserverGuard]>,
 }
 
 impl EventDispatcher {
-    pub(crate) fn new(observers: Vec<Arc<dyn Observer>>) -> EventDispatcher {
+    pub(crate) fn new(observers: &ObserverList) -> EventDispatcher {
         EventDispatcher {
             counters: all_counters().into(),
             past_events: Arc::default(),
-            observers: observers.into(),
+            observers: observers.guards(),
         }
     }
 
@@ -266,6 +596,11 @@ impl EventDispatcher {
     #[inline]
     pub(crate) fn counters(&self) -> &[Counters] {
         &self.counters
+    }
+
+    /// Returns the counters of each observer, in the order in which the builder received them.
+    pub(crate) fn observer_stats(&self) -> Vec<ObserverStats> {
+        self.observers.iter().map(ObserverGuard::stats).collect()
     }
 
     /// Returns what last happened to the entry, and how long ago, if that is known.
@@ -277,7 +612,13 @@ impl EventDispatcher {
         counting::count(&self.counters, event);
         self.past_events.note(event);
         logging::log(event);
-        self.observers.iter().for_each(|observer| observer.event(event));
+        self.observers.iter().for_each(|observer| observer.deliver(event));
+    }
+
+    /// Writes the log line of a call that the memory of this process could not answer. The line is
+    /// not an event, because only the log asks for it.
+    pub(crate) fn log_miss(&self, entry: EventSubject<'_>, report: &MissReport) {
+        logging::log_miss(entry, report);
     }
 }
 

@@ -17,7 +17,7 @@ mod encoded;
 mod entry;
 mod entry_handle;
 mod error;
-mod event;
+pub mod event;
 mod fetch_pauses;
 mod flight;
 #[cfg(feature = "memcached")]
@@ -101,9 +101,13 @@ pub use error::{
     CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError, RemoteError, RemoteErrorKind,
     UnknownNameError,
 };
+pub use event::{Event, Observer};
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};
-pub use stats::{DeclarationStats, Stats};
+pub use stats::{
+    DeclarationStats, DurationHistogram, Health, LocalStats, ObserverStats, ServerState,
+    ServerStats, Stats,
+};
 pub use tier::Tier;
 pub use tier::request::RequestScope;
 pub use value::{CachedValue, Returned};

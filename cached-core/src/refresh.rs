@@ -22,12 +22,14 @@ use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::call::{
-    CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch, RemoteRefresh,
+    AnswerSource, CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch,
+    RemoteRefresh,
 };
 use crate::current::process_cache_if_unscoped;
 use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::refresh_claims::LocalRefreshClaim;
+use crate::tier::Tier;
 use crate::ttl::refresh_window;
 use crate::value::{ReturnOperations, Value, ValueRules};
 
@@ -96,13 +98,15 @@ impl LocalHit {
 impl PendingCall {
     /// Returns the call's answer if the plan is to answer at once and then refresh the entry.
     pub(crate) fn answer_before_refresh<R, V>(
-        &self,
+        &mut self,
         returns: &ReturnOperations<R, V>,
     ) -> Option<R> {
-        match &self.plan {
-            CallPlan::AnswerAndRefresh(value, _) => returns.rebuild(value),
-            _ => None,
-        }
+        let answer = match &self.plan {
+            CallPlan::AnswerAndRefresh(value, _) => returns.rebuild(value)?,
+            _ => return None,
+        };
+        self.report_answer(AnswerSource::Tier(Tier::Remote));
+        Some(answer)
     }
 
     /// Refreshes the entry in the background if the entry is due. If not, holds the claim until the
@@ -143,6 +147,8 @@ impl PendingCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
+        // A refresh is not a call, so nothing is counted if it is dropped.
+        self.is_counted = true;
         // During a pause the refresh is given up, which drops its claim. A call after the pause can
         // then refresh the entry.
         if self.pause().is_some() {
@@ -152,8 +158,6 @@ impl PendingCall {
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();
-            // A refresh is always timed, because no caller waits while the clock is read.
-            self.fetch_began = Some(Instant::now());
             let end = poll_fn(|context| self.poll_fetch(fetch.as_mut(), context)).await;
             // The call leads no flight, so the fetch is never `Overtaken`.
             if let FetchEnd::Returned(output) = end {

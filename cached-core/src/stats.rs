@@ -1,12 +1,18 @@
-//! Counters of hits, fetches, fills and failures: one set for each annotated function in each cache.
+//! Counters: one set for each annotated function in each cache, and those of the local tier, of the
+//! memcached servers and of the observers.
 
+mod histogram;
+mod servers;
 mod sharded_counter;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::declaration::{DECLARATIONS, ledger};
+use crate::declaration::{DECLARATIONS, Declaration, ledger};
+pub use histogram::DurationHistogram;
+pub(crate) use histogram::LiveHistogram;
+pub use servers::{Health, ServerState, ServerStats};
 pub(crate) use sharded_counter::ShardedCounter;
 
 macro_rules! counters {
@@ -17,9 +23,14 @@ macro_rules! counters {
             $(pub(crate) $name: $counter,)*
             /// The estimated duration of a fetch in nanoseconds; 0 before the first fetch.
             fetch_time: AtomicU64,
+            fetch_durations: LiveHistogram,
         }
 
         /// The counters of one annotated function in one cache, since the cache was built.
+        ///
+        /// Each call of the function is counted once, when it is answered or dropped:
+        /// [`calls`](Self::calls) is the sum of these counters. The guide says
+        /// [what each counter means](crate::guide::events).
         ///
         /// [`Stats::get`] and [`Stats::iter`] return the counters of one function, and
         /// [`Stats::total`] returns the sums over all functions. A counter never decreases.
@@ -71,38 +82,71 @@ counters! {
     local_hits: ShardedCounter, "local", Shown::Always;
     /// Calls that were answered from memcached.
     remote_hits: Counter, "remote", Shown::Always;
-    /// Calls that returned the result of another caller's fetch in this process.
+    /// Calls that were answered with the outcome of another caller's fetch in this process.
     waits: Counter, "waited", Shown::Always;
-    /// Runs of the function's body.
+    /// Calls that were answered by their own fetch, with a value or an error.
+    misses: Counter, "missed", Shown::IfCounted;
+    /// Runs of the function's body: for calls that missed or bypassed the cache, for refreshes, and
+    /// for calls that were dropped or answered otherwise in the meantime.
     fetches: Counter, "fetched", Shown::Always;
     /// Runs of the function's body that returned an error.
     fetch_errors: Counter, "failed", Shown::Always;
-    /// Calls that were answered with an expired value (`stale_if_error`): the fetch failed, or
-    /// another process was fetching.
+    /// Calls that were answered with an expired value (`stale_if_error`): the fetch failed or is
+    /// paused, or another process was fetching.
     stale_answers: Counter, "stale", Shown::IfCounted;
     /// Calls that were answered with the error of an earlier fetch, because the option `error_ttl`
     /// holds off the next fetches of the key.
     paused_answers: Counter, "paused", Shown::IfCounted;
     /// Background fetches of entries that were about to expire (`refresh_ahead`).
     refreshes: Counter, "refreshed", Shown::IfCounted;
-    /// Values stored in memcached.
-    fills: Counter, "stored", Shown::IfCounted;
-    /// Values that were not stored in memcached: the lease (the right to store the value) had run out,
-    /// the entry was invalidated first, the value was too large, the server failed, or too many
-    /// values were being stored.
-    fills_dropped: Counter, "not stored", Shown::IfCounted;
-    /// Exchanges with memcached that failed or took too long.
-    remote_errors: Counter, "remote errors", Shown::IfCounted;
+    /// Fetched values that are not cached: `cache_if` refused the value, it is a `None` without
+    /// `none_ttl` or an `Err` (`infallible`), or its ttl is zero.
+    not_cached: Counter, "not cached", Shown::IfCounted;
+    /// Leases that calls won: the right to fetch a value that memcached does not have, and to store it
+    /// there.
+    leases_won: Counter, "leases won", Shown::IfCounted;
+    /// Calls that found that another process held the lease.
+    leases_busy: Counter, "leases busy", Shown::IfCounted;
     /// Calls that fetched although another process held the lease: the value of that process did not
     /// arrive in time, or the call did not wait.
     lease_timeouts: Counter, "lease timeouts", Shown::IfCounted;
+    /// Values stored in memcached.
+    fills: Counter, "stored", Shown::IfCounted;
+    /// Values that were not stored in memcached. The sum of the five counters below.
+    fills_dropped: Counter, "not stored", Shown::IfCounted;
+    /// Values that were not stored in memcached because too many bytes were waiting to be written.
+    fills_queue_full: Counter, "queue full", Shown::IfCounted;
+    /// Values that were not stored in memcached because they would not read back as they were.
+    fills_not_storable: Counter, "not storable", Shown::IfCounted;
+    /// Values that were not stored in memcached because their ttl is under a second.
+    fills_ttl_too_short: Counter, "ttl too short", Shown::IfCounted;
+    /// Values that were not stored in memcached because the lease had ended, or because the entry was
+    /// changed during the fetch.
+    fills_overtaken: Counter, "overtaken", Shown::IfCounted;
+    /// Values that were not stored in memcached because the exchange failed, or because the value is
+    /// too large for the server.
+    fills_failed: Counter, "store failed", Shown::IfCounted;
+    /// Exchanges with memcached that failed or took too long.
+    remote_errors: Counter, "remote errors", Shown::IfCounted;
     /// Calls that did not use the cache: the cache is off, the function shares its cache name, the
     /// key could not be encoded, or the function called itself with the same key.
     bypassed: Counter, "bypassed", Shown::IfCounted;
+    /// Calls that ended without an answer: the caller dropped the call, or the function panicked.
+    cancelled: Counter, "cancelled", Shown::IfCounted;
     /// Entries that `invalidate` removed, and local entries that `invalidate_all` and `clear` removed.
     invalidations: Counter, "invalidated", Shown::IfCounted;
     /// Entries that `overwrite` replaced.
     overwrites: Counter, "overwritten", Shown::IfCounted;
+    /// Local entries that were removed because the local tier was full.
+    evictions_size: Counter, "evicted: size", Shown::IfCounted;
+    /// Local entries that were removed after their ttl.
+    evictions_expired: Counter, "evicted: expired", Shown::IfCounted;
+    /// Local entries that a newer value of the same key replaced.
+    evictions_replaced: Counter, "evicted: replaced", Shown::IfCounted;
+    /// Local entries that `invalidate` or `overwrite` removed.
+    evictions_invalidated: Counter, "evicted: invalidated", Shown::IfCounted;
+    /// Local entries that `clear` or `invalidate_all` removed.
+    evictions_cleared: Counter, "evicted: cleared", Shown::IfCounted;
 }
 
 impl DeclarationStats {
@@ -116,6 +160,79 @@ impl DeclarationStats {
     pub fn hits(&self) -> u64 {
         self.request_hits + self.local_hits + self.remote_hits
     }
+
+    /// Returns the number of calls that have ended. Each call is counted once: as a hit, a wait, a
+    /// miss, a stale or a paused answer, as bypassed or as cancelled.
+    ///
+    /// A lookup with [`CacheEntry::get`](crate::CacheEntry::get) or
+    /// [`first_found`](crate::first_found) that finds a value counts as a hit too.
+    ///
+    /// ```
+    /// # use cached_core::{Cache, coordinator_cached};
+    /// #[coordinator_cached(name = "calls_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await.unwrap();
+    /// for _ in 0..4 {
+    ///     cache.scope(course(1, 2)).await?;
+    /// }
+    /// let course = cache.stats().get("calls_doc").expect("the function is declared");
+    /// assert_eq!((course.calls(), course.hits(), course.misses), (4, 3, 1));
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.hits()
+            + self.waits
+            + self.misses
+            + self.stale_answers
+            + self.paused_answers
+            + self.bypassed
+            + self.cancelled
+    }
+}
+
+/// The entries of the local tier of a cache, and how many entries it has removed.
+///
+/// [`Stats::local`] returns it. The numbers of removed entries are the sums over all functions; the
+/// counters of one function are in its [`DeclarationStats`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LocalStats {
+    /// The number of entries, with expired entries that are not removed yet.
+    pub entries: u64,
+    /// The memory that the entries take, in bytes, as the local tier estimates it.
+    pub bytes: u64,
+    /// The memory that the entries may take, in bytes.
+    pub capacity: u64,
+    /// Entries that were removed because the tier was full.
+    pub evictions_size: u64,
+    /// Entries that were removed after their ttl.
+    pub evictions_expired: u64,
+    /// Entries that a newer value of the same key replaced.
+    pub evictions_replaced: u64,
+    /// Entries that `invalidate` or `overwrite` removed.
+    pub evictions_invalidated: u64,
+    /// Entries that `clear` or `invalidate_all` removed.
+    pub evictions_cleared: u64,
+}
+
+/// The counters of one [`Observer`](crate::Observer) of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ObserverStats {
+    /// The name of the observer, by default the name of its type.
+    pub name: String,
+    /// Events that the observer has received.
+    pub received: u64,
+    /// Events that the observer has not received, because it was paused or stuck.
+    pub missed: u64,
+    /// How many times the observer has panicked.
+    pub panics: u64,
 }
 
 /// The longest duration that is recorded for a fetch. Without this limit, a future that is not polled
@@ -131,7 +248,7 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -141,12 +258,17 @@ impl Counters {
     ///
     /// The estimate rises at once and falls slowly. If it is too short, a call stops waiting for
     /// another process too early and runs an unnecessary fetch.
-    pub(crate) fn record_fetch_time(&self, took: Duration) {
+    pub(crate) fn estimate_fetch_time(&self, took: Duration) {
         let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
         // Two threads may overwrite each other's updates. The estimate need not be exact.
         let estimate = self.fetch_time.load(Ordering::Relaxed);
         let next = if took >= estimate { took } else { estimate - estimate / 8 + took / 8 };
         self.fetch_time.store(next, Ordering::Relaxed);
+    }
+
+    /// Adds the duration of a fetch to the histogram.
+    pub(crate) fn record_fetch(&self, took: Duration) {
+        self.fetch_durations.record(took);
     }
 
     /// Returns the estimated duration of a fetch, or `None` before the first fetch.
@@ -170,15 +292,48 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
 #[derive(Debug, Clone, Default)]
 #[must_use = "a snapshot does nothing by itself"]
 pub struct Stats {
-    rows: Vec<(&'static str, DeclarationStats)>,
+    rows: Vec<StatsRow>,
+    local: LocalStats,
+    observers: Vec<ObserverStats>,
+}
+
+/// The counters of one function.
+#[derive(Debug, Clone)]
+struct StatsRow {
+    name: &'static str,
+    counters: DeclarationStats,
+    fetch_durations: DurationHistogram,
 }
 
 impl Stats {
-    pub(crate) fn read(counters: &[Counters]) -> Stats {
+    /// Reads the counters of every function. `local` has the entries of the local tier; this function
+    /// adds its evictions.
+    pub(crate) fn read(
+        counters: &[Counters],
+        local: LocalStats,
+        observers: Vec<ObserverStats>,
+    ) -> Stats {
         // A function that is not cached has no counters.
-        let rows =
-            ledger().iter().filter_map(|d| Some((d.name(), counters.get(d.index()?)?.read())));
-        Stats { rows: rows.collect() }
+        let row = |declaration: &'static Declaration| {
+            let counters = counters.get(declaration.index()?)?;
+            Some(StatsRow {
+                name: declaration.name(),
+                counters: counters.read(),
+                fetch_durations: counters.fetch_durations.read(),
+            })
+        };
+        let rows = ledger().iter().filter_map(row).collect();
+        let mut stats = Stats { rows, local, observers };
+        let total = stats.total();
+        stats.local = LocalStats {
+            evictions_size: total.evictions_size,
+            evictions_expired: total.evictions_expired,
+            evictions_replaced: total.evictions_replaced,
+            evictions_invalidated: total.evictions_invalidated,
+            evictions_cleared: total.evictions_cleared,
+            ..local
+        };
+        stats
     }
 
     /// Returns the counters of the function with this cache name, or `None` if no function or
@@ -201,7 +356,46 @@ impl Stats {
     /// }
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, DeclarationStats)> + '_ {
-        self.rows.iter().copied()
+        self.rows.iter().map(|row| (row.name, row.counters))
+    }
+
+    /// Returns the durations of the fetches of the function with this cache name: of all runs of the
+    /// body that have returned, in refreshes too. Runs that bypass the cache are left out. Returns
+    /// `None` if no function or several functions have the name.
+    ///
+    /// ```
+    /// let stats = cached_core::Cache::current().stats();
+    /// for (name, _) in stats.iter() {
+    ///     let durations = stats.fetch_durations(name).expect("the name is from the same list");
+    ///     println!("{name}: half of the fetches took {:?} at most", durations.quantile(0.5));
+    /// }
+    /// ```
+    #[must_use]
+    pub fn fetch_durations(&self, name: &str) -> Option<DurationHistogram> {
+        self.rows.iter().find(|row| row.name == name).map(|row| row.fetch_durations)
+    }
+
+    /// Returns the entries of the local tier, and how many entries it has removed.
+    ///
+    /// ```
+    /// let local = cached_core::Cache::current().stats().local();
+    /// println!("{} entries take {} of {} bytes", local.entries, local.bytes, local.capacity);
+    /// ```
+    #[must_use]
+    pub fn local(&self) -> LocalStats {
+        self.local
+    }
+
+    /// Returns the counters of each observer, in the order in which the builder received them.
+    ///
+    /// ```
+    /// for observer in cached_core::Cache::current().stats().observers() {
+    ///     println!("{} has missed {} events", observer.name, observer.missed);
+    /// }
+    /// ```
+    #[must_use]
+    pub fn observers(&self) -> &[ObserverStats] {
+        &self.observers
     }
 
     /// Returns the sums over all functions.

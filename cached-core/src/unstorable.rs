@@ -34,12 +34,23 @@ impl fmt::Display for ValuePart {
     }
 }
 
-/// The first value of a function that memcached could not store, as messages describe it.
+/// The reason why memcached cannot store a value of a function. It shows the type of the value and of
+/// the part that is to blame, and not the value.
+///
+/// `Display` writes one line. [`Ledger::audit`](crate::Ledger::audit) has the line, too.
 #[derive(Debug)]
-pub(crate) struct UnstorableValue {
+pub struct UnstorableValue {
     /// The name of the value's type.
     pub(crate) type_name: &'static str,
     pub(crate) reason: Unstorable,
+}
+
+impl UnstorableValue {
+    /// Returns the name of the value's type.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        self.type_name
+    }
 }
 
 impl fmt::Display for UnstorableValue {

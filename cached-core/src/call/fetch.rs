@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{CallPlan, PendingCall, PlannedFetch};
-use crate::event::{Event, FetchOutcome};
-use crate::flight::{FlightOutcome, Leader, poll_work};
+use super::{AnswerSource, CallPlan, PendingCall};
+use crate::event::{Event, FetchOutcome, StaleReason};
+use crate::flight::{FlightOutcome, poll_work};
 use crate::value::{FetchOutput, ReturnOperations, ValueRules};
 
 /// If a function's usual fetch time is longer than this, a leader reports the time to its flight.
@@ -33,32 +33,41 @@ impl PendingCall {
         returns: &ReturnOperations<R, V>,
     ) -> Option<R> {
         let answer = match &self.plan {
-            CallPlan::Answer(value) | CallPlan::AnswerAndRefresh(value, _) => {
+            CallPlan::Answer(value, _) | CallPlan::AnswerAndRefresh(value, _) => {
                 returns.rebuild(value)
             }
-            CallPlan::Error(error) => returns.error_sharing.rebuild(error),
+            CallPlan::Error(error, _) => returns.error_sharing.rebuild(error),
             CallPlan::Fetch(_) | CallPlan::Bypass => None,
         };
-        match answer {
-            Some(_) => self.trace(|report| report.is_answered = true),
+        self.end_wait(answer.is_some());
+        answer
+    }
+
+    /// Reports the planned answer if the call returns it. If not, begins the fetch.
+    fn end_wait(&mut self, is_answered: bool) {
+        match self.plan.answer_source().filter(|_| is_answered) {
+            Some(source) => {
+                self.report_answer(source);
+                self.trace(|report| report.is_answered = true);
+            }
             None => {
-                if let CallPlan::Error(_) = self.plan {
+                if let CallPlan::Error(..) = self.plan {
                     // Copying another caller's error has panicked, so this call fetches for itself.
                     self.plan = self.plan_alone();
                 }
                 self.begin_fetch();
             }
         }
-        answer
     }
 
-    /// Reports that the function starts to run, and gives the fetch its sequence number. If there
-    /// is a remote tier, notes the time.
+    /// Reports that the function starts to run, notes the time, and gives the fetch its sequence
+    /// number.
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
         match self.plan.bypass_reason() {
             Some(reason) => {
                 handle.report_bypass(reason);
+                self.is_counted = true;
                 self.discard_trace();
             }
             None => handle.emit(|entry| Event::FetchStarted { entry }),
@@ -73,7 +82,7 @@ impl PendingCall {
             }
             handle.assign_fetch_sequence(&mut fetch.fill_token);
         }
-        self.fetch_began = handle.remote_tier().map(|_| Instant::now());
+        self.fetch_began = Some(Instant::now());
     }
 
     /// Polls the future of the function. If the call leads a flight, the flight records the poll.
@@ -108,11 +117,16 @@ impl PendingCall {
             leader.accept_outcome();
         }
         self.trace(|report| report.is_answered = true);
-        match self.plan_for_outcome(outcome) {
-            CallPlan::Answer(value) => returns.rebuild(&value),
-            CallPlan::Error(error) => returns.error_sharing.rebuild(&error),
+        let plan = self.plan_for_outcome(outcome);
+        let answer = match &plan {
+            CallPlan::Answer(value, _) => returns.rebuild(value),
+            CallPlan::Error(error, _) => returns.error_sharing.rebuild(error),
             _ => None,
+        };
+        if let Some(source) = plan.answer_source().filter(|_| answer.is_some()) {
+            self.report_answer(source);
         }
+        answer
     }
 
     /// Turns the function's output into the call's answer, and fills the tiers.
@@ -131,23 +145,25 @@ impl PendingCall {
         self.handle.declaration().check_error_sharing(returns.error_sharing.unshared_type());
         match (returns.split)(output, rules) {
             FetchOutput::Value(value, decision) => {
-                self.report_end(&fetch, FetchOutcome::Value);
+                let ended = self.report_end(FetchOutcome::Value, !fetch.is_refresh);
                 self.handle.end_pause();
-                let value = self.fill(fetch, value, decision);
+                let value = self.fill(fetch, value, decision, ended);
                 match returns.rebuild(&value) {
                     Some(answer) => answer,
                     None => unreachable!("a value has the type that it was made from"),
                 }
             }
             FetchOutput::Error(output) => {
-                self.report_end(&fetch, FetchOutcome::Error);
+                let stale = self.stale_value(&fetch);
+                let stale = stale.and_then(|value| Some((returns.rebuild(&value)?, value)));
+                let is_answer = !fetch.is_refresh && stale.is_none();
+                self.report_end(FetchOutcome::Error, is_answer);
                 // The pause must begin before the flight ends. Otherwise a caller could fetch in
                 // between.
                 let share = || returns.error_sharing.share(&output);
                 let shared = self.begin_pause(&fetch, share);
-                if let Some(value) = self.stale_value(&fetch)
-                    && let Some(answer) = returns.rebuild(&value)
-                {
+                if let Some((answer, value)) = stale {
+                    self.report_answer(AnswerSource::Expired(StaleReason::FetchFailed));
                     self.serve_stale(fetch, value);
                     return answer;
                 }
@@ -160,16 +176,17 @@ impl PendingCall {
         }
     }
 
-    fn report_end(&self, fetch: &PlannedFetch, outcome: FetchOutcome) {
+    /// Reports that the function has returned, and returns the time. `is_answer` is true if the call
+    /// returns this outcome.
+    fn report_end(&mut self, outcome: FetchOutcome, is_answer: bool) -> Instant {
+        let ended = Instant::now();
         self.trace(|report| {
             report.is_answered = true;
             report.fetched = report.fetch_began.map(|began| (began.elapsed(), outcome));
         });
-        let took = match self.fetch_began {
-            Some(began) => Some(began.elapsed()),
-            // Without a remote tier, the fetch time is used only to recognize a stuck leader.
-            None => fetch.leader.as_ref().map(Leader::elapsed).filter(|t| *t > SLOW_FETCH),
-        };
-        self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took });
+        self.is_counted |= is_answer;
+        let took = self.fetch_began.map_or(Duration::ZERO, |began| ended - began);
+        self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took, is_answer });
+        ended
     }
 }

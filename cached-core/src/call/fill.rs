@@ -16,11 +16,14 @@ use crate::value::{CachingDecision, Value};
 impl PendingCall {
     /// Stores a fetched value in the tiers that the fetch's [`FillTarget`] allows, and answers the
     /// flight. The remote tier is written in the background. Returns the call's answer.
+    ///
+    /// The time to live of the local entry starts at `fetch_ended`.
     pub(super) fn fill(
         &self,
         mut fetch: PlannedFetch,
         value: Value,
         decision: CachingDecision,
+        fetch_ended: Instant,
     ) -> Value {
         let handle = &self.handle;
         if let (FillTarget::RemoteLease(lease @ None), Some(leader)) =
@@ -51,7 +54,9 @@ impl PendingCall {
         // An overwritable entry takes the value of the fetch that began last. A write-once entry
         // keeps its first value.
         let mode = if handle.is_overwritable() { WriteMode::Replace } else { WriteMode::Once };
-        handle.publish(fill_token, mode, &value, weight, handle.expiry(local_ttl, ttls));
+        let start = handle.cache.config().clock.shift(fetch_ended);
+        let expiry = Expiry { start, ttl: local_ttl, stale_ttl: ttls.stale };
+        handle.publish(fill_token, mode, &value, weight, expiry);
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }

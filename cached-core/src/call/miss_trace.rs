@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::PendingCall;
 use crate::cache::Cache;
 use crate::entry_handle::EntryHandle;
-use crate::event::{Event, EventSubject, LocalLookup, MissReport, RequestLookup, logs_misses};
+use crate::event::{LocalLookup, MissReport, RequestLookup, logs_misses};
 use crate::sync::lock;
 
 /// The collector of the [`MissReport`] of one call. Dropping the trace emits the report, so even a
@@ -51,8 +51,7 @@ impl Drop for MissTrace {
         // A logger that panics during a panic would end the process.
         if !self.is_discarded && !std::thread::panicking() {
             let report = self.report.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let entry = EventSubject::of(&self.key);
-            self.cache.emit(Event::MissEnded { entry, report });
+            self.cache.log_miss(&self.key, report);
         }
     }
 }

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::{CallPlan, PendingCall, PlannedFetch};
-use crate::event::Event;
+use super::{AnswerSource, CallPlan, PendingCall, PlannedFetch};
+use crate::event::StaleReason;
 use crate::flight::FlightOutcome;
 use crate::value::SharedError;
 
@@ -54,11 +54,10 @@ impl PendingCall {
         let Some(error) = pause else { return CallPlan::Fetch(fetch) };
         if let Some(value) = self.stale_value(&fetch) {
             self.serve_stale(fetch, Arc::clone(&value));
-            return CallPlan::Answer(value);
+            return CallPlan::Answer(value, AnswerSource::Expired(StaleReason::FetchPaused));
         }
-        self.handle.emit(|entry| Event::FetchPaused { entry });
         self.trace(|report| report.is_paused = true);
         fetch.end_without_value(|| FlightOutcome::Error(Arc::clone(&error)));
-        CallPlan::Error(error)
+        CallPlan::Error(error, AnswerSource::Pause)
     }
 }

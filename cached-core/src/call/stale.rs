@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{FillTarget, PendingCall, PlannedFetch};
-use crate::event::{Event, StaleReason};
 use crate::flight::FlightOutcome;
 use crate::tier::local::run_deferred_drops;
 use crate::tier::remote::WritePermit;
@@ -28,8 +27,6 @@ impl PendingCall {
 
     /// Answers the followers of a failed fetch with an expired value, and reports it.
     pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
-        let reason = StaleReason::FetchFailed;
-        self.handle.emit(|entry| Event::StaleServed { entry, reason });
         self.trace(|report| report.served_stale = true);
         fetch.end_without_value(|| FlightOutcome::Uncached(value));
     }

@@ -3,21 +3,23 @@
 #[cfg(feature = "memcached")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::miss_report::MISS_TARGET;
-use super::{BypassReason, Event};
+use super::miss_report::{MISS_TARGET, MissReport};
+use super::{BypassReason, Event, EventSubject};
 use crate::tier::remote::RemoteErrorKind;
+
+/// Writes the log line of a call that the memory of this process could not answer.
+pub(super) fn log_miss(entry: EventSubject<'_>, report: &MissReport) {
+    log::debug!(target: MISS_TARGET, "miss of `{entry:?}`: {report}");
+}
 
 /// Writes the log line of an event, if the event has one.
 pub(super) fn log(event: &Event<'_>) {
     match event {
-        Event::Bypassed { declaration, reason: BypassReason::Key(error) } => {
+        Event::Bypassed { declaration, reason: BypassReason::Key(error), .. } => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());
         }
         Event::Bypassed { declaration, reason } => {
             log::debug!(target: MISS_TARGET, "`{}` is not cached for this call: {reason}", declaration.name());
-        }
-        Event::MissEnded { entry, report } => {
-            log::debug!(target: MISS_TARGET, "miss of `{entry:?}`: {report}");
         }
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::BypassReason;
 use super::past_events::PastEvent;
+use super::{BypassReason, FetchOutcome, UncachedReason};
 use crate::tier::remote::RemoteError;
 
 /// The target of the log lines that say why a call missed.
@@ -111,28 +111,6 @@ pub(crate) enum AwaitedResult {
     UnsharedError,
 }
 
-/// Says whether the function returned a value or an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub(crate) enum FetchOutcome {
-    Value,
-    Error,
-}
-
-/// The reason why a fetched value is not cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub(crate) enum UncachedReason {
-    /// The value is a `None`, and the function does not declare `none_ttl`.
-    AbsentValue,
-    /// The value of a function with the option `infallible` is an `Err`.
-    ErrorValue,
-    /// `cache_if` returned false.
-    CacheIf,
-    /// The value's ttl is zero.
-    ZeroTtl,
-}
-
 impl MissReport {
     pub(crate) fn new(
         request: RequestLookup,
@@ -203,10 +181,11 @@ impl fmt::Display for BypassReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             BypassReason::CacheOff => "the cache is off",
-            BypassReason::NotCached => "`ledger().audit()` says why the function is not cached",
+            BypassReason::NotRegistered => "`ledger().audit()` says why the function is not cached",
             BypassReason::Key(error) => return error.fmt(f),
             BypassReason::Recursion => "the function called itself with the same key",
             BypassReason::OtherType => "the value of its key has another type of the same path",
+            BypassReason::InObserver => "an observer of events made the call",
         })
     }
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::LevelFilter;
 
-use super::miss_report::{FetchOutcome, UncachedReason};
-use super::{Event, EvictionReason, FillRefusal};
+use super::{Event, EvictionReason, FetchOutcome, FillRefusal, UncachedReason};
 use crate::key::KeyHeader;
 use crate::sync::lock;
 

@@ -15,12 +15,17 @@ impl Observer for Recorder {
     }
 }
 
+fn dispatcher(observers: impl IntoIterator<Item = Arc<dyn Observer>>) -> EventDispatcher {
+    let mut list = ObserverList::default();
+    observers.into_iter().for_each(|observer| list.push(observer));
+    EventDispatcher::new(&list)
+}
+
 #[test]
 fn every_observer_receives_an_event() {
     let recorders = [(); 2].map(|()| Arc::new(Recorder::default()));
-    let observers = recorders.iter().map(|recorder| Arc::clone(recorder) as Arc<dyn Observer>);
-    let events = EventDispatcher::new(observers.collect());
-    let reason = BypassReason::NotCached;
+    let events = dispatcher(recorders.iter().map(|recorder| Arc::clone(recorder) as _));
+    let reason = BypassReason::NotRegistered;
     events.clone().emit(&Event::Bypassed { declaration: &DECLARATION, reason });
     for recorder in recorders {
         let shown = recorder.0.lock().expect("no thread panics while it holds the lock");
@@ -31,8 +36,8 @@ fn every_observer_receives_an_event() {
 #[test]
 fn an_event_shows_no_identifier() {
     let key = [&[7; 8], &b"secret"[..]].concat();
-    let shown = format!("{:?}", Event::Miss { entry: EventSubject::of(&key) });
-    assert!(shown.starts_with("Miss") && !shown.contains("secret"), "{shown}");
+    let shown = format!("{:?}", Event::LocalMiss { entry: EventSubject::of(&key) });
+    assert!(shown.starts_with("LocalMiss") && !shown.contains("secret"), "{shown}");
     assert!(!shown.contains("115, 101, 99"), "{shown}");
 }
 
@@ -40,7 +45,7 @@ fn an_event_shows_no_identifier() {
 fn nothing_is_collected_while_the_log_does_not_ask() {
     // No unit test installs a logger.
     assert!(!logs_misses());
-    let (events, key) = (EventDispatcher::new(Vec::new()), [7; 8]);
+    let (events, key) = (dispatcher([]), [7; 8]);
     let entry = EventSubject::of(&key);
     events.emit(&Event::Evicted { entry, reason: EvictionReason::Size });
     assert!(events.last_event(&entry).is_none());

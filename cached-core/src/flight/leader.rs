@@ -20,8 +20,6 @@ pub(crate) struct Leader {
     /// The flight's term when this lead began. If the flight's term is greater, the lead has passed
     /// on.
     term: u64,
-    /// When this lead began, by [`now_millis`].
-    began: u64,
     /// True if the flight has ended.
     is_done: bool,
 }
@@ -31,12 +29,7 @@ impl Leader {
         let began = now_millis();
         flight.polled_at.store(began, Ordering::Release);
         flight.woken_at.store(0, Ordering::Release);
-        Leader { flight, term, began, is_done: false }
-    }
-
-    /// Returns the time since this lead began, with the resolution of the coarse clock.
-    pub(crate) fn elapsed(&self) -> Duration {
-        Duration::from_millis(now_millis().saturating_sub(self.began))
+        Leader { flight, term, is_done: false }
     }
 
     /// Ends the flight with an outcome for all its followers. `outcome` is not called if this

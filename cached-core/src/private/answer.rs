@@ -11,6 +11,7 @@ use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
 use crate::round_trip::{RoundTripCheck, RoundTripFns};
+use crate::tier::Tier;
 use crate::value::{ErrorSharing, ReturnOperations, SharedError, ValueRules, weight_fn};
 
 /// A call of an annotated function that the lookup in this process did not complete. The lookup
@@ -151,6 +152,7 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
                     hit.handle.report_bypass(BypassReason::OtherType);
                     return fetch().1.await;
                 };
+                hit.handle.report_hit(Tier::Local);
                 hit.refresh(returns, fetch);
                 return answer;
             }
@@ -161,7 +163,7 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
             other => other,
         };
         let phase = match phase {
-            Phase::Decided(call) => match call.answer_before_refresh(&returns) {
+            Phase::Decided(mut call) => match call.answer_before_refresh(&returns) {
                 Some(answer) => {
                     call.refresh(returns, fetch);
                     return answer;
@@ -195,7 +197,10 @@ impl<R, V> Call<'_, R, V> {
                     }
                 },
                 Phase::Hit(hit) => match returns.rebuild(&hit.value) {
-                    Some(answer) => return Poll::Ready(answer),
+                    Some(answer) => {
+                        hit.handle.report_hit(Tier::Local);
+                        return Poll::Ready(answer);
+                    }
                     None => {
                         hit.handle.report_bypass(BypassReason::OtherType);
                         Phase::Bypass

@@ -8,7 +8,7 @@ use crate::call::{CallPlan, LocalHit, PendingCall, Phase};
 use crate::current::has_lost_its_scope;
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
-use crate::event::{BypassReason, Event};
+use crate::event::{BypassReason, Event, is_in_observer};
 use crate::key::{KeyBytes, KeyError};
 use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
@@ -34,7 +34,7 @@ pub(super) fn look_up_by_bytes(
         return bypass(cache, declaration, BypassReason::CacheOff);
     }
     if declaration.index().is_none() {
-        return bypass(cache, declaration, BypassReason::NotCached);
+        return bypass(cache, declaration, BypassReason::NotRegistered);
     }
     let mut key = KeyBytes::default();
     match encode(&mut key) {
@@ -61,7 +61,6 @@ fn look_in_process(
     let force_miss = request.is_some_and(|request| request.force_miss());
     let uses_local = !force_miss && declaration.uses_local();
     if let Some(value) = uses_local.then(|| cache.local().get(key)).flatten() {
-        cache.report_hit(key, Tier::Local);
         let value = match request {
             Some(request) => request.keep(cache.id(), &Arc::from(key), value),
             None => value,
@@ -72,19 +71,25 @@ fn look_in_process(
             return Some(Phase::Hit(Box::new(LocalHit { value, handle })));
         }
         return match write_hit(&value) {
-            true => None,
+            true => {
+                cache.report_hit(key, Tier::Local);
+                None
+            }
             false => bypass(cache, declaration, BypassReason::OtherType),
         };
+    }
+    if is_in_observer() {
+        return bypass(cache, declaration, BypassReason::InObserver);
     }
     match handle() {
         Some(handle) => {
             if cfg!(debug_assertions) && has_lost_its_scope(cache) {
                 cache.emit(Event::ScopeLost { declaration });
             }
-            handle.emit(|entry| Event::Miss { entry });
+            handle.emit(|entry| Event::LocalMiss { entry });
             Some(Phase::Miss(PendingCall::new(handle, request, CallPlan::Bypass).traced()))
         }
-        None => bypass(cache, declaration, BypassReason::NotCached),
+        None => bypass(cache, declaration, BypassReason::NotRegistered),
     }
 }
 

@@ -1,7 +1,12 @@
 use super::*;
 
 fn stats(rows: &[(&'static str, DeclarationStats)]) -> Stats {
-    Stats { rows: rows.to_vec() }
+    let row = |(name, counters): &(&'static str, DeclarationStats)| StatsRow {
+        name,
+        counters: *counters,
+        fetch_durations: DurationHistogram::default(),
+    };
+    Stats { rows: rows.iter().map(row).collect(), ..Stats::default() }
 }
 
 /// Returns the titles of the table's columns.

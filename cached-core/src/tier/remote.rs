@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use crate::flight::LeaderMonitor;
 use crate::key::Key;
+use crate::stats::ServerStats;
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::MemcachedStore as Store;
 #[cfg(all(feature = "memcached", feature = "testing"))]
@@ -123,6 +124,9 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
 
     /// Waits until no background write is pending, for about ten seconds at most.
     fn flush(&self) -> impl Future<Output = ()> + Send;
+
+    /// Returns the state and the counters of each server, in the order of the configuration.
+    fn servers(&self) -> Vec<ServerStats>;
 }
 
 /// The right to store one value under one key. The right is lost when another caller changes the

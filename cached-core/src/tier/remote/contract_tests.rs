@@ -16,7 +16,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::event::EventDispatcher;
+use crate::event::{EventDispatcher, ObserverList};
 use crate::key::Key;
 pub(super) use memcached_process::MemcachedProcess;
 
@@ -49,7 +49,7 @@ fn clients_on_memcached() -> TwoClients<MemcachedStore> {
 
 fn clients(config: &Config, take_down: Box<dyn FnOnce()>) -> TwoClients<MemcachedStore> {
     let store = || {
-        let store = MemcachedStore::new(config, &EventDispatcher::new(Vec::new()));
+        let store = MemcachedStore::new(config, &EventDispatcher::new(&ObserverList::default()));
         Arc::new(store.expect("a server is configured"))
     };
     TwoClients { one: store(), other: store(), take_down }

@@ -59,6 +59,7 @@ use super::{
 use crate::config::Config;
 use crate::event::EventDispatcher;
 use crate::key::Key;
+use crate::stats::ServerStats;
 use crate::sync::lock;
 use item::{LONGEST_TTL, RawItem, ReadReply, WriteCondition};
 use lease_wait::LeaseWait;
@@ -434,6 +435,10 @@ impl RemoteStore for MemcachedStore {
         } else {
             timer::run_until(Instant::now() + server::BACKGROUND_TIMEOUT, done).await;
         }
+    }
+
+    fn servers(&self) -> Vec<ServerStats> {
+        MemcachedStore::servers(self).iter().map(|server| server.stats()).collect()
     }
 }
 

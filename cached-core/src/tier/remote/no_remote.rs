@@ -14,6 +14,7 @@ use super::{
 use crate::config::Config;
 use crate::event::EventDispatcher;
 use crate::flight::LeaderMonitor;
+use crate::stats::ServerStats;
 
 /// A type without values. It is private, so that the compiler does not report unreachable code in
 /// the rest of the crate.
@@ -69,6 +70,10 @@ impl RemoteStore for NoRemote {
     }
 
     async fn flush(&self) {
+        match self.0 {}
+    }
+
+    fn servers(&self) -> Vec<ServerStats> {
         match self.0 {}
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct CommandError {
     pub(super) why: String,
 }
 
+const NO_ANSWER_IN_TIME: &str = "no answer in time";
+
 /// The reply to a command, or the reason why there is no reply.
 pub(super) type CommandResult = Result<Reply, CommandError>;
 
@@ -93,7 +95,12 @@ impl CommandError {
     }
 
     pub(super) fn timed_out() -> CommandError {
-        CommandError::unreachable("no answer in time")
+        CommandError::unreachable(NO_ANSWER_IN_TIME)
+    }
+
+    /// Returns true if the server did not answer in time.
+    pub(super) fn is_timeout(&self) -> bool {
+        self.why == NO_ANSWER_IN_TIME
     }
 
     pub(super) fn out_of_step() -> CommandError {

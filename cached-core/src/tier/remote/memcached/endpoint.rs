@@ -12,12 +12,14 @@ use super::identity::ServerIdentity;
 use super::memory::InMemoryServers;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::stats::{Counter, LiveHistogram, ServerState, ServerStats};
 
 /// The address, timeout, health and identity of one server.
 pub(super) struct EndpointState {
     pub(super) address: String,
     pub(super) clock: Clock,
     pub(super) health: ServerHealth,
+    pub(super) exchanges: ExchangeCounters,
     pub(super) identity: Arc<ServerIdentity>,
     /// The in-memory servers of a test, which are used in place of sockets.
     #[cfg(feature = "testing")]
@@ -40,6 +42,7 @@ impl EndpointState {
             address: address.to_owned(),
             clock: config.clock.clone(),
             health: ServerHealth::new(config.clock.clone()),
+            exchanges: ExchangeCounters::default(),
             identity: Arc::new(identity),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
@@ -68,6 +71,42 @@ impl EndpointState {
     pub(super) fn record_failure(&self, error: &CommandError) {
         if self.health.record_failure(error.is_unusable()) {
             (self.on_ejection)(error);
+        }
+    }
+}
+
+/// Counts the exchanges with one server.
+#[derive(Default)]
+pub(super) struct ExchangeCounters {
+    errors: Counter,
+    timeouts: Counter,
+    durations: LiveHistogram,
+}
+
+impl ExchangeCounters {
+    /// Counts an exchange that has ended.
+    pub(super) fn record(&self, took: Duration, has_failed: bool, has_timed_out: bool) {
+        self.durations.record(took);
+        if has_failed || has_timed_out {
+            self.errors.add();
+        }
+        if has_timed_out {
+            self.timeouts.add();
+        }
+    }
+
+    pub(super) fn read(&self, address: &str, state: ServerState, ejections: u64) -> ServerStats {
+        // The errors are read first, so they are not more than the exchanges.
+        let (timeouts, errors) = (self.timeouts.get(), self.errors.get());
+        let durations = self.durations.read();
+        ServerStats {
+            address: address.to_owned(),
+            state,
+            exchanges: durations.count(),
+            errors,
+            timeouts,
+            ejections,
+            durations,
         }
     }
 }

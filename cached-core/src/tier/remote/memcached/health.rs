@@ -38,6 +38,8 @@ pub(super) struct ServerHealth {
     attempts: AtomicU32,
     /// When the next recovery attempt is due, in milliseconds since [`EPOCH`].
     retry_at: AtomicU64,
+    /// How many times the server was taken out of rotation.
+    ejections: AtomicU64,
 }
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -80,7 +82,16 @@ impl ServerHealth {
         if self.failures.load(Ordering::Acquire) == MAX_FAILURES - 1 {
             self.schedule_attempt(0);
         }
-        self.failures.fetch_update(set, fetched, one_more) == Ok(MAX_FAILURES - 1)
+        let is_ejected = self.failures.fetch_update(set, fetched, one_more) == Ok(MAX_FAILURES - 1);
+        if is_ejected {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
+        }
+        is_ejected
+    }
+
+    /// Returns how many times the server was taken out of rotation.
+    pub(super) fn ejections(&self) -> u64 {
+        self.ejections.load(Ordering::Relaxed)
     }
 
     /// Returns true if the server is ejected because it answers and refuses every command.
@@ -101,7 +112,9 @@ impl ServerHealth {
             self.has_failed.store(false, Ordering::Relaxed);
         }
         self.retry_at.store(self.now(), Ordering::Release);
-        self.failures.store(MAX_FAILURES, Ordering::Release);
+        if self.failures.swap(MAX_FAILURES, Ordering::AcqRel) < MAX_FAILURES {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Schedules the next recovery attempt, with the pause that follows `attempts` failed attempts.
@@ -159,6 +172,8 @@ pub(super) struct ExchangeSummary {
     refused_read: Option<String>,
     /// The first reason why a command got no reply.
     unreachable: Option<String>,
+    /// True if a command got no reply in time.
+    has_timed_out: bool,
 }
 
 impl ExchangeSummary {
@@ -168,6 +183,7 @@ impl ExchangeSummary {
             self.has_answers = true;
             return;
         };
+        self.has_timed_out |= result.as_ref().is_err_and(CommandError::is_timeout);
         let first = match kind {
             RemoteErrorKind::Unreachable => &mut self.unreachable,
             RemoteErrorKind::Unusable => &mut self.refused_read,
@@ -182,6 +198,11 @@ impl ExchangeSummary {
             }
         };
         first.get_or_insert_with(|| why.clone());
+    }
+
+    /// Returns true if the server did not answer a command in time.
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.has_timed_out
     }
 
     /// Returns the server's failure, or `None` if the exchange does not count as one.
@@ -224,6 +245,7 @@ mod tests {
         health.reinstate();
         health.eject();
         assert!(!health.has_failed());
+        assert_eq!(health.ejections(), 2, "an ejected server is not ejected again");
     }
 
     #[test]
@@ -232,6 +254,7 @@ mod tests {
         // More exchanges fail than an ejection needs. The pause does not grow.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
         assert_eq!(ejections, 1, "the server is ejected once");
+        assert_eq!(health.ejections(), 1);
         assert!(!health.in_rotation() && !health.claim_attempt());
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
         assert!(health.claim_attempt());

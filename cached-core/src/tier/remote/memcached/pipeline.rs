@@ -183,7 +183,7 @@ impl Pipeline {
         }
         let mut summary = ExchangeSummary::default();
         summary.add(is_read, &result);
-        self.record_health(summary, deadline);
+        self.record_exchange(summary, now, deadline);
         result
     }
 
@@ -206,7 +206,7 @@ impl Pipeline {
                     summary.add(false, &Err(CommandError::timed_out()));
                     let batch = CommandBatch { commands, senders };
                     self.finish_late(client, connection, batch, answered, sent);
-                    return self.record_health(summary, deadline);
+                    return self.record_exchange(summary, began, deadline);
                 }
             },
             Err(error) => Some(error),
@@ -225,7 +225,7 @@ impl Pipeline {
                 }
             }
         }
-        self.record_health(summary, deadline);
+        self.record_exchange(summary, began, deadline);
     }
 
     /// Spawns a task that waits for the replies that missed their deadline. The first `answered`
@@ -276,9 +276,12 @@ impl Pipeline {
         self.start_flushers(&mut state);
     }
 
-    /// Updates the server's health after an exchange.
-    fn record_health(&self, summary: ExchangeSummary, deadline: Instant) {
-        let Some(error) = summary.failure() else { return self.endpoint.health.record_success() };
+    /// Counts an exchange that began at `began`, and updates the server's health.
+    fn record_exchange(&self, summary: ExchangeSummary, began: Instant, deadline: Instant) {
+        let has_timed_out = summary.has_timed_out();
+        let failure = summary.failure();
+        self.endpoint.exchanges.record(began.elapsed(), failure.is_some(), has_timed_out);
+        let Some(error) = failure else { return self.endpoint.health.record_success() };
         // If the deadline passed long ago, this process was paused, and the failure says nothing
         // about the server.
         let was_paused = || Instant::now() > deadline + self.endpoint.timeout() / 2;

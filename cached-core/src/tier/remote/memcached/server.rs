@@ -34,6 +34,7 @@ use super::wait_breaker::{LeaseProbeGuard, LeaseWaitBreaker};
 use crate::config::Config;
 use crate::event::{Event, EventDispatcher};
 use crate::key::Digest;
+use crate::stats::{ServerState, ServerStats};
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 use failing_writes::FailingWrites;
 use fence::CasFence;
@@ -104,6 +105,12 @@ impl Server {
 
     pub(super) fn address(&self) -> &str {
         &self.endpoint.address
+    }
+
+    pub(super) fn stats(&self) -> ServerStats {
+        let state = if self.in_rotation() { ServerState::Up } else { ServerState::Ejected };
+        let ejections = self.endpoint.health.ejections();
+        self.endpoint.exchanges.read(self.address(), state, ejections)
     }
 
     /// Sets how long one exchange may take. If the cache has several servers, the timeout must
