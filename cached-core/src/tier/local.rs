@@ -11,6 +11,10 @@
 //! hold the stripe's lock to insert or to invalidate an entry. The policy is told of a new entry
 //! only after the index contains the entry, because the policy may evict the entry at once.
 //! Evictions and sweeps need no lock, because they remove an entry by its unique id.
+//!
+//! The drop of a removed entry's value is *deferred* until the value's `Drop` cannot cause a
+//! deadlock. The leader of a flight (see [`flight`](crate::flight)) therefore runs no deferred
+//! drops.
 
 mod bookkeeping;
 mod clearing;
@@ -108,7 +112,7 @@ struct ThreadEndingError;
 pub(crate) enum WriteMode {
     /// The fill replaces no live entry.
     Once,
-    /// The fill replaces a live entry. An entry with a later sequence number than the fill's stays.
+    /// The fill replaces a live entry, except one whose sequence number is later than the fill's.
     Replace,
 }
 

@@ -70,7 +70,7 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 ///   wait for another process's lease, background writes and [`flush`](Self::flush). If the store
 ///   is down, a few reads take as long as the timeout, and later reads fail at once.
 /// - **Cancellation.** The caller may drop each future at any point. If the dropped future has won
-///   a lease or a refresh claim, the store gives it back.
+///   a lease or a refresh claim, the store gives the lease or claim back.
 pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     type Permit: WritePermit;
 
@@ -159,8 +159,7 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Ends the renewals of the permit's lease when the fetch has stopped. `leader` tells whether
-    /// it has.
+    /// Ends the renewals of the permit's lease when the fetch that `leader` monitors has stopped.
     fn hold_while(&self, leader: LeaderMonitor);
 
     /// Moves the renewal of the permit's lease to the current runtime, because the runtime that won
@@ -230,7 +229,7 @@ pub(crate) struct LeaseOptions {
     pub(crate) waits: bool,
 }
 
-/// What a read found, and the permit that the caller gets.
+/// The item that a read found. If there is none, the outcome says whether the caller may store one.
 pub(crate) enum ReadOutcome<V, P> {
     Item(Item<V, P>),
     /// There is no entry, and the caller may store one.

@@ -28,8 +28,8 @@ pub(super) struct EntryIndex {
 /// Access to the index, for reads and for changes. An entry that was found with a guard stays in
 /// memory until the guard is dropped.
 ///
-/// While a guard exists, no entry that any thread removes is freed. The caller must therefore drop
-/// the guard soon, and before slow code runs.
+/// While a guard exists, the entries that any thread removes are not freed. The caller must
+/// therefore drop the guard soon, and before slow code runs.
 pub struct IndexGuard<'i> {
     index: &'i EntryIndex,
     guard: LocalGuard<'i>,

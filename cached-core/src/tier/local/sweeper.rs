@@ -1,6 +1,7 @@
 //! The sweeper: a background thread that removes expired entries and runs deferred drops, so that
-//! an idle process frees memory too. One thread serves all caches of the process. The thread sleeps
-//! while there is nothing to do.
+//! an idle process frees memory too. One thread serves all caches of the process. The thread works
+//! in *rounds*, and sleeps while there is nothing to do. In a round, it removes the expired entries
+//! of all tiers and runs all deferred drops.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -128,8 +129,8 @@ fn wake() {
 impl Sweeper {
     /// Wakes the thread, or calls `spawn` if this process has no thread.
     ///
-    /// The lock is not held while the thread is spawned, which takes long. If the process forks
-    /// with the lock held, the child's next tier would wait for the lock for ever.
+    /// Spawning a thread takes long, so the lock is released first. If the process forked while the
+    /// lock was held, the child's next tier would wait for the lock for ever.
     fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
         // In a forked child, the thread that held the lock may not exist, so this code must not
         // wait for the lock. Other threads hold the lock for a moment only.
