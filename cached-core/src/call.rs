@@ -1,9 +1,9 @@
 //! The rest of a call of an annotated function, after the lookup in the request tier and the local
 //! tier.
 //!
-//! Most calls return the value that the lookup found. A call goes through the [`Phase`]s below if
-//! the lookup found no value, if the found value may be due for a refresh, or if the call cannot
-//! use the cache. `ARCHITECTURE.md` has a picture of the whole path.
+//! Most calls return the value that the lookup found. A call goes through the [`Phase`]s below in
+//! three cases: the lookup found no value, the found value may be due for a refresh, or the call
+//! cannot use the cache. `ARCHITECTURE.md` has a picture of the whole path.
 //!
 //! - To *fetch* is to run the annotated function.
 //! - The calls of this process that need one key at the same time form a *flight*. The *leader* of

@@ -60,9 +60,9 @@ impl EncodedView<'_> {
     /// wrote a value with buffered parts may read it.
     ///
     /// The outline shows all data that a type gets, except for the data that the type reads through
-    /// a buffer. The meaning of a buffered part depends on the build: an untagged enum takes the
-    /// first variant that fits, and a field that is skipped inside a flattened struct leaves no
-    /// trace. Neither the outline nor the shape shows that two builds differ there.
+    /// a buffer. The meaning of a buffered part depends on the build. For example, an untagged enum
+    /// takes the first variant that fits, and a field that is skipped inside a flattened struct
+    /// leaves no trace. Neither the outline nor the shape shows that two builds differ there.
     pub(crate) fn is_safe_to_read(&self, program: Option<u64>) -> bool {
         !self.needs_same_program() || program == Some(self.program)
     }

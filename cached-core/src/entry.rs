@@ -204,9 +204,9 @@ impl<V, P> CacheEntry<V, P> {
     /// - The current [`RequestScope`](crate::RequestScope) forgets its answer. Other requests keep
     ///   the answers that they have.
     /// - Another process may keep its local entry for up to the `local_ttl`. The default is 5 s for
-    ///   an overwritable entry, and the ttl for a write-once entry. If a fetch is already running
-    ///   in the other process, callers there receive its result until the fetch ends, and for 5 s
-    ///   at most after the end.
+    ///   an overwritable entry, and the ttl for a write-once entry. If the other process is already
+    ///   fetching the entry, its callers may receive the result of that fetch until 5 s after the
+    ///   fetch ends.
     /// - During a rollout, two builds with different value types store two entries. Both entries
     ///   are removed.
     ///
@@ -219,8 +219,8 @@ impl<V, P> CacheEntry<V, P> {
     ///
     /// # Cancellation
     /// The first poll clears the tiers of this process. If the future is dropped while it waits for
-    /// memcached, the tiers of this process are cleared once more, and memcached may or may not
-    /// have removed the entry.
+    /// memcached, the drop clears these tiers once more. memcached may or may not have removed the
+    /// entry.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -355,8 +355,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
     /// at most 5 s, and the method returns true.
     ///
     /// # Cancellation
-    /// If the future is dropped while it waits for memcached, memcached may or may not have stored
-    /// the value, and this process does not store the value.
+    /// If the future is dropped while it waits for memcached, this process does not store the
+    /// value. memcached may or may not have stored the value.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -405,8 +405,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
     /// - A fetch that is already running replaces the new value neither in memcached nor in this
     ///   process.
     /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by
-    ///   default. If a fetch is already running in the other process, callers there receive its
-    ///   result until the fetch ends, and for 5 s at most after the end.
+    ///   default. If the other process is already fetching the entry, its callers may receive the
+    ///   result of that fetch until 5 s after the fetch ends.
     /// - If `cache_if` refuses the value, the entry is invalidated instead. A `None` also
     ///   invalidates the entry, unless the function declares `none_ttl`.
     /// - If the function declares no reason to overwrite, a call of `overwrite` does not compile.
@@ -419,8 +419,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
-    /// If the future is dropped while it waits for memcached, memcached has the old value, the new
-    /// value or no value, and the tiers of this process have no value.
+    /// If the future is dropped while it waits for memcached, the tiers of this process have no
+    /// value. memcached then has the old value, the new value or no value.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;

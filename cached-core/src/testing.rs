@@ -1,5 +1,5 @@
 //! Tools for a program's own tests: a cache for one test, a clock that the test advances, and an
-//! in-memory memcached that fails, stalls or lies on demand. The module needs the feature
+//! in-memory memcached. The memcached fails, stalls or lies on demand. The module needs the feature
 //! `testing`.
 //!
 //! ```toml

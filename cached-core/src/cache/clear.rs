@@ -29,9 +29,9 @@ impl Cache {
     ///   memcached too, call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
     /// - Other processes are not told.
     ///
-    /// A million entries take a second or two. They are removed on a thread, and calls go on
-    /// meanwhile. [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations)
-    /// counts the entries.
+    /// A million entries take a second or two. A thread removes them, and calls go on meanwhile.
+    /// [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations) counts the
+    /// entries.
     ///
     /// # Cancellation
     /// If the future is dropped after its first poll, the entries are removed all the same, but the

@@ -5,8 +5,8 @@
 //! the name of the type with the name of the standard `Option` or `Result`, and then compares the
 //! variants.
 //!
-//! The output of `Serialize` does not suffice: a newtype around an `Option` serializes like the
-//! `Option`, and a program's own enum named `Result` serializes like the standard `Result`.
+//! The output of `Serialize` does not suffice. A newtype around an `Option` serializes like the
+//! `Option`. A program's own enum named `Result` serializes like the standard `Result`.
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hash, Hasher};
