@@ -13,6 +13,7 @@ use crate::expand::{CratePath, Expansion};
 use crate::item::Function;
 use crate::lifetimes::with_static_lifetimes;
 use crate::mentions::{may_mention, mentions};
+use crate::trait_impl::find_trait;
 use crate::value_function::CopyKind;
 
 /// The parts of a companion's signature that differ from the function's.
@@ -64,7 +65,8 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'
 /// of the companion then compile, and the compiler reports no errors about a missing function.
 pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> Option<TokenStream> {
     let companion = CompanionSignature::new(args, function)?;
-    if *companion.name == function.signature.ident {
+    if *companion.name == function.signature.ident || find_trait(function, companion.name).is_some()
+    {
         return None;
     }
     let is_overwritable = args.was_attempted("overwrite");

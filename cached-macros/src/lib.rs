@@ -17,6 +17,7 @@
 //! - `lifetimes` finds the borrows in a type.
 //! - `unordered` finds the collections in a type that cannot be in a key.
 //! - `receiver` writes code with another name in place of `self`.
+//! - `trait_impl` finds out whether a method is in a trait impl.
 
 mod args;
 mod companion;
@@ -33,6 +34,7 @@ mod mentions;
 mod receiver;
 mod shadowing;
 mod signature;
+mod trait_impl;
 mod ttl;
 mod unordered;
 mod validate;

@@ -13,6 +13,7 @@ use crate::key::{check_key, identifier_parts};
 use crate::lifetimes::{borrows, borrows_otherwise, is_borrowed, is_shared_reference};
 use crate::literal::{check_name, check_reason};
 use crate::signature::{check_body, check_signature};
+use crate::trait_impl::find_trait;
 use crate::ttl::{DurationOption, Ttl, check_durations, check_ttl};
 use crate::value_function::{ValueFunction, check_value_functions, value_functions};
 
@@ -302,6 +303,13 @@ fn check_entry(args: &Args, function: &Function, errors: &mut Errors) {
         let message = format!(
             "`{name}` is the name of the function itself; \
                 write another name, for example `entry = {name}_entry`"
+        );
+        errors.on(name, message);
+    }
+    if let Some(found) = find_trait(function, name) {
+        let message = format!(
+            "a method of a trait impl cannot have an entry, because `{found}` has no method `{name}`; \
+                annotate an inherent method of the type, and call it here"
         );
         errors.on(name, message);
     }

@@ -221,8 +221,7 @@ const MISTAKES: [Mistake; 21] = [
     },
     Mistake {
         case: "entry_in_trait_impl",
-        reason: "The companion would stand beside the method, and the trait has no such method. The \
-            attribute cannot see that it is in a trait impl.",
+        reason: "The companion would stand beside the method, and the trait has no such method.",
         fixes: &[(
             "Annotate an inherent method, and let the method of the trait call it:",
             "impl Client {\n    #[coordinator_cached(name = \"payment\", version = state, skip(self), entry = payment_entry)]\n    \

@@ -1,0 +1,100 @@
+//! Recognizes a method of a trait impl, which cannot have a companion.
+//!
+//! A companion is the function that the option `entry = NAME` asks for. It stands beside the
+//! annotated function, and in a trait impl the compiler accepts only methods of the trait. The
+//! compiler passes the attribute only the method, and not the impl around it. This module
+//! therefore reads the source file.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use syn::visit::{Visit, visit_file, visit_item_impl};
+use syn::{Attribute, ImplItem, ImplItemFn, ItemImpl, Meta, Visibility};
+
+use crate::item::Function;
+
+/// Returns the name of the trait if the method with this companion is in a trait impl.
+///
+/// Returns `None` if that is not certain: the source file cannot be read, or the function comes
+/// from another macro. The compiler then reports that the trait has no method of the companion's
+/// name.
+pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<String> {
+    // The methods of a trait impl have no visibility of their own.
+    if !matches!(function.visibility, Visibility::Inherited) || !proc_macro::is_available() {
+        return None;
+    }
+    let file = proc_macro::Span::call_site().local_file()?;
+    find_trait_in(&std::fs::read_to_string(file).ok()?, &function.signature.ident, companion)
+}
+
+fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
+    let mut search = Search { method, companion, traits: Vec::new() };
+    visit_file(&mut search, &syn::parse_file(source).ok()?);
+    // If one of several methods with these names is in an inherent impl, it may be the one.
+    search.traits.into_iter().reduce(|found, other| found.and(other)).flatten()
+}
+
+/// Collects every impl that has the annotated method.
+struct Search<'a> {
+    method: &'a Ident,
+    companion: &'a Ident,
+    /// The trait of each impl that was found, or `None` for an inherent impl.
+    traits: Vec<Option<String>>,
+}
+
+impl Search<'_> {
+    fn is_the_method(&self, item: &ImplItemFn) -> bool {
+        item.sig.ident == *self.method
+            && item.attrs.iter().any(|attribute| names_companion(attribute, self.companion))
+    }
+}
+
+impl<'ast> Visit<'ast> for Search<'_> {
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        let has_method = item.items.iter().any(|item| match item {
+            ImplItem::Fn(item) => self.is_the_method(item),
+            _ => false,
+        });
+        if has_method {
+            let segment = item.trait_.as_ref().and_then(|(path, _)| path.segments.last());
+            self.traits.push(segment.map(|segment| segment.ident.to_string()));
+        }
+        visit_item_impl(self, item);
+    }
+}
+
+/// Returns true if the attribute has the option `entry` with this name.
+fn names_companion(attribute: &Attribute, companion: &Ident) -> bool {
+    let Meta::List(list) = &attribute.meta else { return false };
+    let tokens: Vec<TokenTree> = TokenStream::clone(&list.tokens).into_iter().collect();
+    tokens.windows(3).any(|tokens| match tokens {
+        [TokenTree::Ident(option), TokenTree::Punct(_), TokenTree::Ident(name)] => {
+            option == "entry" && name == companion
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::format_ident;
+
+    use super::*;
+
+    fn find(source: &str) -> Option<String> {
+        find_trait_in(source, &format_ident!("fetch"), &format_ident!("payment_entry"))
+    }
+
+    #[test]
+    fn a_method_of_a_trait_impl_is_found() {
+        let annotated =
+            "#[coordinator_cached(name = \"p\", entry = payment_entry)] async fn fetch(&self) {}";
+        let of_trait = format!("mod a {{ impl shop::Payments for Client {{ {annotated} }} }}");
+        let in_function = format!("fn main() {{ impl Payments<u8> for Client {{ {annotated} }} }}");
+        let inherent = format!("impl Client {{ {annotated} }}");
+        assert_eq!(find(&of_trait).as_deref(), Some("Payments"));
+        assert_eq!(find(&in_function).as_deref(), Some("Payments"));
+        assert_eq!(find(&inherent), None);
+        assert_eq!(find(&format!("{of_trait} {inherent}")), None);
+        assert_eq!(find(&of_trait.replace("payment_entry", "other_entry")), None);
+        assert_eq!(find("impl Payments for"), None);
+    }
+}
