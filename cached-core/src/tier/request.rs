@@ -8,6 +8,8 @@
 //! which another thread may poll at the same time. From then on, all futures of the request *share*
 //! the values behind a lock, and a hit takes the path through `private/slow_path`.
 
+mod table;
+
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,9 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use crate::key::{KeyHeader, KeyQuery, key_body};
+use crate::key::KeyQuery;
 use crate::sync::lock;
 use crate::value::Value;
+use table::{RequestTables, ValueTable};
 
 thread_local! {
     /// The values of the request that this thread is polling. Each access takes the values out of
@@ -45,43 +48,6 @@ struct RequestValues {
     own: RequestTables,
     /// The values of the request once several futures share them.
     shared: Option<Arc<Mutex<RequestTables>>>,
-}
-
-/// The values that one request has, in all caches.
-#[derive(Default)]
-struct RequestTables {
-    /// The ids of the caches, each with the values from this cache. Most requests use one cache.
-    caches: Vec<(u64, ValueTable)>,
-    /// How often the request has replaced or removed values.
-    changes: u64,
-}
-
-/// The values that one request has in one cache: a hash table with open addressing and linear
-/// probing.
-///
-/// A hit takes fewer instructions than a hit in the standard `HashMap`.
-struct ValueTable {
-    /// The length is a power of two. At most half of the slots are used, so every search ends at a
-    /// free slot.
-    slots: Vec<Option<RequestEntry>>,
-    /// The number of slots that are not free.
-    used: usize,
-    /// The functions whose values were all removed, each with the request's change count right
-    /// after the removal. A function is given by the index of its declaration, and `None` stands
-    /// for all functions.
-    cleared: Vec<(Option<usize>, u64)>,
-}
-
-/// A key, and the value that the request has for this key.
-struct RequestEntry {
-    header: KeyHeader,
-    key: Arc<[u8]>,
-    /// `None` after the value was removed. The slot stays used, because the search for another key
-    /// may have to pass this slot.
-    value: Option<Value>,
-    /// The request's change count right after this value was last replaced or removed. It is 0 for
-    /// a value that was never replaced or removed.
-    changed_at: u64,
 }
 
 /// A reference to a request. A call makes a handle of the current request when the call begins.
@@ -161,94 +127,6 @@ impl Drop for TakenRequestValues {
             |RequestValuesCell(cell): &RequestValuesCell| std::mem::forget(cell.replace(values));
         let _ = CURRENT_REQUEST.try_with(put_back);
     }
-}
-
-impl RequestTables {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn find(&self, cache: u64, key: &impl KeyQuery) -> Option<&Value> {
-        let (_, table) = self.caches.iter().find(|(id, _)| *id == cache)?;
-        table.slots[table.slot(key)].as_ref()?.value.as_ref()
-    }
-
-    /// Returns the table of a cache, and the change count.
-    fn table(&mut self, cache: u64) -> (&mut ValueTable, &mut u64) {
-        let RequestTables { caches, changes } = self;
-        let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
-            caches.push((cache, ValueTable::new()));
-            caches.len() - 1
-        });
-        (&mut caches[index].1, changes)
-    }
-}
-
-impl ValueTable {
-    fn new() -> ValueTable {
-        ValueTable { slots: empty_slots(16), used: 0, cleared: Vec::new() }
-    }
-
-    /// Returns the index of the slot that has the key, or of the free slot for the key.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn slot(&self, key: &impl KeyQuery) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = key.header().hash() as usize & mask;
-        while let Some(other) = &self.slots[slot]
-            && !(other.header == key.header() && key.matches(key_body(&other.key)))
-        {
-            slot = (slot + 1) & mask;
-        }
-        slot
-    }
-
-    /// Returns the entry of a key. If the key has no entry, adds one without a value.
-    fn get_or_insert(&mut self, key: &Arc<[u8]>) -> &mut RequestEntry {
-        if (self.used + 1) * 2 > self.slots.len() {
-            let larger = empty_slots(self.slots.len() * 2);
-            for entry in std::mem::replace(&mut self.slots, larger).into_iter().flatten() {
-                let slot = self.slot(&&*entry.key);
-                self.slots[slot] = Some(entry);
-            }
-        }
-        let slot = self.slot(&&**key);
-        let slot = &mut self.slots[slot];
-        self.used += usize::from(slot.is_none());
-        let header = KeyHeader::read(key);
-        slot.get_or_insert_with(|| RequestEntry {
-            header,
-            key: Arc::clone(key),
-            value: None,
-            changed_at: last_cleared(&self.cleared, header),
-        })
-    }
-
-    /// Removes the values of a function, or of all functions, and returns them. `changes` is the
-    /// change count right after the removal.
-    fn clear(&mut self, function: Option<usize>, changes: u64) -> Vec<Value> {
-        self.cleared.retain(|(earlier, _)| function.is_some() && *earlier != function);
-        self.cleared.push((function, changes));
-        let entries = self.slots.iter_mut().flatten();
-        let cleared = entries.filter(|entry| is_of(entry.header, function));
-        let remove = |entry: &mut RequestEntry| {
-            entry.changed_at = changes;
-            entry.value.take()
-        };
-        cleared.filter_map(remove).collect()
-    }
-}
-
-/// Returns true if the key with this header is of the function, or if `function` stands for all
-/// functions.
-fn is_of(header: KeyHeader, function: Option<usize>) -> bool {
-    function.is_none_or(|index| index == header.index())
-}
-
-/// Returns the change count right after the last removal of all values of the key's function, or 0.
-fn last_cleared(cleared: &[(Option<usize>, u64)], header: KeyHeader) -> u64 {
-    let matching = cleared.iter().filter(|(function, _)| is_of(header, *function));
-    matching.map(|(_, changes)| *changes).max().unwrap_or(0)
-}
-
-fn empty_slots(count: usize) -> Vec<Option<RequestEntry>> {
-    std::iter::repeat_with(|| None).take(count).collect()
 }
 
 impl RequestHandle {
@@ -498,142 +376,4 @@ impl RequestScope {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CACHE: u64 = 1;
-
-    fn key(header: u64, body: u64) -> Arc<[u8]> {
-        Arc::from([header, body].map(u64::to_ne_bytes).as_flattened())
-    }
-
-    fn number(value: Option<Value>) -> Option<u64> {
-        value.map(|value| *value.downcast_ref().expect("the value is a number"))
-    }
-
-    #[tokio::test]
-    async fn a_value_is_found_among_kept_and_removed_ones() {
-        // Five keys have the same header, and many headers begin their search at the same slot.
-        let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
-        let request = async {
-            let request = RequestHandle::current().expect("the thread polls a request");
-            let get = |at: u64| {
-                let others = [(CACHE + 1, key(8, 1)), (CACHE, key(8, 5_000))];
-                assert!(others.iter().all(|(cache, key)| request.get(*cache, key).is_none()));
-                number(request.get(CACHE, &keys[at as usize]))
-            };
-            for (at, key) in keys.iter().enumerate() {
-                assert_eq!(get(at as u64), None);
-                let kept = request.keep(CACHE, key, Arc::new(at as u64));
-                assert_eq!(number(Some(kept)), Some(at as u64));
-                assert_eq!(
-                    number(Some(request.keep(CACHE, key, Arc::new(0_u64)))),
-                    Some(at as u64)
-                );
-            }
-            for key in keys.iter().step_by(3) {
-                request.remove(CACHE, key);
-                request.remove(CACHE, key);
-            }
-            for at in 0..1_000 {
-                assert_eq!(get(at), (at % 3 != 0).then_some(at));
-            }
-            for (at, key) in keys.iter().enumerate().skip(1).step_by(3) {
-                request.replace(CACHE, key, Arc::new(at as u64 + 1_000));
-            }
-            let later = RequestHandle::current().expect("the thread polls a request");
-            for (at, key) in keys.iter().enumerate().step_by(3) {
-                // `request` was made before the value was removed.
-                let unkept = request.keep(CACHE, key, Arc::new(0_u64));
-                assert_eq!((number(Some(unkept)), get(at as u64)), (Some(0), None));
-                later.keep(CACHE, key, Arc::new(at as u64 + 2_000));
-            }
-            for at in 0..1_000 {
-                let expected = at + [2_000, 1_000, 0][at as usize % 3];
-                assert_eq!(get(at), Some(expected));
-            }
-        };
-        RequestScope::new().run(request).await;
-        assert_eq!(RequestHandle::current(), None);
-    }
-
-    #[tokio::test]
-    async fn a_request_forgets_all_values_of_a_function() {
-        let of = |index: u64, body: u64| key(index << 32 | 7, body);
-        let found = |cache: u64, key: &Arc<[u8]>| {
-            let request = RequestHandle::current().expect("it is polled in a request");
-            request.get(cache, key).is_some()
-        };
-        let request = async {
-            let early = RequestHandle::current().expect("it is polled in a request");
-            let keep = |request: RequestHandle, cache: u64, key: &Arc<[u8]>| {
-                request.keep(cache, key, Arc::new(1_u64));
-            };
-            for body in 0..20 {
-                keep(early, CACHE, &of(1, body));
-                keep(early, CACHE, &of(2, body));
-                keep(early, CACHE + 1, &of(1, body));
-            }
-            early.remove_all(CACHE, Some(1));
-            for body in 0..20 {
-                assert!(!found(CACHE, &of(1, body)));
-                assert!(found(CACHE, &of(2, body)) && found(CACHE + 1, &of(1, body)));
-            }
-            // These calls began before the removal, and one of them has a key that the request
-            // never had.
-            keep(early, CACHE, &of(1, 3));
-            keep(early, CACHE, &of(1, 99));
-            keep(early, CACHE, &of(2, 99));
-            assert!(!found(CACHE, &of(1, 3)) && !found(CACHE, &of(1, 99)));
-            assert!(found(CACHE, &of(2, 99)));
-            let late = RequestHandle::current().expect("it is polled in a request");
-            keep(late, CACHE, &of(1, 98));
-            assert!(found(CACHE, &of(1, 98)));
-
-            late.remove_all(CACHE, None);
-            keep(late, CACHE, &of(2, 97));
-            assert!(![of(1, 98), of(2, 99), of(2, 97)].iter().any(|key| found(CACHE, key)));
-            assert!(found(CACHE + 1, &of(1, 0)));
-        };
-        RequestScope::new().run(request).await;
-    }
-
-    #[tokio::test]
-    async fn a_future_is_polled_and_dropped_in_its_request() {
-        /// Stores the id of the request that it is dropped in, plus one.
-        struct RecordsRequest(Arc<AtomicU64>);
-        impl Drop for RecordsRequest {
-            fn drop(&mut self) {
-                self.0.store(
-                    RequestHandle::current().map_or(0, |request| request.id() + 1),
-                    Ordering::Relaxed,
-                );
-            }
-        }
-        let dropped_in = Arc::new(AtomicU64::new(0));
-        let recorder = RecordsRequest(Arc::clone(&dropped_in));
-        let outer = async move {
-            let outer = RequestHandle::current();
-            let inner = async {
-                let inner = RequestHandle::current();
-                tokio::task::yield_now().await;
-                assert_eq!(RequestHandle::current(), inner);
-                inner
-            };
-            let inner = RequestScope::new().run(inner).await;
-            assert!(outer.is_some() && inner.is_some() && outer != inner);
-            assert_eq!(RequestHandle::current(), outer);
-            let _recorder = recorder;
-            std::future::pending().await
-        };
-        let mut outer = Box::pin(RequestScope::new().run(outer));
-        for _ in 0..3 {
-            let polled = std::future::poll_fn(|context| Poll::Ready(outer.as_mut().poll(context)));
-            assert_eq!(polled.await, Poll::<()>::Pending);
-            assert_eq!(RequestHandle::current(), None);
-        }
-        drop(outer);
-        assert_ne!(dropped_in.load(Ordering::Relaxed), 0);
-        assert_eq!(RequestHandle::current(), None);
-    }
-}
+mod tests;
