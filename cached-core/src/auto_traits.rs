@@ -21,12 +21,22 @@ fn every_public_type_is_send_sync_and_unpin() {
     assert_auto_traits::<(event::FetchOutcome, event::UncachedReason, event::FillRefusal)>();
     assert_auto_traits::<(event::StaleReason, event::EvictionReason, event::UnstorableValue)>();
     assert_auto_traits::<(RequestScope, Tier)>();
+    assert_auto_traits::<(CallResult, Outcome, Outcomes)>();
 }
 
 #[cfg(feature = "memcached")]
 #[test]
 fn keys_are_send_sync_and_unpin() {
     assert_auto_traits::<(Key, Digest)>();
+}
+
+#[cfg(feature = "tower")]
+#[test]
+fn the_layer_is_send_sync_and_unpin() {
+    use crate::tower::{CacheStatus, RequestScopeLayer, RequestScopeService, ResponseFuture};
+    assert_auto_traits::<(CacheStatus, RequestScopeLayer)>();
+    assert_auto_traits::<RequestScopeService<()>>();
+    assert_auto_traits::<ResponseFuture<std::future::Ready<()>>>();
 }
 
 #[cfg(feature = "testing")]

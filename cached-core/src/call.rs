@@ -23,7 +23,7 @@
 //!
 //! | phase | the phase holds | what ends the phase |
 //! |---|---|---|
-//! | `Bypass` | nothing | The function returns. It runs without the cache. |
+//! | `Bypass` | a [`BypassRecord`] if its outcome is recorded | The function returns. It runs without the cache. |
 //! | `Hit` | a [`LocalHit`] | The call returns the value, and refreshes the entry if a refresh is due. |
 //! | `Miss` | a [`PendingCall`] | The call joins the flight of its key. The next phase is `Wait`, or `Decided` if the call need not wait. |
 //! | `Wait` | a future that returns the `PendingCall` | The flight's leader or the remote tier answers. |
@@ -35,6 +35,7 @@ mod fetch;
 mod fill;
 mod miss_trace;
 mod pause;
+mod recording;
 mod remote_answer;
 mod stale;
 
@@ -58,11 +59,12 @@ use crate::tier::request::RequestHandle;
 use crate::value::{SharedError, Value};
 pub(crate) use fetch::FetchEnd;
 use miss_trace::MissTrace;
+pub(crate) use recording::{BypassRecord, record_hit};
 use remote_answer::RemoteAnswer;
 
 /// The progress of a call. The table above says what each phase holds and what ends it.
 pub(crate) enum Phase {
-    Bypass,
+    Bypass(Option<Box<BypassRecord>>),
     Hit(Box<LocalHit>),
     Miss(Box<PendingCall>),
     Wait(Pin<Box<dyn Future<Output = Box<PendingCall>> + Send>>),
@@ -77,6 +79,18 @@ pub(crate) enum Phase {
 pub(crate) struct LocalHit {
     pub(crate) value: Value,
     pub(crate) handle: EntryHandle,
+    /// True if the outcome of the call must be recorded.
+    pub(crate) is_recorded: bool,
+}
+
+impl LocalHit {
+    /// Records the outcome of the call, if it must be recorded.
+    pub(crate) fn record(&self) {
+        if self.is_recorded {
+            let EntryHandle { cache, key, .. } = &self.handle;
+            record_hit(cache, self.handle.declaration(), key, Tier::Local);
+        }
+    }
 }
 
 /// A call that missed: neither the request tier nor the local tier had the value, or the request
@@ -95,9 +109,9 @@ pub(crate) struct PendingCall {
     /// sets this field when it starts.
     pub(crate) is_counted: bool,
     waker_cache: LeaderWakerCache,
-    /// Collects what the log says about the miss. `None` if the log does not ask for it. Dropping
-    /// this field writes the log. It must be the last field, so that the flight and the lease are
-    /// released first.
+    /// Collects what the log says about the miss, and the outcome of the call. `None` if the log
+    /// does not ask for it and no outcome is recorded. Dropping this field writes the log. It must
+    /// be the last field, so that the flight and the lease are released first.
     pub(crate) trace: Option<Box<MissTrace>>,
 }
 
@@ -438,7 +452,7 @@ impl PendingCall {
                     CallPlan::Answer(value, AnswerSource::Tier(Tier::Remote))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
-                    self.trace(|report| report.served_stale = true);
+                    self.trace(|report| report.serve_stale(Tier::Remote));
                     leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
                     CallPlan::Answer(value, AnswerSource::Expired(StaleReason::FetchRunsElsewhere))
                 }

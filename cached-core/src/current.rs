@@ -4,6 +4,7 @@
 //! current cache is the installed cache, or an embedded cache if none is installed.
 
 mod in_scope;
+mod recording;
 mod static_cache;
 
 use std::future::Future;
@@ -11,11 +12,17 @@ use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
+#[cfg(feature = "tower")]
+use tokio::task::futures::TaskLocalFuture;
+
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::declaration::shared_names;
 use crate::error::InstallError;
+#[cfg(feature = "tower")]
+pub(crate) use in_scope::FutureInScope;
 pub use in_scope::in_scope;
+pub use recording::{with_outcome, with_outcomes};
 pub use static_cache::StaticCache;
 
 tokio::task_local! {
@@ -123,6 +130,15 @@ impl Cache {
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         // `Relaxed` is enough: a thread receives the returned future only after this store.
         SCOPE_USED.store(true, Ordering::Relaxed);
+        SCOPED.scope(self.clone(), future)
+    }
+
+    /// Runs the future that `make` returns with this cache as the current cache, and calls `make`
+    /// with it too.
+    #[cfg(feature = "tower")]
+    fn scope_made<F: Future>(&self, make: impl FnOnce() -> F) -> TaskLocalFuture<Cache, F> {
+        SCOPE_USED.store(true, Ordering::Relaxed);
+        let future = SCOPED.sync_scope(self.clone(), make);
         SCOPED.scope(self.clone(), future)
     }
 }

@@ -27,6 +27,7 @@ pub mod guide;
 #[cfg(test)]
 mod in_time;
 mod key;
+mod outcome;
 #[cfg(feature = "memcached")]
 mod outline;
 #[doc(hidden)]
@@ -47,6 +48,9 @@ mod sync;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod tier;
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub mod tower;
 mod ttl;
 mod unstorable;
 mod value;
@@ -92,7 +96,7 @@ pub use cache::Cache;
 /// ```
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
-pub use current::{StaticCache, in_scope};
+pub use current::{StaticCache, in_scope, with_outcome, with_outcomes};
 pub use declaration::{Declaration, Finding, Ledger, ledger};
 pub use entry::{
     CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
@@ -104,6 +108,7 @@ pub use error::{
 pub use event::{Event, Observer};
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};
+pub use outcome::{CallResult, Outcome, Outcomes, outcomes};
 pub use stats::{
     DeclarationStats, DurationHistogram, Health, LocalStats, ObserverStats, ServerState,
     ServerStats, Stats,

@@ -68,7 +68,7 @@ impl PendingCall {
             Some(reason) => {
                 handle.report_bypass(reason);
                 self.is_counted = true;
-                self.discard_trace();
+                self.trace(|report| report.is_bypassed = true);
             }
             None => handle.emit(|entry| Event::FetchStarted { entry }),
         }
@@ -116,13 +116,13 @@ impl PendingCall {
         {
             leader.accept_outcome();
         }
-        self.trace(|report| report.is_answered = true);
         let plan = self.plan_for_outcome(outcome);
         let answer = match &plan {
             CallPlan::Answer(value, _) => returns.rebuild(value),
             CallPlan::Error(error, _) => returns.error_sharing.rebuild(error),
             _ => None,
         };
+        self.trace(|report| report.is_answered = answer.is_some());
         if let Some(source) = plan.answer_source().filter(|_| answer.is_some()) {
             self.report_answer(source);
         }
@@ -140,6 +140,7 @@ impl PendingCall {
         rules: &ValueRules<'_, V>,
     ) -> R {
         let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
+            self.trace(|report| report.end_fetch(FetchOutcome::Value));
             return output;
         };
         self.handle.declaration().check_error_sharing(returns.error_sharing.unshared_type());
@@ -180,10 +181,7 @@ impl PendingCall {
     /// returns this outcome.
     fn report_end(&mut self, outcome: FetchOutcome, is_answer: bool) -> Instant {
         let ended = Instant::now();
-        self.trace(|report| {
-            report.is_answered = true;
-            report.fetched = report.fetch_began.map(|began| (began.elapsed(), outcome));
-        });
+        self.trace(|report| report.end_fetch(outcome));
         self.is_counted |= is_answer;
         let took = self.fetch_began.map_or(Duration::ZERO, |began| ended - began);
         self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took, is_answer });

@@ -56,7 +56,14 @@ impl PendingCall {
         let mode = if handle.is_overwritable() { WriteMode::Replace } else { WriteMode::Once };
         let start = handle.cache.config().clock.shift(fetch_ended);
         let expiry = Expiry { start, ttl: local_ttl, stale_ttl: ttls.stale };
-        handle.publish(fill_token, mode, &value, weight, expiry);
+        let is_local = handle.publish(fill_token, mode, &value, weight, expiry);
+        self.trace(|report| match target {
+            FillTarget::RemoteLease(Some(_)) | FillTarget::RemoteItem(_) => {
+                (report.is_stored, report.time_left) = (true, Some(ttls.remote));
+            }
+            _ if is_local => (report.is_stored, report.time_left) = (true, Some(local_ttl)),
+            _ => {}
+        });
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }

@@ -1,23 +1,33 @@
 //! The trace of a call that missed: neither the request tier nor the local tier had the value. A
-//! call has a trace only while the log asks for one; see [`MissReport`].
+//! call has a trace only while the log asks for one, see [`MissReport`], or if its outcome is
+//! recorded.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::PendingCall;
+use super::recording::outcome_of;
 use crate::cache::Cache;
+use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
 use crate::event::{LocalLookup, MissReport, RequestLookup, logs_misses};
+use crate::outcome::{OutcomeRecorder, active_recorders};
 use crate::sync::lock;
 
 /// The collector of the [`MissReport`] of one call. Dropping the trace emits the report, so even a
-/// cancelled call has a report.
+/// cancelled call has a report. If the call has its answer, dropping the trace records its outcome
+/// too.
 pub(crate) struct MissTrace {
     cache: Cache,
+    declaration: &'static Declaration,
     key: Arc<[u8]>,
     /// Behind a lock, because the future of a remote read only borrows the call, and adds to the
     /// report.
     report: Mutex<MissReport>,
-    is_discarded: bool,
+    /// True if the log asks for the report.
+    is_logged: bool,
+    /// True if the request forces the call to miss.
+    is_forced: bool,
+    recorders: Vec<Arc<OutcomeRecorder>>,
 }
 
 impl MissTrace {
@@ -39,9 +49,12 @@ impl MissTrace {
         let before = handle.cache.last_event(&handle.key);
         Box::new(MissTrace {
             cache: handle.cache.clone(),
+            declaration: handle.declaration(),
             key: Arc::clone(&handle.key),
             report: Mutex::new(MissReport::new(request, local, before)),
-            is_discarded: false,
+            is_logged: logs_misses(),
+            is_forced: force_miss,
+            recorders: active_recorders(),
         })
     }
 }
@@ -49,18 +62,27 @@ impl MissTrace {
 impl Drop for MissTrace {
     fn drop(&mut self) {
         // A logger that panics during a panic would end the process.
-        if !self.is_discarded && !std::thread::panicking() {
-            let report = self.report.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if std::thread::panicking() {
+            return;
+        }
+        let report = self.report.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if report.is_answered && !self.recorders.is_empty() {
+            let mut outcome = outcome_of(&self.cache, self.declaration, &self.key, report);
+            outcome.is_forced = self.is_forced && outcome.key.is_some();
+            self.recorders.iter().for_each(|recorder| recorder.record(&outcome));
+        }
+        // A call that bypasses the cache is logged in another way.
+        if self.is_logged && !report.is_bypassed {
             self.cache.log_miss(&self.key, report);
         }
     }
 }
 
 impl PendingCall {
-    /// Starts the trace of the call if the log asks for one.
+    /// Starts the trace of the call if the log asks for one, or if the outcome is recorded.
     #[inline]
-    pub(crate) fn traced(mut self: Box<Self>) -> Box<Self> {
-        if logs_misses() {
+    pub(crate) fn traced(mut self: Box<Self>, is_recorded: bool) -> Box<Self> {
+        if is_recorded || logs_misses() {
             let is_in_request = self.request.is_some();
             self.trace = Some(MissTrace::new(&self.handle, is_in_request, self.force_miss()));
         }
@@ -79,12 +101,5 @@ impl PendingCall {
     pub(crate) fn end_trace(&mut self) {
         self.trace(|report| report.is_answered = true);
         self.trace = None;
-    }
-
-    /// Ends the trace without a report, because the call is reported in another way.
-    pub(super) fn discard_trace(&mut self) {
-        if let Some(mut trace) = self.trace.take() {
-            trace.is_discarded = true;
-        }
     }
 }

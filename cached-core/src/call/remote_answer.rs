@@ -153,6 +153,7 @@ impl PendingCall {
             return RemoteAnswer::Fetch { target, stale: Some(value) };
         };
         self.trace_finding(RemoteFinding::Hit);
+        self.trace(|report| report.time_left = Some(remaining));
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         let expires = match claim {

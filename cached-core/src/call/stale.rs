@@ -4,9 +4,24 @@ use std::sync::Arc;
 
 use super::{FillTarget, PendingCall, PlannedFetch};
 use crate::flight::FlightOutcome;
+use crate::tier::Tier;
 use crate::tier::local::run_deferred_drops;
 use crate::tier::remote::WritePermit;
 use crate::value::Value;
+
+impl PlannedFetch {
+    /// Returns the tier whose expired value stands in for the error of this fetch. If the remote
+    /// tier was reached, only its own expired value may be used: another process may have
+    /// invalidated the local value.
+    fn stale_tier(&self) -> Tier {
+        match self.target {
+            FillTarget::LocalOnly
+            | FillTarget::LocalWhileUnreachable
+            | FillTarget::LocalWhileUnusable => Tier::Local,
+            _ => Tier::Remote,
+        }
+    }
+}
 
 impl PendingCall {
     /// Returns the value that the call may return in place of a fetch's error, if there is one.
@@ -15,19 +30,15 @@ impl PendingCall {
         if fetch.is_refresh || !keeps_expired || self.force_miss() {
             return None;
         }
-        match fetch.target {
-            FillTarget::LocalOnly
-            | FillTarget::LocalWhileUnreachable
-            | FillTarget::LocalWhileUnusable => self.handle.local_value_or_stale(),
-            // The remote tier was reached, so only its expired value may be used. Another process
-            // may have invalidated the local value.
+        match fetch.stale_tier() {
+            Tier::Local => self.handle.local_value_or_stale(),
             _ => fetch.stale.clone(),
         }
     }
 
     /// Answers the followers of a failed fetch with an expired value, and reports it.
     pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
-        self.trace(|report| report.served_stale = true);
+        self.trace(|report| report.serve_stale(fetch.stale_tier()));
         fetch.end_without_value(|| FlightOutcome::Uncached(value));
     }
 

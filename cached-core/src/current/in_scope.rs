@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+#[cfg(feature = "tower")]
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
@@ -9,6 +11,10 @@ use tokio::task::futures::TaskLocalFuture;
 
 use super::SCOPED;
 use crate::cache::Cache;
+#[cfg(feature = "tower")]
+use crate::outcome::OutcomeRecorder;
+#[cfg(feature = "tower")]
+use crate::tier::request::RequestScope;
 use crate::tier::request::{RequestFuture, in_current_request};
 
 /// Carries the running [`Cache::scope`] and [`RequestScope`](crate::RequestScope) into a future.
@@ -95,12 +101,30 @@ impl Cache {
 }
 
 /// A future that is polled and dropped in the scopes in which it was made.
-enum FutureInScope<F> {
+pub(crate) enum FutureInScope<F> {
     /// The future was made in the scope of a cache. It is boxed, because tokio's future is not
     /// `Unpin`.
     Scoped(Pin<Box<TaskLocalFuture<Cache, RequestFuture<F>>>>),
     /// The future was made outside of every cache's scope.
     Unscoped(RequestFuture<F>),
+}
+
+#[cfg(feature = "tower")]
+impl<F: Future> FutureInScope<F> {
+    /// Runs the future that `make` returns in a new request and, if `cache` is given, in the scope
+    /// of this cache. `make` is called in the same scopes.
+    pub(crate) fn new(
+        cache: Option<&Cache>,
+        scope: RequestScope,
+        recorders: Vec<Arc<OutcomeRecorder>>,
+        make: impl FnOnce() -> F,
+    ) -> FutureInScope<F> {
+        let make = || scope.run_made(recorders, make);
+        match cache {
+            Some(cache) => FutureInScope::Scoped(Box::pin(cache.scope_made(make))),
+            None => FutureInScope::Unscoped(make()),
+        }
+    }
 }
 
 impl<F: Future> Future for FutureInScope<F> {

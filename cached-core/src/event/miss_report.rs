@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::past_events::PastEvent;
 use super::{BypassReason, FetchOutcome, UncachedReason};
+use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 
 /// The target of the log lines that say why a call missed.
@@ -35,9 +36,16 @@ pub(crate) struct MissReport {
     pub(crate) fetched: Option<(Duration, FetchOutcome)>,
     /// The reason why the fetched value is not cached.
     pub(crate) uncached: Option<UncachedReason>,
-    pub(crate) served_stale: bool,
+    /// The tier whose expired value is the answer.
+    pub(crate) served_stale: Option<Tier>,
     /// True if the answer is the error of an earlier fetch, under the option `error_ttl`.
     pub(crate) is_paused: bool,
+    /// True if the call ran the function without the cache.
+    pub(crate) is_bypassed: bool,
+    /// How long the value of the remote tier, or the fetched value, stays fresh.
+    pub(crate) time_left: Option<Duration>,
+    /// True if the call passed the fetched value to a tier that keeps it.
+    pub(crate) is_stored: bool,
     /// False if the caller dropped the call before it had an answer.
     pub(crate) is_answered: bool,
     /// The last known event of the entry, and how long ago it happened.
@@ -127,11 +135,26 @@ impl MissReport {
             fetch_began: None,
             fetched: None,
             uncached: None,
-            served_stale: false,
+            served_stale: None,
             is_paused: false,
+            is_bypassed: false,
+            time_left: None,
+            is_stored: false,
             is_answered: false,
             before,
         }
+    }
+
+    /// Notes that the function has returned, and so the call has its answer.
+    pub(crate) fn end_fetch(&mut self, outcome: FetchOutcome) {
+        self.is_answered = true;
+        self.fetched = self.fetch_began.map(|began| (began.elapsed(), outcome));
+    }
+
+    /// Notes that the answer is an expired value of this tier.
+    pub(crate) fn serve_stale(&mut self, tier: Tier) {
+        self.served_stale = Some(tier);
+        self.time_left = Some(Duration::ZERO);
     }
 }
 
@@ -164,7 +187,7 @@ impl fmt::Display for MissReport {
         if let Some(reason) = self.uncached {
             write!(f, ", which is not cached because {reason}")?;
         }
-        if self.served_stale {
+        if self.served_stale.is_some() {
             f.write_str("; answer: the expired value")?;
         }
         if self.is_paused {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::call::{FetchEnd, Phase};
+use crate::call::{BypassRecord, FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
 use crate::round_trip::{RoundTripCheck, RoundTripFns};
@@ -150,9 +150,13 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
             Phase::Hit(hit) => {
                 let Some(answer) = returns.rebuild(&hit.value) else {
                     hit.handle.report_bypass(BypassReason::OtherType);
-                    return fetch().1.await;
+                    let record = BypassRecord::begin(hit.handle.declaration());
+                    let output = fetch().1.await;
+                    record.into_iter().for_each(|record| record.end());
+                    return output;
                 };
                 hit.handle.report_hit(Tier::Local);
+                hit.record();
                 hit.refresh(returns, fetch);
                 return answer;
             }
@@ -189,21 +193,25 @@ impl<R, V> Call<'_, R, V> {
         let (returns, rules) = (&self.returns, &self.rules);
         loop {
             self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::Bypass => match fetch.as_mut().poll(context) {
-                    Poll::Ready(output) => return Poll::Ready(output),
+                Phase::Bypass(record) => match fetch.as_mut().poll(context) {
+                    Poll::Ready(output) => {
+                        record.into_iter().for_each(|record| record.end());
+                        return Poll::Ready(output);
+                    }
                     Poll::Pending => {
-                        self.phase = Phase::Bypass;
+                        self.phase = Phase::Bypass(record);
                         return Poll::Pending;
                     }
                 },
                 Phase::Hit(hit) => match returns.rebuild(&hit.value) {
                     Some(answer) => {
                         hit.handle.report_hit(Tier::Local);
+                        hit.record();
                         return Poll::Ready(answer);
                     }
                     None => {
                         hit.handle.report_bypass(BypassReason::OtherType);
-                        Phase::Bypass
+                        Phase::Bypass(BypassRecord::begin(hit.handle.declaration()))
                     }
                 },
                 Phase::Miss(call) => call.join(),

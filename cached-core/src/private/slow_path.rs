@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::call::{CallPlan, LocalHit, PendingCall, Phase};
+use crate::call::{BypassRecord, CallPlan, LocalHit, PendingCall, Phase, record_hit};
 use crate::current::has_lost_its_scope;
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
 use crate::event::{BypassReason, Event, is_in_observer};
 use crate::key::{KeyBytes, KeyError};
 use crate::tier::Tier;
-use crate::tier::request::RequestHandle;
+use crate::tier::request::CallScope;
 use crate::value::{Value, ValueOperations};
 
 /// A function that converts a cached value to the call's return value and stores the result. It
@@ -51,11 +51,14 @@ fn look_in_process(
     write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
     let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);
-    let request = RequestHandle::current();
-    if let Some(value) = request.and_then(|request| request.get_shared(cache.id(), key))
+    let CallScope { request, is_recorded } = CallScope::current();
+    if let Some(value) = request.and_then(|request| request.get_hidden(cache.id(), key))
         && write_hit(&value)
     {
         cache.report_hit(key, Tier::Request);
+        if is_recorded {
+            record_hit(cache, declaration, key, Tier::Request);
+        }
         return None;
     }
     let force_miss = request.is_some_and(|request| request.force_miss());
@@ -68,15 +71,16 @@ fn look_in_process(
         if !declaration.declared_refresh_ahead().is_zero()
             && let Some(handle) = handle()
         {
-            return Some(Phase::Hit(Box::new(LocalHit { value, handle })));
+            return Some(Phase::Hit(Box::new(LocalHit { value, handle, is_recorded })));
         }
-        return match write_hit(&value) {
-            true => {
-                cache.report_hit(key, Tier::Local);
-                None
-            }
-            false => bypass(cache, declaration, BypassReason::OtherType),
-        };
+        if !write_hit(&value) {
+            return bypass(cache, declaration, BypassReason::OtherType);
+        }
+        cache.report_hit(key, Tier::Local);
+        if is_recorded {
+            record_hit(cache, declaration, key, Tier::Local);
+        }
+        return None;
     }
     if is_in_observer() {
         return bypass(cache, declaration, BypassReason::InObserver);
@@ -87,7 +91,9 @@ fn look_in_process(
                 cache.emit(Event::ScopeLost { declaration });
             }
             handle.emit(|entry| Event::LocalMiss { entry });
-            Some(Phase::Miss(PendingCall::new(handle, request, CallPlan::Bypass).traced()))
+            Some(Phase::Miss(
+                PendingCall::new(handle, request, CallPlan::Bypass).traced(is_recorded),
+            ))
         }
         None => bypass(cache, declaration, BypassReason::NotRegistered),
     }
@@ -100,5 +106,5 @@ fn bypass(
     reason: BypassReason<'_>,
 ) -> Option<Phase> {
     cache.emit(Event::Bypassed { declaration, reason });
-    Some(Phase::Bypass)
+    Some(Phase::Bypass(BypassRecord::begin(declaration)))
 }

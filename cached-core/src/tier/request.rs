@@ -7,6 +7,11 @@
 //! A request may spread over several tasks: [`in_current_request`] carries it into another future,
 //! which another thread may poll at the same time. From then on, all futures of the request *share*
 //! the values behind a lock, and a hit takes the path through `private/slow_path`.
+//!
+//! The outcomes of calls are recorded on that path too. While a thread records outcomes, the values
+//! of its request are *hidden* from the inlined lookup. Outside of a request, an empty
+//! [`RequestValues`] keeps the inlined lookup from the local tier. So the inlined lookup has no
+//! instruction that serves the recording.
 
 mod table;
 
@@ -18,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use crate::key::KeyQuery;
+use crate::outcome::{ActiveRecorders, OutcomeRecorder, active_recorders, is_recording};
 use crate::sync::lock;
 use crate::value::Value;
 use table::{RequestTables, ValueTable};
@@ -41,13 +47,27 @@ impl Drop for RequestValuesCell {
 }
 
 /// A request, as the thread that polls it sees it.
+#[derive(Default)]
 struct RequestValues {
-    id: u64,
+    /// `None` if the thread polls no request, and only records outcomes.
+    id: Option<u64>,
     force_miss: bool,
-    /// The values of the request. Empty once the values are shared.
+    /// The values that the inlined lookup finds. Empty while the values are hidden, and once they
+    /// are shared.
     own: RequestTables,
+    /// The values of the request while the thread records outcomes, unless they are shared.
+    hidden: Option<RequestTables>,
     /// The values of the request once several futures share them.
     shared: Option<Arc<Mutex<RequestTables>>>,
+    /// True while the thread records outcomes.
+    is_recorded: bool,
+}
+
+/// The scope in which a call begins.
+pub(crate) struct CallScope {
+    pub(crate) request: Option<RequestHandle>,
+    /// True if the outcome of the call must be recorded.
+    pub(crate) is_recorded: bool,
 }
 
 /// A reference to a request. A call makes a handle of the current request when the call begins.
@@ -78,23 +98,30 @@ impl TakenRequestValues {
     }
 
     fn belong_to(&self, request: RequestHandle) -> bool {
-        self.0.as_ref().is_some_and(|values| values.id == request.id)
+        self.0.as_ref().is_some_and(|values| values.id == Some(request.id))
     }
 
-    /// Returns a handle of the request that the values belong to.
+    /// Returns a handle of the request that the values belong to, if they belong to one.
     fn handle(&self) -> Option<RequestHandle> {
-        let RequestValues { id, force_miss, own, shared } = &**self.0.as_ref()?;
-        let changes = shared.as_ref().map_or(own.changes, |shared| lock(shared).changes);
-        Some(RequestHandle { id: *id, force_miss: *force_miss, changes })
+        let values = &**self.0.as_ref()?;
+        let changes = match (&values.shared, &values.hidden) {
+            (Some(shared), _) => lock(shared).changes,
+            (None, Some(hidden)) => hidden.changes,
+            (None, None) => values.own.changes,
+        };
+        Some(RequestHandle { id: values.id?, force_miss: values.force_miss, changes })
     }
 
-    /// Returns the values for another future of the same request. From now on the futures share the
-    /// values.
+    /// Returns the values for another future of the same request, if the values belong to a
+    /// request. From now on the futures share the values.
     fn share(&mut self) -> Option<Box<RequestValues>> {
-        let RequestValues { id, force_miss, own, shared } = &mut **self.0.as_mut()?;
-        let shared = shared.get_or_insert_with(|| Arc::new(Mutex::new(std::mem::take(own))));
-        let (own, shared) = (RequestTables::default(), Some(Arc::clone(shared)));
-        Some(Box::new(RequestValues { id: *id, force_miss: *force_miss, own, shared }))
+        let RequestValues { id, force_miss, own, hidden, shared, .. } = &mut **self.0.as_mut()?;
+        let id = Some((*id)?);
+        let shared = shared.get_or_insert_with(|| {
+            Arc::new(Mutex::new(hidden.take().unwrap_or_else(|| std::mem::take(own))))
+        });
+        let (force_miss, shared) = (*force_miss, Some(Arc::clone(shared)));
+        Some(Box::new(RequestValues { id, force_miss, shared, ..RequestValues::default() }))
     }
 
     /// Runs `update` on the values of the request.
@@ -104,13 +131,14 @@ impl TakenRequestValues {
     /// thread.
     fn update<T>(&mut self, update: impl FnOnce(&mut RequestTables) -> T) -> Option<T> {
         let values = self.0.as_mut()?;
-        Some(match &values.shared {
-            Some(shared) => update(&mut lock(shared)),
-            None => update(&mut values.own),
+        Some(match (&values.shared, &mut values.hidden) {
+            (Some(shared), _) => update(&mut lock(shared)),
+            (None, Some(hidden)) => update(hidden),
+            (None, None) => update(&mut values.own),
         })
     }
 
-    /// Finds a value that the request has, unless the values are shared.
+    /// Finds a value that the request has, unless the values are hidden or shared.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find(&self, cache: u64, key: &impl KeyQuery) -> Option<&Value> {
         self.0.as_ref()?.own.find(cache, key)
@@ -126,6 +154,19 @@ impl Drop for TakenRequestValues {
         let put_back =
             |RequestValuesCell(cell): &RequestValuesCell| std::mem::forget(cell.replace(values));
         let _ = CURRENT_REQUEST.try_with(put_back);
+    }
+}
+
+impl CallScope {
+    /// Returns the scope of a call that begins on this thread now.
+    pub(crate) fn current() -> CallScope {
+        match TakenRequestValues::take() {
+            Some(values) => CallScope {
+                request: values.handle(),
+                is_recorded: values.0.as_ref().is_some_and(|values| values.is_recorded),
+            },
+            None => CallScope { request: None, is_recorded: false },
+        }
     }
 }
 
@@ -149,12 +190,16 @@ impl RequestHandle {
         taken.update(|tables| tables.find(cache, &key).cloned())?
     }
 
-    /// Returns the value that the request has, if its futures share the values. The lookup that is
-    /// inlined into an annotated function does not find such a value.
-    pub(crate) fn get_shared(&self, cache: u64, key: &[u8]) -> Option<Value> {
+    /// Returns the value that the request has, if its values are hidden or shared. The lookup that
+    /// is inlined into an annotated function does not find such a value.
+    pub(crate) fn get_hidden(&self, cache: u64, key: &[u8]) -> Option<Value> {
         let taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
-        let shared = taken.0.as_ref()?.shared.as_ref()?;
-        lock(shared).find(cache, &key).cloned()
+        let values = taken.0.as_ref()?;
+        match (&values.shared, &values.hidden) {
+            (Some(shared), _) => lock(shared).find(cache, &key).cloned(),
+            (None, Some(hidden)) => hidden.find(cache, &key).cloned(),
+            (None, None) => None,
+        }
     }
 
     /// Keeps `value` for the rest of the request and returns `value`. If the request already has a
@@ -217,26 +262,121 @@ impl RequestHandle {
     }
 }
 
-/// Carries the request that this thread is polling into `future`. Outside of a request, the
-/// returned future runs wherever it is polled.
+/// Carries the request that this thread is polling into `future`, and the recorders that record
+/// outcomes on this thread. Outside of a request, the returned future runs wherever it is polled.
 pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
     let values = TakenRequestValues::take().and_then(|mut values| values.share());
-    RequestFuture { is_in_request: values.is_some(), values, future: Some(Box::pin(future)) }
+    RequestFuture {
+        is_in_request: values.is_some(),
+        values,
+        recorders: active_recorders(),
+        future: Some(Box::pin(future)),
+    }
 }
 
-/// A future that is polled within its request.
+/// Returns a future that records the outcomes of its calls into `recorder`. The future belongs to
+/// the request, if there is one, in which it is polled.
+pub(crate) fn recorded_into<F: Future>(
+    recorder: Arc<OutcomeRecorder>,
+    future: F,
+) -> RequestFuture<F> {
+    RequestFuture {
+        is_in_request: false,
+        values: None,
+        recorders: vec![recorder],
+        future: Some(Box::pin(future)),
+    }
+}
+
+/// A future that is polled within its request, and whose calls are recorded.
 ///
 /// Each poll swaps the values of the request with the values in the thread. The values are boxed,
-/// so that a swap moves one pointer. The future is boxed, so that `poll` can access both fields
+/// so that a swap moves one pointer. The future is boxed, so that `poll` can access all fields
 /// without `unsafe`.
 pub(crate) struct RequestFuture<F> {
-    /// False if the future belongs to no request. It is then polled as if this type were not there.
+    /// False if the future belongs to no request of its own. It is then polled in the request of
+    /// the thread.
     is_in_request: bool,
     /// The values of the request. While the future is polled, the values that the thread had
     /// before.
     values: Option<Box<RequestValues>>,
+    /// The recorders that record the outcomes of this future's calls, in addition to those of the
+    /// thread that polls the future.
+    recorders: Vec<Arc<OutcomeRecorder>>,
     /// `None` after `drop` has dropped the future.
     future: Option<Pin<Box<F>>>,
+}
+
+/// A thread's stay in the scope of a future. `Drop` leaves the scope; the fields are dropped in the
+/// order of their declaration.
+struct EnteredScope<'r> {
+    _lookups: Option<RecordedLookups>,
+    _recorders: ActiveRecorders,
+    _values: Option<RequestValuesSwap<'r>>,
+}
+
+impl EnteredScope<'_> {
+    fn enter<'r>(
+        values: Option<&'r mut Option<Box<RequestValues>>>,
+        recorders: &[Arc<OutcomeRecorder>],
+    ) -> EnteredScope<'r> {
+        let _values = values.map(RequestValuesSwap::enter);
+        let _recorders = ActiveRecorders::add(recorders);
+        let _lookups = is_recording().then(RecordedLookups::enter);
+        EnteredScope { _lookups, _recorders, _values }
+    }
+}
+
+/// A guard that makes each lookup of this thread take the path through `private/slow_path`, which
+/// records the outcomes of calls. `Drop` undoes it.
+struct RecordedLookups(BeforeRecording);
+
+/// The state of the thread's request before the thread began to record outcomes.
+enum BeforeRecording {
+    NoRequest,
+    UnrecordedRequest,
+    RecordedRequest,
+}
+
+impl RecordedLookups {
+    fn enter() -> RecordedLookups {
+        let enter = |RequestValuesCell(cell): &RequestValuesCell| {
+            let (mut values, before) = match cell.take() {
+                None => (Box::default(), BeforeRecording::NoRequest),
+                Some(values) if values.is_recorded => (values, BeforeRecording::RecordedRequest),
+                Some(values) => (values, BeforeRecording::UnrecordedRequest),
+            };
+            values.is_recorded = true;
+            if values.shared.is_none() && values.hidden.is_none() {
+                values.hidden = Some(std::mem::take(&mut values.own));
+            }
+            cell.set(Some(values));
+            before
+        };
+        // A thread that is ending has no thread-locals, and records nothing.
+        RecordedLookups(CURRENT_REQUEST.try_with(enter).unwrap_or(BeforeRecording::RecordedRequest))
+    }
+}
+
+impl Drop for RecordedLookups {
+    fn drop(&mut self) {
+        let leave = |RequestValuesCell(cell): &RequestValuesCell| {
+            let mut values = cell.take()?;
+            match self.0 {
+                BeforeRecording::NoRequest => return Some(values),
+                BeforeRecording::RecordedRequest => {}
+                BeforeRecording::UnrecordedRequest => {
+                    values.is_recorded = false;
+                    if let Some(hidden) = values.hidden.take() {
+                        values.own = hidden;
+                    }
+                }
+            }
+            cell.set(Some(values));
+            None
+        };
+        drop(CURRENT_REQUEST.try_with(leave));
+    }
 }
 
 /// A guard that has swapped the values of a request with the values in the thread. `Drop` swaps
@@ -270,8 +410,8 @@ impl<F: Future> Future for RequestFuture<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let RequestFuture { is_in_request, values, future } = &mut *self;
-        let _swap = is_in_request.then(|| RequestValuesSwap::enter(values));
+        let RequestFuture { is_in_request, values, recorders, future } = &mut *self;
+        let _scope = EnteredScope::enter(is_in_request.then_some(values), recorders);
         match future {
             Some(future) => future.as_mut().poll(context),
             None => unreachable!("only `drop` takes the future"),
@@ -283,8 +423,9 @@ impl<F> Drop for RequestFuture<F> {
     /// Drops the future within its request. The values that the future owns may call annotated
     /// functions in their `Drop`.
     fn drop(&mut self) {
-        let _swap = self.is_in_request.then(|| RequestValuesSwap::enter(&mut self.values));
-        self.future = None;
+        let RequestFuture { is_in_request, values, recorders, future } = self;
+        let _scope = EnteredScope::enter(is_in_request.then_some(values), recorders);
+        *future = None;
     }
 }
 
@@ -367,11 +508,26 @@ impl RequestScope {
     /// # });
     /// ```
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        self.run_made(Vec::new(), || future)
+    }
+
+    /// Runs the future that `make` returns in a new request, and calls `make` in this request.
+    /// `recorders` record the outcomes of its calls.
+    pub(crate) fn run_made<F: Future>(
+        self,
+        recorders: Vec<Arc<OutcomeRecorder>>,
+        make: impl FnOnce() -> F,
+    ) -> RequestFuture<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let (force_miss, own) = (self.force_miss, RequestTables::default());
-        let values = Some(Box::new(RequestValues { id, force_miss, own, shared: None }));
-        RequestFuture { is_in_request: true, values, future: Some(Box::pin(future)) }
+        let id = Some(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        let force_miss = self.force_miss;
+        let mut values =
+            Some(Box::new(RequestValues { id, force_miss, ..RequestValues::default() }));
+        let future = {
+            let _scope = EnteredScope::enter(Some(&mut values), &recorders);
+            Box::pin(make())
+        };
+        RequestFuture { is_in_request: true, values, recorders, future: Some(future) }
     }
 }
 

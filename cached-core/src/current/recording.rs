@@ -1,0 +1,81 @@
+//! Runs a future and records the outcomes of its calls.
+
+use std::future::Future;
+
+use crate::outcome::{Outcome, OutcomeRecorder, Outcomes};
+use crate::tier::request::recorded_into;
+
+/// Runs a future, and returns the outcome of its call beside its output.
+///
+/// The outcome is that of the first call of an annotated function that the future makes. Calls that
+/// the body of this function makes have outcomes of their own; [`with_outcomes`] returns them all.
+/// The outcome is `None` if the future calls no annotated function, or drops the call before it is
+/// answered.
+///
+/// The answer of the call is the same as without `with_outcome`, which is not a
+/// [`RequestScope`](crate::RequestScope). The calls of tasks are recorded if
+/// [`in_scope`](crate::in_scope) or [`Cache::spawn`](crate::Cache::spawn) carries the recording into
+/// the task. The lookups of a [`CacheEntry`](crate::CacheEntry) and of
+/// [`first_found`](crate::first_found) are not recorded. A hit takes longer while it is recorded,
+/// about as long as two or three hits.
+///
+/// # Cancellation
+/// Dropping the returned future drops the given future.
+///
+/// ```
+/// # use cached_core::{CallResult, Tier, coordinator_cached, with_outcome};
+/// #[coordinator_cached(name = "with_outcome_doc", version = edition, ttl = "10m")]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (first, outcome) = with_outcome(course(1, 2)).await;
+/// assert_eq!(outcome.expect("the call has ended").result(), CallResult::Miss);
+///
+/// let (second, outcome) = with_outcome(course(1, 2)).await;
+/// let outcome = outcome.expect("the call has ended");
+/// assert_eq!((outcome.result(), outcome.tier()), (CallResult::Hit, Some(Tier::Local)));
+/// assert!(outcome.time_left().is_some_and(|left| left.as_secs() <= 600));
+/// assert_eq!(first?, second?);
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+pub fn with_outcome<F: Future>(
+    future: F,
+) -> impl Future<Output = (F::Output, Option<Outcome>)> + use<F> {
+    let recorder = OutcomeRecorder::for_first();
+    let recorded = recorded_into(recorder.clone(), future);
+    async move { (recorded.await, recorder.first()) }
+}
+
+/// Runs a future, and returns the outcomes of all its calls beside its output.
+///
+/// Use this function in a middleware, or for a part of a request: it may be nested, and each level
+/// records the calls of the levels within. The notes about tasks, lookups and cost at
+/// [`with_outcome`] apply here too.
+///
+/// # Cancellation
+/// Dropping the returned future drops the given future.
+///
+/// ```
+/// # use cached_core::{CallResult, coordinator_cached, with_outcomes};
+/// #[coordinator_cached(name = "with_outcomes_doc", version = edition)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let page = async { tokio::try_join!(course(1, 2), course(2, 2), course(1, 2)) };
+/// let (page, outcomes) = with_outcomes(page).await;
+/// page?;
+/// assert_eq!(outcomes.calls(), 3);
+/// assert_eq!(outcomes.count(CallResult::Miss), 2);
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+pub fn with_outcomes<F: Future>(future: F) -> impl Future<Output = (F::Output, Outcomes)> + use<F> {
+    let recorder = OutcomeRecorder::for_all();
+    let recorded = recorded_into(recorder.clone(), future);
+    async move { (recorded.await, recorder.all().unwrap_or_default()) }
+}

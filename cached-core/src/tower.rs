@@ -1,0 +1,206 @@
+//! A layer for tower services, such as those of axum and hyper: each HTTP request has a
+//! [`RequestScope`], and each response may have the header `Cache-Status`.
+//!
+//! This module needs the feature `tower`. It knows requests and responses by the crate `http`, and
+//! neither a server nor a body.
+
+mod cache_status;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::request::Parts;
+use http::{HeaderName, Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::cache::Cache;
+use crate::current::FutureInScope;
+use crate::outcome::OutcomeRecorder;
+use crate::tier::request::RequestScope;
+pub use cache_status::CacheStatus;
+
+/// The header in which each cache says how it handled a request (RFC 9211).
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// A predicate on the head of a request.
+type ForceMissPredicate = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
+
+/// A layer that handles each HTTP request in a [`RequestScope`] of its own.
+///
+/// The scope ends when the handler has returned the response. A body that is streamed after that is
+/// outside of the scope: wrap the futures that make it in
+/// [`Cache::scope`](crate::Cache::scope) if they need the cache of the request.
+///
+/// The layer passes on the errors of the inner service, and the requirements of its `poll_ready`.
+/// The inner service need not be `Clone`.
+///
+/// ```
+/// # use cached_core::coordinator_cached;
+/// use axum::Router;
+/// use axum::routing::get;
+/// use cached_core::tower::RequestScopeLayer;
+///
+/// #[coordinator_cached(name = "tower_doc", version = edition)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// async fn page() -> String {
+///     course(7, 2).await.unwrap_or_default()
+/// }
+///
+/// let layer = RequestScopeLayer::new()
+///     .force_miss_if(|request| request.headers.get("cache-control").is_some_and(|v| v == "no-cache"))
+///     .cache_status("shop");
+/// let app: Router = Router::new().route("/", get(page)).layer(layer);
+/// # use tower_service::Service;
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let mut app = app;
+/// # let mut get = async || {
+/// #     let request = axum::http::Request::new(axum::body::Body::empty());
+/// #     let response = app.call(request).await.unwrap();
+/// #     response.headers()["cache-status"].to_str().unwrap().to_owned()
+/// # };
+/// # assert_eq!(get().await, "shop; fwd=miss; stored; ttl=1800");
+/// # assert!(get().await.starts_with("shop; hit; ttl=1"));
+/// # });
+/// ```
+#[derive(Clone, Default)]
+#[must_use = "a layer does nothing until a service is wrapped in it"]
+pub struct RequestScopeLayer {
+    cache: Option<Cache>,
+    force_miss: Option<ForceMissPredicate>,
+    cache_status: Option<Arc<CacheStatus>>,
+}
+
+impl RequestScopeLayer {
+    /// Returns a layer whose scopes read all tiers, and which writes no header.
+    pub fn new() -> RequestScopeLayer {
+        RequestScopeLayer::default()
+    }
+
+    /// Sets the cache of the requests, as [`Cache::scope`](crate::Cache::scope) does. Without this
+    /// option, the requests use the current cache.
+    pub fn cache(mut self, cache: Cache) -> RequestScopeLayer {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Sets which requests force misses; see [`RequestScope::force_miss`].
+    ///
+    /// The predicate is called once for each request. It sees the method, the URI and the headers.
+    /// Whoever can send such a request can make the service call its upstreams, so ask for more
+    /// than a header where strangers can reach the service.
+    pub fn force_miss_if(
+        mut self,
+        predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> RequestScopeLayer {
+        self.force_miss = Some(Arc::new(predicate));
+        self
+    }
+
+    /// Adds the header `Cache-Status` to each response whose handler called an annotated function.
+    ///
+    /// The argument is the name of this cache in the header, such as `"shop"`, or a [`CacheStatus`]
+    /// with options. If the response has the header already, for example from an upstream whose
+    /// response the handler passes on, this cache is added behind it, as RFC 9211 requires.
+    ///
+    /// The header is written when the handler returns the response. Calls that are made later, while
+    /// a body is streamed, are not in it.
+    ///
+    /// The layer then records the outcome of each call, so a hit takes about as long as two or three
+    /// hits.
+    pub fn cache_status(mut self, status: impl Into<CacheStatus>) -> RequestScopeLayer {
+        self.cache_status = Some(Arc::new(status.into()));
+        self
+    }
+}
+
+impl fmt::Debug for RequestScopeLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestScopeLayer")
+            .field("cache", &self.cache)
+            .field("cache_status", &self.cache_status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for RequestScopeLayer {
+    type Service = RequestScopeService<S>;
+
+    fn layer(&self, inner: S) -> RequestScopeService<S> {
+        RequestScopeService { inner, layer: self.clone() }
+    }
+}
+
+/// The service that a [`RequestScopeLayer`] makes of another service.
+#[derive(Debug, Clone)]
+pub struct RequestScopeService<S> {
+    inner: S,
+    layer: RequestScopeLayer,
+}
+
+impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for RequestScopeService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
+        let (parts, body) = request.into_parts();
+        let force_miss = self.layer.force_miss.as_ref().is_some_and(|predicate| predicate(&parts));
+        let request = Request::from_parts(parts, body);
+        let status = self.layer.cache_status.as_ref();
+        let status = status.map(|status| (Arc::clone(status), OutcomeRecorder::for_all()));
+        let recorders = status.iter().map(|(_, recorder)| Arc::clone(recorder)).collect();
+        let scope = RequestScope::new().force_miss(force_miss);
+        // The inner service may begin its work before its future is polled, so it is called in the
+        // scope too.
+        let call = || self.inner.call(request);
+        let response = FutureInScope::new(self.layer.cache.as_ref(), scope, recorders, call);
+        ResponseFuture { response, status }
+    }
+}
+
+/// The future of the response of a [`RequestScopeService`].
+///
+/// Dropping it drops the handling of the request, in its scope.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct ResponseFuture<F> {
+    response: FutureInScope<F>,
+    status: Option<(Arc<CacheStatus>, Arc<OutcomeRecorder>)>,
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<F, Body, Error> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, Error>>,
+{
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(Pin::new(&mut self.response).poll(context))?;
+        let header = self
+            .status
+            .as_ref()
+            .and_then(|(status, recorder)| status.header(&recorder.all().unwrap_or_default()));
+        if let Some(header) = header {
+            response.headers_mut().append(CACHE_STATUS, header);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
