@@ -14,7 +14,7 @@ fn every_public_type_is_send_sync_and_unpin() {
     assert_auto_traits::<CachedResponse<String>>();
     assert_auto_traits::<(CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError)>();
     assert_auto_traits::<(RemoteError, RemoteErrorKind, UnknownNameError)>();
-    assert_auto_traits::<(Declaration, Finding, Ledger)>();
+    assert_auto_traits::<(Declaration, Finding, Ledger, LedgerDrift, LedgerDriftKind)>();
     assert_auto_traits::<(Stats, DeclarationStats, LocalStats, DurationHistogram)>();
     assert_auto_traits::<(ServerStats, ServerState, Health, ObserverStats)>();
     assert_auto_traits::<(Event<'_>, event::EventSubject<'_>, event::BypassReason<'_>)>();

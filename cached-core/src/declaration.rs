@@ -1,6 +1,7 @@
 //! Declarations. A declaration holds the cache name, the options and the place in the source of one
 //! annotated function. The linker collects the declarations of all crates of the program.
 
+mod finding;
 mod ledger;
 mod options;
 mod registry;
@@ -15,7 +16,8 @@ use linkme::distributed_slice;
 use crate::error::UnknownNameError;
 use crate::unstorable::UnstorableValue;
 use crate::value::ValueOperations;
-pub use ledger::{Finding, Ledger, ledger};
+pub use finding::Finding;
+pub use ledger::{Ledger, LedgerDrift, LedgerDriftKind, ledger};
 use registry::{note_not_linked, registry};
 pub(crate) use registry::{shared_names, warn_if_inventory_is_empty};
 
@@ -39,6 +41,8 @@ pub struct Declaration {
     body_path: fn() -> &'static str,
     /// A hash of the function's tokens.
     code_hash: u32,
+    /// The expression of the option `version`, as text.
+    version: Option<&'static str>,
     overwrite_reason: Option<&'static str>,
     /// The names of the options that are expressions, such as `cache_if`, separated by commas.
     computed_options: &'static str,
@@ -99,6 +103,7 @@ impl Declaration {
             column,
             body_path: path,
             code_hash: 0,
+            version: None,
             overwrite_reason: None,
             computed_options: "",
             ttl: None,
@@ -125,6 +130,13 @@ impl Declaration {
     #[must_use]
     pub const fn code(mut self, hash: u32) -> Declaration {
         self.code_hash = hash;
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn versioned_by(mut self, version: &'static str) -> Declaration {
+        self.version = Some(version);
         self
     }
 
@@ -224,6 +236,25 @@ impl Declaration {
     #[must_use]
     pub fn place(&self) -> String {
         format!("{}:{}", self.file, self.line)
+    }
+
+    /// Returns the expression of the option `version`, with normalized white space. Returns `None` if
+    /// the function has no version.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, ledger};
+    /// #[coordinator_cached(name = "version_doc", version = (edition, reprint))]
+    /// async fn price(item: u32, edition: u8, reprint: u8) -> Result<u64, std::io::Error> {
+    ///     Ok(100)
+    /// }
+    ///
+    /// # let _ = price(1, 2, 3);
+    /// let price = ledger().iter().find(|declaration| declaration.name() == "version_doc").unwrap();
+    /// assert_eq!(price.version(), Some("(edition, reprint)"));
+    /// ```
+    #[must_use]
+    pub fn version(&self) -> Option<&'static str> {
+        self.version
     }
 
     /// Returns the declared reason to overwrite entries, or `None` if the entries are write-once.

@@ -10,11 +10,12 @@
 //! 8. [`memcached`]: what do I set in production, and which logs and threads will I see?
 //! 9. [`consistency`]: what can go wrong, and which values may a call then return?
 //! 10. [`testing`]: how do I test code that is cached?
-//! 11. [`performance`]: what does a call cost?
-//! 12. [`errors`] and [`compile_errors`]: what does this message mean?
-//! 13. [`faq`]: short answers to common questions.
-//! 14. [`security`]: what does the library protect against, and how do I report a vulnerability?
-//! 15. [`changelog`]: what changed?
+//! 11. [`ledger`]: what is cached here, and why?
+//! 12. [`performance`]: what does a call cost?
+//! 13. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 14. [`faq`]: short answers to common questions.
+//! 15. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 16. [`changelog`]: what changed?
 
 // The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
 // whose targets are file paths. `links.md` defines the same labels with module paths, and is
@@ -63,6 +64,9 @@ chapters! {
     memcached = "guide/memcached.md",
     consistency = "guide/consistency.md",
     testing = "guide/testing.md",
+    ///
+    /// See also in the API reference: [`ledger`](crate::ledger()), [`Ledger`](crate::Ledger).
+    ledger = "guide/ledger.md",
     performance = "guide/performance.md",
     ///
     /// See also in the API reference: [`ConfigError`](crate::ConfigError),

@@ -97,7 +97,7 @@ pub use cache::Cache;
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
 pub use current::{StaticCache, in_scope, with_outcome, with_outcomes};
-pub use declaration::{Declaration, Finding, Ledger, ledger};
+pub use declaration::{Declaration, Finding, Ledger, LedgerDrift, LedgerDriftKind, ledger};
 pub use entry::{
     CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
 };

@@ -59,8 +59,11 @@ pub fn generic_part<T: Serialize>(part: &T) -> DynKeyPart<'_> {
 /// `$option` is the name of a method of [`Declaration`].
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __declaration {
-    ($name:literal, $function:literal, $code:literal $(, $option:ident($($value:expr),*))*) => {{
+macro_rules! __declare {
+    (
+        $name:literal, $function:literal, $code:literal $(, $version:literal)?
+        $(, $option:ident($($value:expr),*))*
+    ) => {{
         enum Here {}
         #[$crate::private::linkme::distributed_slice($crate::private::DECLARATIONS)]
         #[linkme(crate = $crate::private::linkme)]
@@ -72,7 +75,7 @@ macro_rules! __declaration {
             ::core::column!(),
             ::core::any::type_name::<Here>,
         )
-        .code($code)$(.$option($($value),*))*;
+        .code($code)$(.versioned_by($version))?$(.$option($($value),*))*;
         $crate::private::DeclaredFunction::new(&DECLARATION, &|| ())
     }};
 }
@@ -208,7 +211,7 @@ macro_rules! __returns {
 }
 
 pub use crate::{
-    __begin as begin, __declaration as declaration, __declared as declared, __rebind as rebind,
+    __begin as begin, __declare as declare, __declared as declared, __rebind as rebind,
     __returns as returns, __round_trip as round_trip, __with_copies as with_copies,
 };
 

@@ -9,7 +9,7 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Result<Payment, Error>, _>(
                 ::cached_core::private::ErrorProbe::<Result<Payment, Error>>::NEW.sharing(),
-                ::cached_core::private::declaration!("payment", "fetch_payment", 4274391003),
+                ::cached_core::private::declare!("payment", "fetch_payment", 4274391003, "state"),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
             ),
             begin as Result<Payment, Error>

@@ -17,7 +17,7 @@ impl Client {
                 let call = ::cached_core::private::begin!(
                     ::cached_core::private::lookup::<Answer, _>(
                         ::cached_core::private::ErrorProbe::<Answer>::NEW.sharing(),
-                        ::cached_core::private::declaration!("payment", "payment", 3593513369),
+                        ::cached_core::private::declare!("payment", "payment", 3593513369, "state"),
                         (
                             (
                                 ::cached_core::private::part(&self.region),

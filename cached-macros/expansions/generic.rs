@@ -8,10 +8,11 @@ where
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Option<Page<N>>, _>(
                 ::cached_core::private::ErrorProbe::<Option<Page<N>>>::NEW.sharing(),
-                ::cached_core::private::declaration!(
+                ::cached_core::private::declare!(
                     "page",
                     "page",
                     1181423030,
+                    "edition",
                     computes("cache_if")
                 ),
                 (

@@ -5,7 +5,7 @@ pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment,
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Result<Payment, FetchError>, _>(
                 ::cached_core::private::ErrorProbe::<Result<Payment, FetchError>>::NEW.sharing(),
-                ::cached_core::private::declaration!("payment", "fetch_payment", 4155255810),
+                ::cached_core::private::declare!("payment", "fetch_payment", 4155255810, "state"),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
             ),
             begin as Result<Payment, FetchError>

@@ -7,7 +7,7 @@ impl Client {
                 ::cached_core::private::lookup::<Result<Option<Profile>, Error>, _>(
                     ::cached_core::private::ErrorProbe::<Result<Option<Profile>, Error>>::NEW
                         .sharing(),
-                    ::cached_core::private::declaration!(
+                    ::cached_core::private::declare!(
                         "profile",
                         "profile",
                         4234631397,

@@ -6,7 +6,7 @@ impl Client {
             let call = ::cached_core::private::begin!(
                 ::cached_core::private::lookup::<Result<u64, Error>, _>(
                     ::cached_core::private::ErrorProbe::<Result<u64, Error>>::NEW.sharing(),
-                    ::cached_core::private::declaration!(
+                    ::cached_core::private::declare!(
                         "price",
                         "price",
                         331440853,

@@ -5,7 +5,7 @@ async fn price(course: String) -> Price {
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup_whole::<Price, _>(
                 ::cached_core::private::ErrorProbe::<Price>::NEW.infallible(),
-                ::cached_core::private::declaration!(
+                ::cached_core::private::declare!(
                     "price",
                     "price",
                     2243425222,

@@ -5,10 +5,11 @@ async fn fetch_payment(number: u32, state: State) -> anyhow::Result<Payment> {
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<anyhow::Result<Payment>, _>(
                 ::cached_core::private::ErrorProbe::<anyhow::Result<Payment>>::NEW.sharing(),
-                ::cached_core::private::declaration!(
+                ::cached_core::private::declare!(
                     "payment",
                     "fetch_payment",
                     3986075940,
+                    "state",
                     error_ttl(::core::time::Duration::from_millis(1000u64)),
                     computes("share_error")
                 ),

@@ -6,10 +6,11 @@ impl Client {
             let call = ::cached_core::private::begin!(
                 ::cached_core::private::lookup::<Result<Payment, Error>, _>(
                     ::cached_core::private::ErrorProbe::<Result<Payment, Error>>::NEW.sharing(),
-                    ::cached_core::private::declaration!(
+                    ::cached_core::private::declare!(
                         "payment",
                         "payment",
                         1433229365,
+                        "state",
                         computes("cache_if")
                     ),
                     (

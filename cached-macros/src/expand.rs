@@ -19,6 +19,7 @@ use crate::item::{Function, Parameter, is_punct};
 use crate::mentions::mentions;
 use crate::receiver::{RefreshCopies, with_receiver};
 use crate::signature::type_arguments;
+use crate::source_text::source_text;
 use crate::ttl::{DurationOption, Ttl};
 use crate::validate::ValidatedFunction;
 use crate::value_function::CopyKind;
@@ -63,7 +64,7 @@ impl Expansion<'_> {
     ///     let (call, fetch) = {
     ///         let (number, state) = (number, state);
     ///         let call = begin!(
-    ///             lookup::<Result<Payment, FetchError>, _>(…, declaration!(…), (part(&number), part(&state))),
+    ///             lookup::<Result<Payment, FetchError>, _>(…, declare!(…), (part(&number), part(&state))),
     ///             begin as Result<Payment, FetchError>
     ///         );
     ///         (call, async move { BODY })
@@ -162,10 +163,10 @@ impl Expansion<'_> {
         }}
     }
 
-    /// Writes the `declaration!` macro call, which declares the function in a static.
+    /// Writes the `declare!` macro call, which declares the function in a static.
     fn declaration(&self) -> TokenStream {
         let Expansion { input, krate } = self;
-        let declaration = krate.private(Span::call_site(), "declaration");
+        let declare = krate.private(Span::call_site(), "declare");
         let (name, function) = (input.name, input.function.signature.ident.to_string());
         let ttl = match input.ttl {
             Ttl::Milliseconds(milliseconds) => Some(DurationOption { option: "ttl", milliseconds }),
@@ -178,11 +179,15 @@ impl Expansion<'_> {
         });
         let (local, remote) = (input.uses_local, input.uses_remote);
         let tiers = (!local || !remote).then(|| quote!(, tiers(#local, #remote)));
+        let version = input.version.map(|version| {
+            let text = source_text(version.to_token_stream());
+            quote!(, #text)
+        });
         let overwrite = input.overwrite_reason.map(|reason| quote!(, overwrite(#reason)));
         let computed = self.computed_options();
         let computes = (!computed.is_empty()).then(|| quote!(, computes(#computed)));
         let code = Literal::u32_unsuffixed(code_hash(&input.function.tokens));
-        quote!(#declaration!(#name, #function, #code #(#durations)* #tiers #overwrite #computes))
+        quote!(#declare!(#name, #function, #code #version #(#durations)* #tiers #overwrite #computes))
     }
 
     /// Returns the names of the options that are expressions, for the ledger.

@@ -17,6 +17,7 @@
 //! - `lifetimes` finds the borrows in a type.
 //! - `unordered` finds the collections in a type that cannot be in a key.
 //! - `receiver` writes code with another name in place of `self`.
+//! - `source_text` writes an expression as text.
 //! - `trait_impl` finds out whether a method is in a trait impl.
 
 mod args;
@@ -34,6 +35,7 @@ mod mentions;
 mod receiver;
 mod shadowing;
 mod signature;
+mod source_text;
 mod trait_impl;
 mod ttl;
 mod unordered;

@@ -35,7 +35,7 @@ fn hand(number: usize) -> String {
     use cached_core::private;
     let call = private::begin!(private::lookup::<{returned}, _>(
         private::ErrorProbe::<{returned}>::NEW.sharing(),
-        private::declaration!(\"payment-{number}\", \"fetch_{number}\", {number}),
+        private::declare!(\"payment-{number}\", \"fetch_{number}\", {number}),
         (private::part(&order), private::part(&state)),
     ), begin);
     let fetch = async move {{{body}}};

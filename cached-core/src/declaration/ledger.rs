@@ -1,12 +1,19 @@
 //! The ledger: the list of a program's declarations, and an audit that finds problems in them.
 
+mod review;
+mod text;
+
 use std::fmt;
 
-use super::Declaration;
 use super::registry::{not_linked, registry, shared_names};
+use super::{Declaration, Finding};
+pub use review::{LedgerDrift, LedgerDriftKind};
 
 /// Returns the ledger. It lists every annotated function of the program, even if the function was never
-/// called, with its ttl, its tiers, its options and the declared reason to overwrite entries.
+/// called, with its version or its reason to overwrite entries, its ttl, its tiers and its options.
+///
+/// The functions of the program's dependencies are listed too, and in a test program the functions of
+/// its tests. [`Ledger::of_crates`] and [`Ledger::without_module`] leave functions out.
 ///
 /// ```
 /// println!("{}", cached_core::ledger());
@@ -15,19 +22,75 @@ use super::registry::{not_linked, registry, shared_names};
 /// }
 /// ```
 pub fn ledger() -> Ledger {
-    Ledger { declarations: registry() }
+    Ledger::default()
 }
 
-/// The list of all annotated functions of the program. `Display` prints a table.
+/// The list of the annotated functions of the program. `Display` prints a table.
 ///
-/// The function [`ledger`] returns it.
-#[derive(Debug, Clone, Copy)]
+/// The function [`ledger`] returns it. The [guide](crate::guide::ledger) shows how a team reviews it.
+#[derive(Clone, Default)]
 #[must_use = "a ledger does nothing until it is read"]
 pub struct Ledger {
-    declarations: &'static [&'static Declaration],
+    /// The names of the crates whose functions are listed. `None` lists the functions of all crates.
+    crates: Option<Vec<String>>,
+    /// The paths of the modules whose functions are left out.
+    left_out: Vec<String>,
 }
 
 impl Ledger {
+    /// Keeps the functions of these crates, and leaves out all others. A name may have the dashes of its
+    /// package.
+    ///
+    /// An integration test is a crate of its own, so this method also leaves out the functions of the
+    /// test.
+    ///
+    /// ```
+    /// let ledger = cached_core::ledger().of_crates(["shop", "shop-payments"]);
+    /// assert!(ledger.iter().all(|declaration| declaration.function().starts_with("shop")));
+    /// ```
+    pub fn of_crates<Name: AsRef<str>>(mut self, names: impl IntoIterator<Item = Name>) -> Ledger {
+        let names = names.into_iter().map(|name| name.as_ref().replace('-', "_"));
+        self.crates = Some(names.collect());
+        self
+    }
+
+    /// Leaves out the functions of a module and of the modules inside of it. Each call adds a module.
+    ///
+    /// `tests` leaves out every module of this name, and `payments::tests` only those that are in a
+    /// module `payments`.
+    ///
+    /// ```
+    /// # use cached_core::ledger;
+    /// mod tests {
+    ///     # use cached_core::coordinator_cached;
+    ///     #[coordinator_cached(name = "without_module_doc", version = day)]
+    ///     pub async fn quote(day: u32) -> Option<u32> {
+    ///         Some(day)
+    ///     }
+    /// }
+    /// # let _ = tests::quote(1);
+    ///
+    /// assert!(ledger().iter().any(|declaration| declaration.name() == "without_module_doc"));
+    /// let mut reviewed = ledger().without_module("tests").iter();
+    /// assert!(!reviewed.any(|declaration| declaration.name() == "without_module_doc"));
+    /// ```
+    pub fn without_module(mut self, path: &str) -> Ledger {
+        self.left_out.push(path.to_owned());
+        self
+    }
+
+    /// Returns true if the function with this path is listed.
+    fn covers(&self, function: &str) -> bool {
+        let path: Vec<&str> = function.split("::").collect();
+        let [modules @ .., _] = &path[..] else { return false };
+        let is_in_crates = |crates: &Vec<String>| crates.iter().any(|name| name == path[0]);
+        let is_left_out = |module: &String| {
+            let module: Vec<&str> = module.split("::").collect();
+            modules.windows(module.len()).any(|window| window == module)
+        };
+        self.crates.as_ref().is_none_or(is_in_crates) && !self.left_out.iter().any(is_left_out)
+    }
+
     /// Returns every declaration, sorted by name.
     ///
     /// ```
@@ -38,7 +101,8 @@ impl Ledger {
     /// }
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = &'static Declaration> + use<> {
-        self.declarations.iter().copied()
+        let ledger = self.clone();
+        registry().iter().copied().filter(move |declaration| ledger.covers(declaration.function))
     }
 
     /// Returns the problems that are known so far.
@@ -54,6 +118,7 @@ impl Ledger {
     pub fn audit(&self) -> Vec<Finding> {
         let mut findings = shared_names();
         findings.extend(not_linked());
+        findings.retain(|finding| finding.functions().any(|function| self.covers(function)));
         for declaration in self.iter() {
             let Declaration { name, function, .. } = *declaration;
             let place = declaration.place();
@@ -77,134 +142,9 @@ impl Ledger {
     }
 }
 
-impl Declaration {
-    pub(super) fn unordered_key_finding(&self, collection: &'static str) -> Finding {
-        let Declaration { name, function, .. } = *self;
-        Finding::UnorderedKey { name, function, place: self.place(), collection }
-    }
-}
-
-/// A problem with a declaration, found by [`Ledger::audit`]. `Display` writes one line that says what
-/// to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Finding {
-    /// Several functions share a cache name. None of these functions is cached.
-    SharedName {
-        /// The cache name.
-        name: &'static str,
-        /// The path of each function, with its place as `file:line`.
-        places: Vec<(&'static str, String)>,
-    },
-    /// The linker dropped the declaration of a function that is used, so the function is not
-    /// cached.
-    NotLinked {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-    },
-    /// A value of the function could not be stored in memcached.
-    NotStoredRemotely {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-        /// The place of the attribute, as `file:line`.
-        place: String,
-        /// The type of the cached value.
-        value: &'static str,
-        /// The reason why the value could not be stored. It names the field, if the field is known.
-        why: String,
-    },
-    /// The function declares `none_ttl`, but the cached value is not an `Option`.
-    NeverNone {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-        /// The place of the attribute, as `file:line`.
-        place: String,
-        /// The type of the cached value.
-        value: &'static str,
-    },
-    /// A key of the function contains a collection without a stable order, such as a `HashSet`. Calls
-    /// with equal collections have different keys, so most of them fetch.
-    UnorderedKey {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-        /// The place of the attribute, as `file:line`.
-        place: String,
-        /// The type of the collection.
-        collection: &'static str,
-    },
-    /// The function returns an error that calls cannot share. When a fetch fails, each call that
-    /// waited for the fetch fetches too.
-    UnsharedErrors {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-        /// The place of the attribute, as `file:line`.
-        place: String,
-        /// The type of the error.
-        error: &'static str,
-    },
-}
-
-impl fmt::Display for Finding {
+impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Finding::SharedName { name, places } => {
-                let places: Vec<String> = places
-                    .iter()
-                    .map(|(function, place)| format!("`{function}` ({place})"))
-                    .collect();
-                write!(
-                    f,
-                    "the cache name `{name}` is shared by {}: none of them is cached; rename all but one",
-                    places.join(" and ")
-                )
-            }
-            Finding::NotLinked { name, function } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}`, is not cached: the linker dropped its declaration; \
-                     call the function somewhere in the program, and link with `-z nostart-stop-gc` (on macOS: turn on LTO)"
-                )
-            }
-            Finding::NotStoredRemotely { name, function, place, why, .. } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"
-                )
-            }
-            Finding::NeverNone { name, function, place, value } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}` ({place}), declares `none_ttl` for a value of the type \
-                     `{value}`, which is not an `Option`; remove `none_ttl`"
-                )
-            }
-            Finding::UnorderedKey { name, function, place, collection } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}` ({place}), has a `{collection}` in its key, whose \
-                     elements have no stable order, so calls with equal elements fetch; use a `BTreeSet`, \
-                     or write `identifier = …` with a sorted collection"
-                )
-            }
-            Finding::UnsharedErrors { name, function, place, error } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}` ({place}), returns the error `{error}`, which calls cannot \
-                     share: when a fetch fails, each call that waited for it fetches too; \
-                     add `share_error = |error| …`, or derive `Clone` for the error"
-                )
-            }
-        }
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -241,4 +181,26 @@ fn row(declaration: &'static Declaration) -> [String; 7] {
         declaration.options_text(),
         declaration.overwrite_reason.unwrap_or("write-once").to_owned(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_can_be_limited_to_crates_and_modules() {
+        let all = ledger();
+        assert!(all.covers("shop::payments::fetch"));
+        let shop = ledger().of_crates(["shop", "my-client"]);
+        assert!(shop.covers("shop::payments::fetch") && shop.covers("my_client::fetch"));
+        assert!(!shop.covers("shop_test::fetch") && !shop.covers("client::shop::fetch"));
+
+        let reviewed = ledger().without_module("tests").without_module("shop::demo");
+        assert!(reviewed.covers("shop::payments::tests_of_fetch"));
+        assert!(reviewed.covers("shop::tests"), "this is the name of a function");
+        assert!(!reviewed.covers("shop::tests::fetch"));
+        assert!(!reviewed.covers("shop::payments::tests::inner::fetch"));
+        assert!(!reviewed.covers("shop::demo::fetch") && reviewed.covers("other::demo::fetch"));
+        assert!(!ledger().of_crates([""; 0]).covers("shop::fetch"));
+    }
 }

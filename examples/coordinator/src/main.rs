@@ -61,6 +61,15 @@ enum Command {
         #[arg(long, hide = true)]
         end_with_input: bool,
     },
+    /// Print the ledger: every cached function, with its version or its reason to overwrite
+    Ledger {
+        /// Print JSON in place of a table
+        #[arg(long)]
+        json: bool,
+        /// Print the file that is checked in as CACHE-LEDGER.md
+        #[arg(long, conflicts_with = "json")]
+        markdown: bool,
+    },
 }
 
 const ENVIRONMENT: &str = "\
@@ -104,6 +113,10 @@ async fn main() -> ExitCode {
             }
             serve(port, upstream, catalogue).await
         }
+        Some(Command::Ledger { json, markdown }) => {
+            print_ledger(json, markdown);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -117,6 +130,15 @@ async fn main() -> ExitCode {
 /// Prints to standard output. A closed output, as in `| head`, is not a failure.
 fn say(text: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
+}
+
+fn print_ledger(json: bool, markdown: bool) {
+    let ledger = cached_core::ledger();
+    match (json, markdown) {
+        (true, _) => say(ledger.to_json().trim_end()),
+        (_, true) => say(ledger.to_markdown().trim_end()),
+        _ => say(ledger),
+    }
 }
 
 /// Returns the first paragraph of a message as one line.
@@ -271,4 +293,45 @@ async fn end_signal() {
         }
     }
     let _ = tokio::signal::ctrl_c().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use cached_core::LedgerDrift;
+    use std::process::Command;
+
+    #[test]
+    fn the_ledger_is_reviewed() -> Result<(), LedgerDrift> {
+        cached_core::ledger().check("CACHE-LEDGER.md")
+    }
+
+    #[test]
+    fn another_reason_is_shown_as_a_difference() {
+        let reviewed =
+            std::fs::read_to_string("CACHE-LEDGER.md").expect("the ledger is checked in");
+        let another = reviewed.replace("users edit their profile", "users change their address");
+        let folder = std::env::temp_dir().join(format!("coordinator.{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("the temporary folder can be written");
+        std::fs::write(folder.join("CACHE-LEDGER.md"), another).expect("the file can be written");
+        // The test above, in a folder where the reviewed reason is another one.
+        let program = std::env::current_exe().expect("the program has a path");
+        let output = Command::new(program)
+            .args(["--exact", "tests::the_ledger_is_reviewed", "--nocapture"])
+            .env_remove("UPDATE_LEDGER")
+            .current_dir(&folder)
+            .output()
+            .expect("the program starts");
+        std::fs::remove_dir_all(&folder).expect("the folder is there");
+        assert!(!output.status.success(), "the reasons differ");
+
+        let shown = String::from_utf8_lossy(&output.stderr);
+        let difference: Vec<&str> =
+            shown.lines().filter(|line| line.starts_with("- ") || line.starts_with("+ ")).collect();
+        let [removed, added] = difference[..] else { panic!("two lines differ: {shown}") };
+        assert!(removed.starts_with("- | profile |"), "{shown}");
+        assert!(removed.contains("users change their address during checkout"), "{shown}");
+        assert!(added.starts_with("+ | profile |"), "{shown}");
+        assert!(added.contains("users edit their profile during checkout"), "{shown}");
+        assert!(shown.contains("UPDATE_LEDGER=1 cargo test"), "{shown}");
+    }
 }

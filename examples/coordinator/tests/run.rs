@@ -211,13 +211,42 @@ fn help_names_every_option() {
     let help = run(&["--help"], None);
     assert!(help.status.success());
     let text = String::from_utf8_lossy(&help.stdout);
-    for word in ["serve", "CACHE_URL", "memcache://", "Exit codes"] {
+    for word in ["serve", "ledger", "CACHE_URL", "memcache://", "Exit codes"] {
         assert!(text.contains(word), "the help names {word}: {text}");
     }
     let text = String::from_utf8_lossy(&run(&["serve", "--help"], None).stdout).into_owned();
     for word in ["--port", "--upstream", "CACHE_URL"] {
         assert!(text.contains(word), "the help names {word}: {text}");
     }
+}
+
+#[test]
+fn the_ledger_is_printed_as_a_table_as_json_and_as_markdown() {
+    let printed = |arguments: &[&str]| {
+        let output = run(arguments, None);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("the output is text")
+    };
+    const REASON: &str = "users edit their profile during checkout, and it carries no version";
+    let table = printed(&["ledger"]);
+    assert!(row(&table, "profile").ends_with(REASON), "{table}");
+
+    let json = printed(&["ledger", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("the output is JSON");
+    let names: Vec<&str> = json
+        .as_array()
+        .expect("the ledger is an array")
+        .iter()
+        .filter_map(|declaration| declaration["name"].as_str())
+        .collect();
+    assert_eq!(names, ["course", "order", "payment", "profile"]);
+    assert_eq!(json[3]["overwrite_reason"], REASON);
+    assert_eq!(json[2]["version"], "state");
+
+    let markdown = printed(&["ledger", "--markdown"]);
+    let reviewed = std::fs::read_to_string("CACHE-LEDGER.md").expect("the ledger is checked in");
+    assert_eq!(markdown, reviewed);
+    assert_one_line(&run(&["ledger", "--json", "--markdown"], None), "--markdown");
 }
 
 /// A running `serve` process, and the URLs that it printed.

@@ -1,0 +1,151 @@
+//! The problems that an audit of the ledger finds.
+
+use std::fmt;
+
+use super::Declaration;
+
+/// A problem with a declaration, found by [`Ledger::audit`]. `Display` writes one line that says what
+/// to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// Several functions share a cache name. None of these functions is cached.
+    SharedName {
+        /// The cache name.
+        name: &'static str,
+        /// The path of each function, with its place as `file:line`.
+        places: Vec<(&'static str, String)>,
+    },
+    /// The linker dropped the declaration of a function that is used, so the function is not
+    /// cached.
+    NotLinked {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+    },
+    /// A value of the function could not be stored in memcached.
+    NotStoredRemotely {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The type of the cached value.
+        value: &'static str,
+        /// The reason why the value could not be stored. It names the field, if the field is known.
+        why: String,
+    },
+    /// The function declares `none_ttl`, but the cached value is not an `Option`.
+    NeverNone {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The type of the cached value.
+        value: &'static str,
+    },
+    /// A key of the function contains a collection without a stable order, such as a `HashSet`. Calls
+    /// with equal collections have different keys, so most of them fetch.
+    UnorderedKey {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The type of the collection.
+        collection: &'static str,
+    },
+    /// The function returns an error that calls cannot share. When a fetch fails, each call that
+    /// waited for the fetch fetches too.
+    UnsharedErrors {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The type of the error.
+        error: &'static str,
+    },
+}
+
+impl Finding {
+    /// Returns the path of each function that the finding is about.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &'static str> {
+        let (one, several) = match self {
+            Finding::SharedName { places, .. } => (None, &places[..]),
+            Finding::NotLinked { function, .. }
+            | Finding::NotStoredRemotely { function, .. }
+            | Finding::NeverNone { function, .. }
+            | Finding::UnorderedKey { function, .. }
+            | Finding::UnsharedErrors { function, .. } => (Some(*function), &[][..]),
+        };
+        one.into_iter().chain(several.iter().map(|(function, _)| *function))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::SharedName { name, places } => {
+                let places: Vec<String> = places
+                    .iter()
+                    .map(|(function, place)| format!("`{function}` ({place})"))
+                    .collect();
+                write!(
+                    f,
+                    "the cache name `{name}` is shared by {}: none of them is cached; rename all but one",
+                    places.join(" and ")
+                )
+            }
+            Finding::NotLinked { name, function } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}`, is not cached: the linker dropped its declaration; \
+                     call the function somewhere in the program, and link with `-z nostart-stop-gc` (on macOS: turn on LTO)"
+                )
+            }
+            Finding::NotStoredRemotely { name, function, place, why, .. } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"
+                )
+            }
+            Finding::NeverNone { name, function, place, value } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), declares `none_ttl` for a value of the type \
+                     `{value}`, which is not an `Option`; remove `none_ttl`"
+                )
+            }
+            Finding::UnorderedKey { name, function, place, collection } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), has a `{collection}` in its key, whose \
+                     elements have no stable order, so calls with equal elements fetch; use a `BTreeSet`, \
+                     or write `identifier = …` with a sorted collection"
+                )
+            }
+            Finding::UnsharedErrors { name, function, place, error } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), returns the error `{error}`, which calls cannot \
+                     share: when a fetch fails, each call that waited for it fetches too; \
+                     add `share_error = |error| …`, or derive `Clone` for the error"
+                )
+            }
+        }
+    }
+}
+
+impl Declaration {
+    pub(super) fn unordered_key_finding(&self, collection: &'static str) -> Finding {
+        let Declaration { name, function, .. } = *self;
+        Finding::UnorderedKey { name, function, place: self.place(), collection }
+    }
+}
