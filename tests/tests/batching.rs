@@ -176,7 +176,10 @@ async fn an_unpolled_caller_delays_no_other_caller() {
                 assert_eq!(square(&upstream, number).await, Ok(number * number));
             }
             let took = began.elapsed();
-            assert!(took < Duration::from_millis(2500), "no call waits for the held one: {took:?}");
+            assert!(
+                took < Duration::from_millis(2500),
+                "no call waits for the unpolled one: {took:?}"
+            );
             assert_eq!(held.await, Ok(0));
             assert_eq!(upstream.fetches(), 50);
         })
@@ -233,7 +236,7 @@ async fn a_caller_never_reads_a_value_it_invalidated() {
                     let before = counted(&upstream, caller).await.expect("the call succeeds");
                     counted_entry(caller).invalidate().await.expect("memcached is reached");
                     let after = counted(&upstream, caller).await.expect("the call succeeds");
-                    assert!(after > before, "{before}, then {after}");
+                    assert!(after > before, "the second value is newer: {before}, then {after}");
                 }
             }))
         })

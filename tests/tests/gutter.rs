@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_millis(800);
 /// The delay that a busy machine may add.
 const LATENESS: Duration = Duration::from_millis(300);
 
-/// Counts the fetches of each key.
+/// An upstream that counts the fetches of each key.
 #[derive(Clone, Default)]
 struct CountingUpstream(Arc<Mutex<HashMap<u32, u32>>>);
 

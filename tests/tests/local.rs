@@ -106,7 +106,7 @@ fn no_thread_reads_a_cleared_value() {
                             let seen = level(&source, tank).await.expect("the call succeeds");
                             assert!(
                                 seen >= floor_before,
-                                "tank {tank}: {seen} is older than {floor_before}"
+                                "tank {tank}: {floor_before} or later, not {seen}"
                             );
                             reads.fetch_add(1, Ordering::Relaxed);
                         }

@@ -3,7 +3,7 @@
 //! process may lose the connection to either server.
 //!
 //! The machine has no local tier and no *flights* (a flight is a fetch with the calls that wait for
-//! it), because servers do not matter to these.
+//! it), because the servers do not affect these.
 
 mod canonical;
 mod process;

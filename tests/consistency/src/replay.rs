@@ -72,11 +72,11 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<u32, String> {
 
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_cache(address: &str) -> Cache {
-    new_process_with_lease(address, 20).await
+    new_process_cache_with_lease(address, 20).await
 }
 
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
-async fn new_process_with_lease(address: &str, lease_secs: u64) -> Cache {
+async fn new_process_cache_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")
 }
@@ -276,7 +276,7 @@ async fn values_read_during_an_invalidation_are_dropped() {
 async fn a_fetch_without_its_lease_replaces_nothing() {
     let memcached = Memcached::start();
     let (a, b) = (
-        new_process_with_lease(&memcached.address(), 2).await,
+        new_process_cache_with_lease(&memcached.address(), 2).await,
         new_process_cache(&memcached.address()).await,
     );
     let (slow_upstream, upstream) = (Upstream::new(), Upstream::new());

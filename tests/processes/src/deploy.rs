@@ -6,8 +6,8 @@ pub mod panicking;
 /// Writes the program of one build: `build! { old }` before a deploy, `build! { new }` after the
 /// deploy.
 ///
-/// Each item is a cached function whose type the deploy changes. In brackets are the value and the
-/// type of the old build, then those of the new build.
+/// Each item is a cached function whose type the deploy changes. The first brackets hold the value
+/// and the type of the old build, and the second brackets those of the new build.
 #[macro_export]
 macro_rules! build {
     ($build:ident) => {

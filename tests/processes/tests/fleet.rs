@@ -254,7 +254,7 @@ fn a_fleet_under_failures_answers_correctly() {
     wait_for_recovery(&upstream, &mut fleet);
     assert_no_fetches(&mut fleet);
 
-    // A process is killed. It leaves nothing behind for which other processes wait.
+    // A process is killed. It leaves nothing behind that other processes wait for.
     let mut killed = fleet.remove(0);
     killed.process.kill().expect("the process runs");
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);

@@ -49,7 +49,7 @@ async fn slow(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
 }
 
 #[tokio::test]
-#[ignore = "takes 45 s; `cargo test -p cached-tests --test leaders -- --ignored`"]
+#[ignore = "takes 45 s; `cargo test -p cached-process-tests --test leaders -- --ignored`"]
 async fn a_fetch_of_45_s_is_one_fetch() {
     let cache = local_cache().await;
     let upstream = Upstream::default().taking_millis(45_000);

@@ -37,7 +37,7 @@ fn a_program_without_flush_leaves_its_value() {
         for _ in 0..3 {
             let (how, took) = run();
             assert_eq!(how, "hit", "{runtime}");
-            assert!(took < Duration::from_millis(200), "{runtime}: {took:?}");
+            assert!(took < Duration::from_millis(200), "{runtime}: a hit is quick: {took:?}");
         }
     }
 }
@@ -50,7 +50,10 @@ fn a_cancelled_call_leaves_no_lease() {
         assert_eq!(run(&memcached.address(), &gives_up).0, "gave-up");
         let (how, took) = run(&memcached.address(), &[("RUNTIME", runtime)]);
         assert_eq!(how, "fetched");
-        assert!(took < Duration::from_millis(250), "{runtime}: {took:?}");
+        assert!(
+            took < Duration::from_millis(250),
+            "{runtime}: the call waits for no lease: {took:?}"
+        );
         assert_eq!(run(&memcached.address(), &[]).0, "hit", "the second program wins the lease");
     }
 }
@@ -112,8 +115,8 @@ async fn new_processes_share_a_six_second_fetch() {
     assert!(took < Duration::from_millis(6500), "the processes share one fetch: {took:?}");
 }
 
-/// A holder that renews its lease leaves a *marker* in memcached. A waiting process sees by the
-/// marker that the holder is alive, and then waits longer than for a holder that may have been
+/// A holder that renews its lease leaves a *marker* in memcached. The marker shows waiting
+/// processes that the holder is alive. So they wait longer than for a holder that may have been
 /// killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_lease_carries_a_marker_too() {

@@ -120,13 +120,13 @@ async fn a_none_is_uncached_under_any_type_name() {
         .await;
 }
 
-#[coordinator_cached(name = "no_none", version = number, skip(upstream), none_ttl = "30s")]
-async fn no_none(upstream: &Upstream, number: u32) -> FetchResult<u8> {
+#[coordinator_cached(name = "never_none", version = number, skip(upstream), none_ttl = "30s")]
+async fn never_none(upstream: &Upstream, number: u32) -> FetchResult<u8> {
     upstream.fetch().await.map(|_| 1)
 }
 
-#[coordinator_cached(name = "some_none", version = number, skip(upstream), none_ttl = "30s")]
-async fn some_none(upstream: &Upstream, number: u32) -> FetchResult<Option<u8>> {
+#[coordinator_cached(name = "always_none", version = number, skip(upstream), none_ttl = "30s")]
+async fn always_none(upstream: &Upstream, number: u32) -> FetchResult<Option<u8>> {
     upstream.fetch().await.map(|_| None)
 }
 
@@ -136,8 +136,8 @@ async fn none_ttl_without_an_option_is_a_finding() {
     local_cache()
         .await
         .scope(async {
-            assert_eq!(no_none(&upstream, 1).await, Ok(1));
-            assert_eq!(some_none(&upstream, 1).await, Ok(None));
+            assert_eq!(never_none(&upstream, 1).await, Ok(1));
+            assert_eq!(always_none(&upstream, 1).await, Ok(None));
         })
         .await;
     let findings: Vec<Finding> = cached_core::ledger().audit();
@@ -145,7 +145,7 @@ async fn none_ttl_without_an_option_is_a_finding() {
     let findings = findings.iter().filter(|finding| matches!(finding, Finding::NeverNone { .. }));
     let findings: Vec<String> = findings.map(ToString::to_string).collect();
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    for part in ["`no_none`", "absent_values.rs:", "`none_ttl`", "`u8`", "`Option`"] {
+    for part in ["`never_none`", "absent_values.rs:", "`none_ttl`", "`u8`", "`Option`"] {
         assert!(finding.contains(part), "the finding contains {part}: {finding}");
     }
 }

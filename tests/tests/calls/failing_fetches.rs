@@ -220,11 +220,11 @@ async fn the_audit_names_functions_with_unshared_errors() {
     let mut unshared = findings.iter().filter(|f| matches!(f, Finding::UnsharedErrors { .. }));
     let finding = unshared.find(|f| f.to_string().contains("`unshared`")).expect("it is found");
     for part in ["single_flight.rs:", "NotCloneError`", "`share_error = ", "`Clone`"] {
-        assert!(finding.to_string().contains(part), "{part} is not in: {finding}");
+        assert!(finding.to_string().contains(part), "the finding contains {part}: {finding}");
     }
     for name in ["fails_own", "fails_io", "never_fails"] {
         let is_found = findings.iter().any(|f| f.to_string().contains(&format!("`{name}`")));
-        assert!(!is_found, "{name}: {findings:?}");
+        assert!(!is_found, "`{name}` has no finding: {findings:?}");
     }
 }
 
@@ -597,7 +597,7 @@ async fn the_number_of_kept_errors_is_bounded() {
         assert!(cache.run(failing_mass(number)).await.is_err());
     }
     let live = LIVE.load(Ordering::SeqCst);
-    assert!((1..=5_000).contains(&live), "{live} errors are kept");
+    assert!((1..=5_000).contains(&live), "at most 5,000 errors are kept: {live}");
     drop(cache);
     assert_eq!(LIVE.load(Ordering::SeqCst), 0);
 }

@@ -35,13 +35,13 @@ async fn the_ledger_lists_declarations_with_their_reasons() {
     assert!(profile.place().contains("functions.rs:"), "{}", profile.place());
     assert!(ledger.to_string().contains("a profile has no version of its own"));
     assert!(ledger.iter().any(|d| d.name() == "payment" && d.overwrite_reason().is_none()));
-    // Four functions of this program have findings. `no_none` has an option without effect, and
+    // Four functions of this program have findings. `never_none` has an option without effect, and
     // `hidden_set` has a `HashSet` in its key. The errors of `unshared` and `unsendable` cannot be
     // shared.
     let findings = ledger.audit();
     let is_expected = |finding: &Finding| {
         let finding = finding.to_string();
-        let known = ["`no_none`", "`hidden_set`", "`unshared`", "`unsendable`"];
+        let known = ["`never_none`", "`hidden_set`", "`unshared`", "`unsendable`"];
         known.iter().any(|name| finding.contains(name))
     };
     assert!(findings.iter().all(is_expected), "{findings:?}");

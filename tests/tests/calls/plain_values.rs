@@ -251,7 +251,7 @@ async fn a_hit_clones_the_arc_only() {
 
 /// The mode of a function that the macro `weighed` declares.
 #[derive(Clone, Copy)]
-enum Mode {
+enum AccessMode {
     /// Calls the cached function. Returns true if the call fetched.
     Call,
     /// Looks the entry up. Returns true if it was found.
@@ -262,24 +262,24 @@ enum Mode {
 ///
 /// The tier evicts during later calls, after a while. So this function makes further calls until at
 /// most `expected` values are left, or until ten seconds have passed.
-async fn count_kept<F>(run: impl Fn(u64, Mode) -> F, cache: &Cache, expected: u64) -> u64
+async fn count_kept<F>(run: impl Fn(u64, AccessMode) -> F, cache: &Cache, expected: u64) -> u64
 where
     F: Future<Output = bool> + Send,
 {
     for number in 0..100 {
-        assert!(cache.scope(run(number, Mode::Call)).await, "each number is new");
+        assert!(cache.scope(run(number, AccessMode::Call)).await, "each number is new");
     }
     let give_up = Instant::now() + Duration::from_secs(10);
     for another in 100.. {
         let mut kept = 0;
         for number in 0..100 {
-            kept += u64::from(cache.scope(run(number, Mode::LookUp)).await);
+            kept += u64::from(cache.scope(run(number, AccessMode::LookUp)).await);
         }
         if kept <= expected || Instant::now() > give_up {
             return kept;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        cache.scope(run(another, Mode::Call)).await;
+        cache.scope(run(another, AccessMode::Call)).await;
     }
     unreachable!("the loop ends after ten seconds")
 }
@@ -287,7 +287,7 @@ where
 /// Declares functions with a cached value each. `$weight` is the option `weight`, if there is one.
 macro_rules! weighed {
     ($($name:ident $cache_name:literal $value:ty = $new:expr $(, $weight:expr)?;)*) => {$(
-        async fn $name(number: u64, step: Mode) -> bool {
+        async fn $name(number: u64, step: AccessMode) -> bool {
             #[coordinator_cached(
                 name = $cache_name,
                 version = number,
@@ -300,7 +300,7 @@ macro_rules! weighed {
                 fetches.fetch_add(1, Ordering::SeqCst);
                 Ok($new)
             }
-            if let Mode::LookUp = step {
+            if let AccessMode::LookUp = step {
                 return value_entry(number).get().await.is_found();
             }
             let fetches = AtomicUsize::new(0);
@@ -356,13 +356,17 @@ async fn arc_targets_and_elements_count_towards_the_weight() {
     ] {
         assert!((1..=12).contains(&kept), "{value}: {kept} of 100 are kept");
     }
-    assert_eq!(kept!(weighed_none, 100), 100, "a value that weighs nothing");
+    assert_eq!(kept!(weighed_none, 100), 100, "a value that weighs nothing is kept");
     let cache = cache().await;
-    assert_eq!(count_kept(weighed_small, &cache, 100).await, 100, "a value that weighs little");
+    assert_eq!(
+        count_kept(weighed_small, &cache, 100).await,
+        100,
+        "a value that weighs little is kept"
+    );
     let kept = count_kept(weighed_most, &cache, 0).await;
     assert_eq!(kept, 0, "a value that weighs more than the capacity is not kept");
     for number in 0..100 {
-        let is_kept = cache.scope(weighed_small(number, Mode::LookUp)).await;
+        let is_kept = cache.scope(weighed_small(number, AccessMode::LookUp)).await;
         assert!(is_kept, "the value that was too heavy has displaced no other value");
     }
 }

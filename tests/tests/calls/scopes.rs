@@ -88,7 +88,11 @@ async fn a_future_is_dropped_in_the_scope_that_it_carries() {
             assert!(cached_tests::poll_once(carried.as_mut()).await.is_none());
         }
         drop(carried);
-        assert_eq!(in_own_scope.load(Ordering::SeqCst), 1, "after {polls} polls");
+        assert_eq!(
+            in_own_scope.load(Ordering::SeqCst),
+            1,
+            "the drop sees the scope, after {polls} polls"
+        );
     }
 }
 
@@ -172,7 +176,7 @@ fn all_tasks_of_a_request_get_one_answer() {
             let mut answers = [None; ITEMS as usize];
             for (item, price) in seen {
                 let answer = answers[item as usize].get_or_insert(price);
-                assert_eq!(*answer, price, "item {item} in round {round}");
+                assert_eq!(*answer, price, "item {item} has one answer in round {round}");
             }
         }
     });
@@ -195,7 +199,7 @@ async fn a_request_never_answers_with_what_it_has_invalidated() {
                 while !done.load(Ordering::SeqCst) {
                     let floor_before = floor.load(Ordering::SeqCst);
                     let seen = price(&source, 70).await.expect("the call succeeds");
-                    assert!(seen >= floor_before, "{seen} is older than {floor_before}");
+                    assert!(seen >= floor_before, "the price is at least {floor_before}: {seen}");
                     reads += 1;
                 }
                 reads

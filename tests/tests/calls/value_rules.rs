@@ -136,7 +136,7 @@ async fn a_rule_of_a_method_mentions_its_receiver() {
     assert_eq!(call("1").await, call("1").await);
     assert_ne!(call("2").await, call("2").await, "the receiver does not know the method");
     test.run(async {
-        // The entry owns what its rule mentions, so it outlives the receiver and the number.
+        // The entry owns what its rule mentions, so the entry outlives both.
         let entry = {
             let (bank, number) = (bank.clone(), "1".to_owned());
             bank.method_entry(&number, PaymentState::Processing)
@@ -152,7 +152,7 @@ async fn a_rule_of_a_method_mentions_its_receiver() {
         entry.overwrite("eu".to_owned()).await.expect("there is no memcached");
         assert_eq!(entry.get().await.into_option().as_deref(), Some("eu"));
         entry.overwrite("asia".to_owned()).await.expect("there is no memcached");
-        assert!(!entry.get().await.is_found(), "an overwrite with a refused value removes");
+        assert!(!entry.get().await.is_found(), "a refused value removes the entry");
     })
     .await;
 }

@@ -86,7 +86,8 @@ async fn an_overwrite_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
     let (other, home) = (test.another_process(), test.memcached_at("a:1"));
     let number = number_at(&home, &test).await;
-    // This process uses the home server again, but must first repeat the invalidation there.
+    // The invalidation fails, so this process must repeat it before it uses the home server again.
+    // Until then the key's values go to the gutter server.
     home.fail();
     test.run(async { stock_entry(number).invalidate().await })
         .await

@@ -30,19 +30,19 @@ async fn call(cache: &Cache, upstream: &Upstream, size: usize, number: u32) {
 }
 
 #[tokio::test]
-async fn values_that_a_full_server_refuses_stay_in_the_process() {
+async fn values_refused_by_a_full_server_stay_local() {
     let memcached = Memcached::start_full(1000);
     assert_values_stay(&memcached.address()).await;
 }
 
 #[tokio::test]
-async fn values_that_a_server_does_not_store_stay_in_the_process() {
+async fn values_that_a_server_ignores_stay_local() {
     let server = FakeMemcached::start(ServerKind::IgnoresWrites);
     assert_values_stay(&server.address()).await;
 }
 
-/// Checks that a process keeps a value for more than 5 s once the server has stored none for a
-/// while, and that this is logged once.
+/// Makes calls whose values the server does not store. Checks that the process then keeps a value
+/// for more than 5 s, and that it logs this once.
 async fn assert_values_stay(address: &str) {
     collect_logs();
     let cache = new_process_cache(address).await;
@@ -61,7 +61,7 @@ async fn assert_values_stay(address: &str) {
 }
 
 #[tokio::test]
-async fn a_value_that_is_too_large_stays_in_the_process() {
+async fn a_value_too_large_for_memcached_stays_local() {
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached.address()).await;
     let upstream = Upstream::default();

@@ -1,4 +1,4 @@
-//! One log line says why a call missed, if the log accepts such lines.
+//! With the log level `Debug`, one log line says why a call missed.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ async fn removed(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDow
 }
 
 #[tokio::test]
-async fn a_miss_says_that_the_server_missed_an_invalidation() {
+async fn a_miss_names_an_unconfirmed_invalidation() {
     collect_misses();
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached).await;
@@ -180,7 +180,7 @@ async fn busy(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> 
 }
 
 #[tokio::test]
-async fn a_miss_says_that_another_process_holds_the_lease() {
+async fn a_miss_names_a_lease_of_another_process() {
     collect_misses();
     let memcached = Memcached::start();
     let holder = new_process_cache(&memcached).await;

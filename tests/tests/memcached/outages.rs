@@ -45,9 +45,9 @@ async fn a_suspended_memcached_changes_no_answer() {
 /// Checks that no call takes longer than the sum of its fetch, the remote timeout of 100 ms, 40 ms
 /// of slack, and twice the measured delay of timers.
 async fn assert_answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
-    const FETCH: u64 = 20;
+    const FETCH_MILLIS: u64 = 20;
     let cache = builder.build().await.expect("the settings are valid");
-    let upstream = Upstream::default().taking_millis(FETCH);
+    let upstream = Upstream::default().taking_millis(FETCH_MILLIS);
     let progress = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..20)
         .map(|task| {
@@ -92,7 +92,7 @@ async fn assert_answers_in_time(builder: cached_core::CacheBuilder, outage: impl
     watch.abort();
     // A call waits for two timers, one for its deadline and one for its fetch.
     let late = *lateness.lock().expect("no thread panics while it holds the lock");
-    let limit = Duration::from_millis(FETCH + 100 + 40) + 2 * late;
+    let limit = Duration::from_millis(FETCH_MILLIS + 100 + 40) + 2 * late;
     assert!(slowest < limit, "each call is in time: {slowest:?}, timers up to {late:?} late");
     assert!(upstream.fetches() <= 600);
 }

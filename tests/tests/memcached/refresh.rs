@@ -279,8 +279,8 @@ async fn local_with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
-/// Checks that an entry with a ttl of `$ttl` seconds is not refreshed early in its ttl, and once
-/// late in its ttl.
+/// Checks that an entry with a ttl of `$ttl` seconds is refreshed once after nine tenths of the
+/// ttl, and not before.
 macro_rules! assert_refreshed_once {
     ($cache:expr, $function:ident, $ttl:expr) => {{
         let (cache, source): (TestCache, _) = ($cache, Source::new());
@@ -418,7 +418,7 @@ async fn a_due_entry_is_refreshed_once() {
             caller.await.expect("no task panics");
         }
         let_tasks_run().await;
-        assert_eq!(source.fetches(), 2 * u64::from(KEYS), "round {round}");
+        assert_eq!(source.fetches(), 2 * u64::from(KEYS), "each entry is refreshed, {round}");
     }
 }
 

@@ -33,7 +33,7 @@ async fn new_process_cache(memcached: &Memcached) -> Cache {
 }
 
 /// Returns the CAS number of an item, from an answer such as `HD c7`.
-fn cas(memcached: &Memcached, key: &str) -> u64 {
+fn cas_of(memcached: &Memcached, key: &str) -> u64 {
     let answer = memcached.command(&format!("mg {key} c"));
     let cas = answer.split(' ').find_map(|word| word.strip_prefix('c'));
     cas.and_then(|cas| cas.parse().ok()).unwrap_or_else(|| panic!("{key} has no item: {answer}"))
@@ -70,14 +70,14 @@ fn restart(mut memcached: Memcached) -> Memcached {
 
 /// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the
 /// call, the new server, and the CAS number that the key had on the old server.
-async fn fetch_over_a_restart(
+async fn restart_during_fetch(
     call: impl Future<Output = Result<usize, UpstreamDown>> + Send + 'static,
     memcached: Memcached,
     key: &str,
 ) -> (tokio::task::JoinHandle<Result<usize, UpstreamDown>>, Memcached, u64) {
     let call = tokio::spawn(call);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let old_cas = cas(&memcached, key);
+    let old_cas = cas_of(&memcached, key);
     (call, restart(memcached), old_cas)
 }
 
@@ -94,7 +94,7 @@ async fn an_old_lease_fills_no_new_lease() {
     let holder = new_process_cache(&memcached).await;
     let key = holder.scope(async { report_entry(1).key().to_string() }).await;
     let call = holder.scope(async { report(&Upstream::default().taking_millis(400), 1).await });
-    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let (call, memcached, old_cas) = restart_during_fetch(call, memcached, &key).await;
     let other = new_process_cache(&memcached).await;
     other.scope(async { report_entry(1).invalidate().await }).await.expect("memcached is reached");
     advance_cas_to(&memcached, old_cas);
@@ -112,11 +112,11 @@ async fn an_old_lease_replaces_no_new_value() {
     let holder = new_process_cache(&memcached).await;
     let key = holder.scope(async { report_entry(2).key().to_string() }).await;
     let call = holder.scope(async { report(&Upstream::default().taking_millis(400), 2).await });
-    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let (call, memcached, old_cas) = restart_during_fetch(call, memcached, &key).await;
     let other = new_process_cache(&memcached).await;
     advance_cas_to(&memcached, old_cas);
     assert!(other.scope(async { report_entry(2).add(77).await }).await);
-    assert_eq!(cas(&memcached, &key), old_cas);
+    assert_eq!(cas_of(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { report_entry(2).get().await.into_option() }).await;
@@ -131,11 +131,11 @@ async fn an_old_lease_removes_no_new_value() {
     let upstream = Upstream::default().taking_millis(400);
     upstream.fail();
     let call = holder.scope(async move { report(&upstream, 3).await });
-    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let (call, memcached, old_cas) = restart_during_fetch(call, memcached, &key).await;
     advance_cas_to(&memcached, old_cas);
     let other = new_process_cache(&memcached).await;
     assert!(other.scope(async { report_entry(3).add(77).await }).await);
-    assert_eq!(cas(&memcached, &key), old_cas);
+    assert_eq!(cas_of(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no task panics"), Err(UpstreamDown));
     holder.flush().await;
     let found = other.scope(async { report_entry(3).get().await.into_option() }).await;
@@ -153,11 +153,11 @@ async fn an_old_read_replaces_no_new_value() {
         let refreshed = async { board(&Upstream::default().taking_millis(400), 1).await };
         RequestScope::new().force_miss(true).run(refreshed).await
     });
-    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let (call, memcached, old_cas) = restart_during_fetch(call, memcached, &key).await;
     let other = new_process_cache(&memcached).await;
     advance_cas_to(&memcached, old_cas);
     other.scope(async { board_entry(1).overwrite(77).await }).await.expect("memcached is reached");
-    assert_eq!(cas(&memcached, &key), old_cas);
+    assert_eq!(cas_of(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { board_entry(1).get().await.into_option() }).await;

@@ -32,8 +32,8 @@ async fn new_process_cache(address: &str) -> Cache {
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
-/// Starts two servers that both have a value of the board, and a cache behind a proxy whose open
-/// connection leads to the first server.
+/// Starts two servers, each with its own value of the board. The cache is behind a proxy, and its
+/// open connection leads to the first server.
 fn split_servers(
     runtime: &Runtime,
     upstream: &Upstream,

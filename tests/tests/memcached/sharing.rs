@@ -31,7 +31,7 @@ async fn the_default_ttl_is_thirty_minutes() {
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     assert!(key.starts_with("test:payment:"), "{key}");
     let remaining = memcached.remaining_ttl(&key).expect("the item is there");
-    assert!((1799..=1800).contains(&remaining), "{remaining} s");
+    assert!((1799..=1800).contains(&remaining), "the ttl is 30 minutes: {remaining} s");
 }
 
 #[coordinator_cached(name = "three_seconds", version = number, ttl = "3s", skip(upstream), entry = brief_entry)]

@@ -160,7 +160,7 @@ async fn a_takeover_keeps_the_stale_value() {
     assert_eq!(follower.await.expect("no task panics"), Ok(1));
     assert_eq!(upstream.fetches(), 4, "each of the three calls fetches");
     assert_eq!(b.stats("stale_rate").stale_answers, 1);
-    // The refresh claim was given back.
+    // The last call has given the refresh claim back. So another process fetches at once.
     upstream.recover();
     let c = a.another_process();
     assert_eq!(c.run(rate(&upstream, 1)).await, Ok(5));

@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for AnyScalar {
     }
 }
 
-/// The types that the other build has under the same names.
+/// Types that the other build has under the same names.
 pub mod other {
     use super::{Deserialize, Deserializer, Serialize, Serializer};
 
