@@ -157,9 +157,11 @@ fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
 /// Returns true if the companion takes this argument of the function.
 ///
 /// The companion takes `self` even if `self` is in `skip`, so that the companion of a method is a
-/// method. Any other argument in `skip` is taken in two cases: if the option `cache`, `ttl`,
-/// `cache_if` or `ttl_with` uses the argument, or if its type is an `impl Trait`. Such a type is in
-/// the key, and a caller cannot name it.
+/// method. Any other argument in `skip` is taken in two cases:
+///
+/// - The option `cache`, `ttl`, `cache_if` or `ttl_with` uses the argument.
+/// - The type of the argument is an `impl Trait`. Such a type is in the key, and a caller cannot
+///   name it.
 fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
     let is_skipped =
         |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));

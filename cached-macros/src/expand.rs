@@ -90,7 +90,7 @@ impl Expansion<'_> {
         let return_type = input.return_type;
         let method = self.begin_method();
         let lookup = self.lookup(&self.declaration());
-        // A function with `refresh_ahead` makes its rules together with its fetch.
+        // With `refresh_ahead`, the fetch makes the functions of `cache_if` and `ttl_with`.
         let options = match input.has_refresh_ahead {
             true => self.options_of_the_entry(),
             false => self.call_options(CopyKind::Clones),
@@ -149,7 +149,8 @@ impl Expansion<'_> {
         if !input.has_refresh_ahead {
             return future;
         }
-        // With `refresh_with`, the parameters may be references, and the rules outlive these.
+        // With `refresh_with`, the parameters may be references. The functions of `cache_if` and
+        // `ttl_with` outlive these references.
         let copies = if input.refresh_with.is_some() { CopyKind::Owned } else { CopyKind::Clones };
         let rules = self.rules(copies);
         let rules = (!rules.is_empty()).then(|| quote!(let #rules_name = #rules_name #rules;));

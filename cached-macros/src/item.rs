@@ -215,8 +215,8 @@ fn head_without_mut(
     visibility: &Visibility,
     signature: &Signature,
 ) -> TokenStream {
-    struct RemoveMut;
-    impl VisitMut for RemoveMut {
+    struct MutRemover;
+    impl VisitMut for MutRemover {
         fn visit_pat_ident_mut(&mut self, binding: &mut PatIdent) {
             if binding.by_ref.is_none() {
                 binding.mutability = None;
@@ -226,7 +226,7 @@ fn head_without_mut(
     }
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
-        RemoveMut.visit_fn_arg_mut(input);
+        MutRemover.visit_fn_arg_mut(input);
     }
     quote!(#(#attributes)* #visibility #signature)
 }
@@ -234,14 +234,14 @@ fn head_without_mut(
 /// Returns true if the pattern contains a macro or syntax that `syn` does not know. The tokens of
 /// such a pattern do not show which names the pattern binds.
 pub(crate) fn hides_names(pattern: &Pat) -> bool {
-    struct HidesNames(bool);
-    impl<'ast> Visit<'ast> for HidesNames {
+    struct HiddenNameSearch(bool);
+    impl<'ast> Visit<'ast> for HiddenNameSearch {
         fn visit_pat(&mut self, pattern: &'ast Pat) {
             self.0 |= matches!(pattern, Pat::Macro(_) | Pat::Verbatim(_));
             syn::visit::visit_pat(self, pattern);
         }
     }
-    let mut visitor = HidesNames(false);
+    let mut visitor = HiddenNameSearch(false);
     visitor.visit_pat(pattern);
     visitor.0
 }

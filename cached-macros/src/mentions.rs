@@ -2,8 +2,8 @@
 //!
 //! A use that the search cannot see, for example inside an unknown macro, does not count. At worst,
 //! the user then gets an error about a parameter that is in fact mentioned. The opposite mistake
-//! would be worse. If the search found a mention that is none, the parameter would be missing from
-//! the key without an error. A caller would get the result for other arguments.
+//! would be worse. If the search found a mention where there is none, the parameter would be
+//! missing from the key without an error. A caller would get the result for other arguments.
 //!
 //! A call `f(state)` is a mention, although the function `f` may ignore its argument. In the same
 //! way, `format!("{state}")` and `vec![state]` are mentions, although the module may define macros
@@ -36,8 +36,8 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
 /// Returns true if `expression` mentions the parameter, or may mention it where the search cannot
 /// see it, such as inside an unknown macro.
 ///
-/// An option that gets copies of the parameters that it mentions needs this answer. A copy too many
-/// is not used, and a copy too few does not compile.
+/// An option that gets copies of the parameters that it mentions needs this answer. A superfluous
+/// copy does no harm, and a missing copy does not compile.
 pub(crate) fn may_mention(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search(expression, parameter, true)
 }

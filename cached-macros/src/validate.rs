@@ -176,7 +176,7 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// Checks that `refresh_with` is given beside `refresh_ahead`, and for a receiver that is a
+/// Checks that `refresh_with` is given beside `refresh_ahead`, and that the receiver is a
 /// reference.
 fn check_refresh_with(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_with) = &args.refresh_with else { return };
