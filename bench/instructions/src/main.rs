@@ -4,7 +4,7 @@
 //! The file `counts` has the counts of four operations: `hit` calls for one key, `hit-10000` for
 //! 10,000 keys in random order, `miss` for new keys, and `remote` reads from memcached. `request`
 //! and `scope` are hits within a request and within a scope. `look` is the `get` of an entry in
-//! memcached, and `bare` a get of the same item by the client alone.
+//! memcached, and `bare` a get of the same item by the memcached client alone.
 
 use std::hint::black_box;
 use std::sync::Arc;

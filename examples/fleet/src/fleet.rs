@@ -81,8 +81,8 @@ impl Fleet {
         let builder = Cache::builder()
             .namespace("fleet")
             .memcached(&addresses)
-            // The clock jumps, so a fetch seems to take no time. By default, calls would not wait
-            // for a lease then.
+            // The paused clock jumps, so a fetch seems to take no time. By default, a call waits
+            // for a lease only twice as long as a fetch takes.
             .lease_wait(Duration::from_secs(60));
         let first = TestCache::with(builder).expect("the addresses are well-formed");
         let mut processes: Vec<TestCache> =
@@ -100,7 +100,7 @@ impl Fleet {
     /// Lets all processes call with one key at once. No cache has the key yet.
     pub(crate) async fn stampede(&mut self) -> Phase {
         let calls = (0..self.processes.len()).map(|process| (process, 0)).collect();
-        self.play("all processes call with one cold key", 1, calls).await
+        self.run_calls("all processes call with one cold key", 1, calls).await
     }
 
     /// Makes calls from random processes, with keys that are drawn by Zipf's law.
@@ -111,10 +111,15 @@ impl Fleet {
             (process, keys.sample(&mut self.dice) as u32)
         });
         let calls = calls.collect();
-        self.play(title, version, calls).await
+        self.run_calls(title, version, calls).await
     }
 
-    async fn play(&mut self, title: &'static str, version: u32, calls: Vec<(usize, u32)>) -> Phase {
+    async fn run_calls(
+        &mut self,
+        title: &'static str,
+        version: u32,
+        calls: Vec<(usize, u32)>,
+    ) -> Phase {
         self.upstream.take();
         let before = self.count();
         let mut wrong = 0;
@@ -238,7 +243,7 @@ impl KeyHomes {
     }
 }
 
-/// The number of compared keys, and of those that have moved.
+/// How many keys were compared, and how many of them have moved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MovedKeys {
     pub(crate) moved: u64,

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let report = runtime.block_on(play(size));
+    let report = runtime.block_on(simulate(size));
     println!("{report}");
     if let Err(error) = plot::draw(&report, &svg) {
         eprintln!("fleet-simulation: cannot write {}: {error}", svg.display());
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn play(size: FleetSize) -> Report {
+async fn simulate(size: FleetSize) -> Report {
     let mut fleet = Fleet::new(size);
     let mut phases = vec![
         fleet.stampede().await,

@@ -167,7 +167,8 @@ impl HttpCarrier {
         let answer = request.bearer_auth(&token.access_token).send().await?;
         match again {
             Some(again) if answer.status() == StatusCode::UNAUTHORIZED => {
-                // Many calls learn this at once, and the first may have replaced the token already.
+                // Many calls are refused at once, and the first may have replaced the token
+                // already.
                 let current = self.token_entry().get().await.into_option();
                 if current.is_some_and(|current| current.access_token == token.access_token) {
                     self.token_entry().invalidate().await?;
