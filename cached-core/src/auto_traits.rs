@@ -39,6 +39,12 @@ fn the_layer_is_send_sync_and_unpin() {
     assert_auto_traits::<ResponseFuture<std::future::Ready<()>>>();
 }
 
+#[cfg(feature = "console")]
+#[test]
+fn the_console_is_send_sync_and_unpin() {
+    assert_auto_traits::<console::Console>();
+}
+
 #[cfg(feature = "testing")]
 #[test]
 fn test_tools_are_send_sync_and_unpin() {

@@ -445,6 +445,18 @@ impl Cache {
     }
 }
 
+#[cfg(all(feature = "console", feature = "memcached"))]
+impl Cache {
+    /// Keeps the values that are being fetched or read now out of the local tier. No later call
+    /// receives such a value of the function whose declaration has this index.
+    pub(crate) fn refuse_values_under_way(&self, function: Option<usize>) {
+        self.inner.local.refuse_earlier_fills();
+        self.inner.flights.detach_all(function);
+        self.inner.fetch_pauses.end_all(function);
+        run_deferred_drops();
+    }
+}
+
 impl AsRef<Cache> for Cache {
     fn as_ref(&self) -> &Cache {
         self

@@ -66,6 +66,9 @@ pub struct Declaration {
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`.
     /// Empty until the function is called.
     never_none_type: OnceLock<&'static str>,
+    /// The type of the first value that the local tier was given, and the type's name.
+    #[cfg(feature = "console")]
+    value_type: OnceLock<(std::any::TypeId, &'static str)>,
     /// The type of a collection in the key that has no stable order. Empty until a key with such a
     /// collection is encoded.
     unordered_key: OnceLock<&'static str>,
@@ -119,6 +122,8 @@ impl Declaration {
             non_generic_closure: AtomicUsize::new(0),
             unstorable_value: OnceLock::new(),
             never_none_type: OnceLock::new(),
+            #[cfg(feature = "console")]
+            value_type: OnceLock::new(),
             unordered_key: OnceLock::new(),
             unshared_error_type: OnceLock::new(),
             too_large_warned: OnceLock::new(),
@@ -290,6 +295,23 @@ impl Declaration {
         if self.none_ttl.is_some() && !(value_type.is_option)() {
             self.never_none_type.get_or_init(value_type.name);
         }
+    }
+
+    /// Records the type of a value, for the console.
+    #[cfg(feature = "console")]
+    pub(crate) fn note_value_type(
+        &self,
+        value: &crate::value::Value,
+        operations: &ValueOperations,
+    ) {
+        self.value_type.get_or_init(|| ((**value).type_id(), (operations.name)()));
+    }
+
+    /// Returns the name of the value's type. Returns `None` for a generic function whose other values
+    /// have another type.
+    #[cfg(all(feature = "console", feature = "memcached"))]
+    pub(crate) fn value_type_name(&self, of: std::any::TypeId) -> Option<&'static str> {
+        self.value_type.get().filter(|(known, _)| *known == of).map(|(_, name)| *name)
     }
 
     /// Records and logs that keys of the function have a collection without a stable order. The

@@ -71,7 +71,7 @@ impl KeyHeader {
     }
 
     #[inline]
-    fn to_bytes(self) -> [u8; HEADER_LENGTH] {
+    pub(crate) fn to_bytes(self) -> [u8; HEADER_LENGTH] {
         self.0.to_ne_bytes()
     }
 

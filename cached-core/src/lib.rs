@@ -10,6 +10,9 @@ mod clock;
 #[cfg(feature = "memcached")]
 mod codec;
 mod config;
+#[cfg(feature = "console")]
+#[cfg_attr(docsrs, doc(cfg(feature = "console")))]
+pub mod console;
 mod current;
 mod declaration;
 #[cfg(feature = "memcached")]

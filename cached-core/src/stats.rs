@@ -51,6 +51,14 @@ macro_rules! counters {
             }
         }
 
+        #[cfg(feature = "console")]
+        impl DeclarationStats {
+            /// Returns the name of each counter with its count.
+            pub(crate) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+
         impl std::ops::AddAssign for DeclarationStats {
             fn add_assign(&mut self, other: DeclarationStats) {
                 $(self.$name += other.$name;)*

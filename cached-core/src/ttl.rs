@@ -24,6 +24,12 @@ const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60)
 /// reader does not know the ttl, so the limit of the stale time must not depend on the ttl.
 const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
+/// Returns how long the remote tier keeps an expired value of a function with this `stale_if_error`.
+#[cfg(all(feature = "console", feature = "memcached"))]
+pub(crate) fn remote_stale_time(stale_if_error: Duration) -> Duration {
+    stale_if_error.min(LONGEST_REMOTE_STALE)
+}
+
 /// The options and settings from which the [`EntryTtls`] of one value are computed.
 #[derive(Clone, Copy)]
 pub(crate) struct TtlInputs {

@@ -18,6 +18,18 @@ impl Digest {
         Digest(Sha256::digest(key).into())
     }
 
+    /// Reads a digest from 64 hexadecimal digits.
+    #[cfg(feature = "console")]
+    pub(crate) fn from_hex(text: &str) -> Option<Digest> {
+        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            let [high, low] = pair.map(|digit| (digit as char).to_digit(16));
+            *byte = (high? << 4 | low?) as u8;
+        }
+        Some(Digest(bytes))
+    }
+
     /// Returns the 32 bytes of the digest.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
@@ -78,6 +90,16 @@ impl Key {
         Key { namespace, name, digest: Digest::of(bytes) }
     }
 
+    /// Returns the key of an entry whose canonical bytes have this digest.
+    #[cfg(feature = "console")]
+    pub(crate) fn from_digest(
+        namespace: Option<Arc<str>>,
+        name: &'static str,
+        digest: Digest,
+    ) -> Key {
+        Key { namespace, name, digest }
+    }
+
     /// Returns the cache name.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -124,5 +146,17 @@ mod tests {
             "the text names the entry: {text}"
         );
         assert!(!text.contains("4711"), "the text hides the identifier: {text}");
+    }
+
+    #[cfg(feature = "console")]
+    #[test]
+    fn a_digest_is_read_back_from_its_text() {
+        let digest = Digest::of(b"a key");
+        let text = digest.to_string();
+        assert_eq!(Digest::from_hex(&text), Some(digest));
+        assert_eq!(Digest::from_hex(&text.to_uppercase()), Some(digest));
+        for wrong in ["", &text[1..], &format!("{text}0"), &text.replace(&text[..1], "g")] {
+            assert_eq!(Digest::from_hex(wrong), None, "{wrong}");
+        }
     }
 }

@@ -22,6 +22,8 @@ mod deferred_drops;
 mod entry;
 pub(crate) mod index;
 mod policy;
+#[cfg(all(feature = "console", feature = "memcached"))]
+mod search;
 mod sequence;
 mod sweeper;
 
@@ -47,6 +49,8 @@ use crate::value::Value;
 
 pub(crate) use deferred_drops::run_deferred_drops;
 pub(crate) use entry::Expiry;
+#[cfg(all(feature = "console", feature = "memcached"))]
+pub(crate) use search::FoundEntry;
 
 const STRIPE_COUNT: usize = 256;
 

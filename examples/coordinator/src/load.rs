@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -19,6 +19,8 @@ const CONCURRENT_SESSIONS: usize = 20;
 /// The pause of a browser between two requests. A real browser waits for a second or two. This load
 /// is faster.
 const PAUSE: Duration = Duration::from_millis(8);
+/// The pause of a browser while somebody watches the broker. It leaves the machine time for that.
+const CALM_PAUSE: Duration = Duration::from_millis(60);
 
 /// All sessions of the load. Both runs play the same sessions.
 pub(crate) struct Load {
@@ -85,6 +87,7 @@ impl Load {
             http: http_client(),
             brokers: processes.iter().map(|broker| broker.url.clone()).collect(),
             at: 0,
+            pause: PAUSE,
             progress: Arc::clone(&progress),
         };
         let outage = memcached.map(|memcached| tokio::spawn(interrupt(memcached, browser.clone())));
@@ -127,6 +130,35 @@ async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outa
     browser.progress.reach(1, 1).await;
     drop(started_again);
     Ok(Outage { killed, restarted, is_restarted })
+}
+
+/// Plays checkout sessions against a running broker, until the task is aborted. Each of a few
+/// customers plays one session after the other.
+pub(crate) async fn play_on(broker: String) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let run = now.map_or(0, |time| time.as_micros() as u64);
+    let browser = Browser {
+        http: http_client(),
+        brokers: [broker].into(),
+        at: 0,
+        pause: CALM_PAUSE,
+        progress: Arc::new(Progress::hidden()),
+    };
+    let mut customers = JoinSet::new();
+    for customer in 0..CONCURRENT_SESSIONS as u64 {
+        let browser = browser.clone();
+        customers.spawn(async move {
+            let mut dice = Dice::new(run ^ customer);
+            for session in 0.. {
+                let session = Session::draw(&mut dice, run, customer << 32 | session);
+                if let Err(message) = session.play(browser.clone()).await {
+                    eprintln!("a session ended early: {message}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        });
+    }
+    while customers.join_next().await.is_some() {}
 }
 
 impl Session {
@@ -220,6 +252,8 @@ struct Browser {
     brokers: Arc<[String]>,
     /// The index of the broker that serves this customer.
     at: usize,
+    /// The pause before each request.
+    pause: Duration,
     progress: Arc<Progress>,
 }
 
@@ -266,7 +300,7 @@ impl Browser {
         waits: &mut Vec<Duration>,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, String> {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(self.pause).await;
         let started = Instant::now();
         let answer = request.send().await.map_err(|error| error.to_string())?;
         waits.push(started.elapsed());
@@ -308,6 +342,11 @@ impl Progress {
             bar.with_prefix(label)
         });
         Progress { label, bar, total, done: AtomicU64::new(0) }
+    }
+
+    /// Returns a progress without an end, which shows nothing.
+    fn hidden() -> Progress {
+        Progress { label: "", bar: None, total: u64::MAX, done: AtomicU64::new(0) }
     }
 
     fn one_more(&self) {

@@ -13,15 +13,17 @@ mod processes;
 mod report;
 mod upstream;
 
+use axum::Router;
 use broker::{Broker, Checkouts, Client};
 use cached_core::Cache;
+use cached_core::console::Console;
 use clap::{Parser, Subcommand};
 use load::Load;
 use processes::MemcachedProcess;
 use report::Table;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -54,6 +56,12 @@ enum Command {
         /// program starts its own
         #[arg(long, value_name = "URL")]
         upstream: Option<String>,
+        /// Play checkout sessions against the broker, so that the page /_cache shows a cache at work
+        #[arg(long)]
+        load: bool,
+        /// End after this many seconds
+        #[arg(long, value_name = "SECONDS")]
+        seconds: Option<u64>,
         /// The current edition of the catalogue
         #[arg(long, default_value_t = 1, hide = true)]
         catalogue: u64,
@@ -80,6 +88,8 @@ Environment:
                                 servers; ?namespace=shop&timeout=50ms sets the prefix of the keys
                                 and the timeout of memcached
     off                         nowhere; every call fetches
+  CACHE_CONSOLE_TOKEN  of `serve`: a random text of 16 bytes or more; whoever knows it may
+                       invalidate entries on the page /_cache
 
 Exit codes: 0 success, 1 a run failed, 2 an argument, a port or CACHE_URL is wrong.";
 
@@ -107,11 +117,11 @@ async fn main() -> ExitCode {
     };
     let outcome = match arguments.command {
         None => play().await,
-        Some(Command::Serve { port, upstream, catalogue, end_with_input }) => {
+        Some(Command::Serve { port, upstream, load, seconds, catalogue, end_with_input }) => {
             if end_with_input {
                 end_with_input_in_background();
             }
-            serve(port, upstream, catalogue).await
+            serve(port, upstream, load, seconds, catalogue).await
         }
         Some(Command::Ledger { json, markdown }) => {
             print_ledger(json, markdown);
@@ -213,7 +223,13 @@ async fn play() -> Result<(), Failure> {
 }
 
 /// Runs one broker until the user or the system asks it to end.
-async fn serve(port: u16, upstream: Option<String>, catalogue: u64) -> Result<(), Failure> {
+async fn serve(
+    port: u16,
+    upstream: Option<String>,
+    load: bool,
+    seconds: Option<u64>,
+    catalogue: u64,
+) -> Result<(), Failure> {
     let cache = cache_from_env().await?;
     cache.install().map_err(|error| Failure(1, error.to_string()))?;
     // The upstream server ends when this value is dropped.
@@ -244,14 +260,24 @@ async fn serve(port: u16, upstream: Option<String>, catalogue: u64) -> Result<()
         "The broker listens on http://{address}\n\
          (upstream services: {upstream}; cache: {cache_url}).\n\
          Try these commands. With -i, the header server-timing shows how long the broker took:\n\n\
-         {}\nPress Ctrl-C to end it.",
-        Broker::routes(&address)
+         {}\nThis page shows the cache at work: http://{address}/_cache\n{}Press Ctrl-C to end it.",
+        Broker::routes(&address),
+        if load { "Customers play checkout sessions meanwhile.\n" } else { "" },
     ));
     let broker =
         Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
+    let routes = broker.router().nest_service("/_cache", console(&cache));
+    // The console answers only clients on this machine, so the server must say where they are.
+    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+    let load = load.then(|| tokio::spawn(load::play_on(format!("http://{address}"))));
     let (request_end, mut end_requested) = tokio::sync::watch::channel(());
-    let server = axum::serve(listener, broker.router()).with_graceful_shutdown(async move {
-        end_signal().await;
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
+        tokio::select! {
+            () = end_signal() => {}
+            () = seconds_over(seconds) => {}
+        }
+        // The customers leave before the broker.
+        load.inspect(tokio::task::JoinHandle::abort);
         // Without a receiver the server has ended already.
         let _ = request_end.send(());
     });
@@ -267,6 +293,24 @@ async fn serve(port: u16, upstream: Option<String>, catalogue: u64) -> Result<()
     cache.flush().await;
     say("The broker has ended, and all entries are written.");
     Ok(())
+}
+
+/// Returns the page that shows the cache at work. Whoever knows the token in CACHE_CONSOLE_TOKEN may
+/// invalidate entries there.
+fn console(cache: &Cache) -> Router {
+    let console = Console::new(cache.clone());
+    match std::env::var("CACHE_CONSOLE_TOKEN") {
+        Ok(token) => console.token(token).router(),
+        Err(_) => console.router(),
+    }
+}
+
+/// Waits for so many seconds, or forever.
+async fn seconds_over(seconds: Option<u64>) {
+    match seconds {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Ends the process when the standard input ends. The system closes it when the program that plays the

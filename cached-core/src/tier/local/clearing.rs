@@ -46,6 +46,13 @@ impl LocalTier {
         };
         Clearing { local: self, function, epochs: self.stripes.iter().map(raise_epoch).collect() }
     }
+
+    /// Refuses every fill, of any key, whose value may be older than this call. Entries stay.
+    #[cfg(all(feature = "console", feature = "memcached"))]
+    pub(crate) fn refuse_earlier_fills(&self) {
+        // The clearing has removed nothing yet.
+        let Clearing { .. } = self.begin_clearing(None);
+    }
 }
 
 impl Clearing<'_> {

@@ -194,6 +194,12 @@ impl LocalEntry {
         self.id
     }
 
+    /// Returns the key as the callers of the tier know it.
+    #[cfg(all(feature = "console", feature = "memcached"))]
+    pub(super) fn key(&self) -> std::sync::Arc<[u8]> {
+        self.header.to_bytes().iter().chain(&self.body).copied().collect()
+    }
+
     pub(super) fn event_subject(&self) -> EventSubject<'_> {
         EventSubject::from_parts(self.header, &self.body)
     }

@@ -94,6 +94,13 @@ impl IndexGuard<'_> {
         found.filter(|(entry, _)| entry.id() == id)
     }
 
+    /// Returns the entry with the same key as the entry with this id. The entry with this id may have
+    /// been replaced.
+    #[cfg(all(feature = "console", feature = "memcached"))]
+    pub(super) fn find_same_key(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
+        self.index.entries.get_key_value(&id, &self.guard)
+    }
+
     /// Inserts an entry, replacing an earlier entry with the same key. Returns the replaced entry's
     /// weight.
     pub(super) fn insert(&self, entry: LocalEntry, state: EntryPolicyState) -> Option<u32> {

@@ -148,6 +148,12 @@ impl MemcachedStore {
         self.servers().iter().any(|server| server.address() == address)
     }
 
+    /// Returns the address of the server that a lookup of the key asks now.
+    #[cfg(feature = "console")]
+    pub(crate) fn server_of(&self, key: &Key) -> Option<String> {
+        Some(self.route(key).ok()?.server().address().to_owned())
+    }
+
     fn servers(&self) -> Servers {
         Arc::clone(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,0 +1,324 @@
+//! Who may see the console, and who may invalidate an entry.
+
+use std::fmt;
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, OriginalUri, Request};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
+
+use super::Refusal;
+
+/// The header that carries the token. A browser sends a header of this kind to another site only
+/// with that site's permission, which the console never gives.
+const TOKEN_HEADER: &str = "x-cache-token";
+/// The shortest token, in bytes. A random token of this length cannot be guessed.
+const SHORTEST_TOKEN: usize = 16;
+/// A proxy adds one of these headers. None of them is ever believed: any of them takes away the
+/// access that a client on this machine has.
+const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
+/// The rules of one console.
+#[derive(Default)]
+pub(super) struct Access {
+    token: Option<Token>,
+    allows_remote: bool,
+    hosts: Vec<String>,
+}
+
+impl Access {
+    pub(super) fn set_token(&mut self, token: String) {
+        self.token = Token::new(token);
+        if self.token.is_none() {
+            log::error!(
+                "the token of the cache's console has fewer than {SHORTEST_TOKEN} bytes, so nothing can be invalidated there; use a longer random token"
+            );
+        }
+    }
+
+    pub(super) fn allow_remote(&mut self) {
+        self.allows_remote = true;
+    }
+
+    pub(super) fn add_host(&mut self, name: String) {
+        self.hosts.push(name);
+    }
+
+    /// Returns true if entries can be invalidated.
+    pub(super) fn offers_invalidation(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Checks that the client may see the console.
+    ///
+    /// # Errors
+    /// Returns the refusal if the client may not.
+    pub(super) fn check(&self, request: &Request) -> Result<(), Refusal> {
+        if !self.allows_remote {
+            check_peer(request)?;
+        }
+        let host = host(request).ok_or_else(|| {
+            Refusal::new(StatusCode::BAD_REQUEST, "the request does not say which host it is for")
+        })?;
+        self.check_host(&host)?;
+        check_origin(request.headers(), &host)
+    }
+
+    fn check_host(&self, host: &Authority) -> Result<(), Refusal> {
+        let name = host.host();
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        let is_known = address.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+        if is_known {
+            return Ok(());
+        }
+        Err(forbidden(format!(
+            "the console does not answer for the host `{name}`; use an IP address or `localhost`, or write `Console::new(cache).host({name:?})`"
+        )))
+    }
+
+    /// Checks that the request may invalidate an entry.
+    ///
+    /// # Errors
+    /// Returns the refusal if the console has no token, or if the request has another one.
+    pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(token) = &self.token else {
+            return Err(forbidden(
+                "nothing can be invalidated here, because the program sets no token; write `Console::new(cache).token(…)`",
+            ));
+        };
+        match headers.get(TOKEN_HEADER) {
+            None => Err(forbidden("the header `x-cache-token` is missing")),
+            Some(given) if token.is(given.as_bytes()) => Ok(()),
+            Some(_) => Err(forbidden("the token is wrong")),
+        }
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("has_token", &self.token.is_some())
+            .field("allows_remote", &self.allows_remote)
+            .field("hosts", &self.hosts)
+            .finish()
+    }
+}
+
+fn forbidden(line: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, line)
+}
+
+/// Checks that the request comes from this machine, and not through a proxy.
+fn check_peer(request: &Request) -> Result<(), Refusal> {
+    let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() else {
+        return Err(forbidden(
+            "the console answers only clients on this machine, and the program does not say where a request comes from; \
+             serve `app.into_make_service_with_connect_info::<SocketAddr>()`, or write `Console::new(cache).allow_remote()`",
+        ));
+    };
+    if !peer.ip().to_canonical().is_loopback() {
+        return Err(forbidden(
+            "the console answers only clients on this machine; to open it to others, write `Console::new(cache).allow_remote()`",
+        ));
+    }
+    if PROXY_HEADERS.iter().any(|name| request.headers().contains_key(*name)) {
+        return Err(forbidden(
+            "the request came through a proxy, so its client may be on another machine; open the console without the proxy, or write `Console::new(cache).allow_remote()`",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the host that the request is for: the `Host` header of HTTP/1, or the authority of
+/// HTTP/2.
+fn host(request: &Request) -> Option<Authority> {
+    let header = request.headers().get(header::HOST);
+    if let Some(host) = header {
+        return host.to_str().ok()?.parse().ok();
+    }
+    let original = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri);
+    original.unwrap_or(request.uri()).authority().cloned()
+}
+
+/// Checks that no page of another site has sent the request.
+fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
+    let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| {
+        // A link on another page may lead to the console, but its scripts may not use the console.
+        let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+        !is_link && site != "same-origin" && site != "none"
+    });
+    let is_foreign_origin = headers.get(header::ORIGIN).is_some_and(|origin| {
+        let origin = origin.to_str().unwrap_or_default();
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.is_none_or(|origin| !origin.eq_ignore_ascii_case(host.as_str()))
+    });
+    match is_foreign_site || is_foreign_origin {
+        true => Err(forbidden("the request comes from a page of another site")),
+        false => Ok(()),
+    }
+}
+
+/// The secret of whoever may invalidate entries.
+struct Token(String);
+
+impl Token {
+    /// Returns `None` if the token is too short.
+    fn new(token: String) -> Option<Token> {
+        (token.len() >= SHORTEST_TOKEN).then_some(Token(token))
+    }
+
+    /// Compares in a time that depends only on the length of `given`, so that the time of an answer
+    /// does not tell how much of a guess was right.
+    fn is(&self, given: &[u8]) -> bool {
+        let token = self.0.as_bytes();
+        let mut difference = u8::from(token.len() != given.len());
+        for (place, byte) in given.iter().enumerate() {
+            // Without `black_box`, the compiler might leave the loop at the first difference.
+            difference = black_box(difference | (byte ^ token[place % token.len()]));
+        }
+        difference == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    const SECRET: &str = "a-token-of-enough-bytes";
+
+    /// Returns a request for the host `127.0.0.1:8080` from this machine, with more headers.
+    fn request(headers: &[(&str, &str)]) -> Request {
+        request_from("127.0.0.1", headers)
+    }
+
+    fn request_from(peer: &str, headers: &[(&str, &str)]) -> Request {
+        let mut request = Request::builder().uri("/");
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "127.0.0.1:8080");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::empty()).expect("the headers are valid");
+        let peer = SocketAddr::new(peer.parse().expect("an IP address"), 50_000);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request
+    }
+
+    fn refusal(access: &Access, request: &Request) -> String {
+        access.check(request).err().map(|refusal| refusal.line.into_owned()).unwrap_or_default()
+    }
+
+    #[test]
+    fn only_this_machine_may_look() {
+        let mut access = Access::default();
+        for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(refusal(&access, &request_from(peer, &[])), "", "{peer} is this machine");
+        }
+        for peer in ["192.168.1.7", "10.0.0.1", "fe80::1", "::ffff:8.8.8.8", "0.0.0.0"] {
+            let line = refusal(&access, &request_from(peer, &[]));
+            assert!(line.contains("only clients on this machine"), "{peer}: {line}");
+        }
+        access.allow_remote();
+        assert_eq!(refusal(&access, &request_from("192.168.1.7", &[])), "");
+    }
+
+    #[test]
+    fn a_program_that_does_not_tell_the_client_reads_what_to_write() {
+        let mut unknown = request(&[]);
+        unknown.extensions_mut().clear();
+        let line = refusal(&Access::default(), &unknown);
+        assert!(line.contains("into_make_service_with_connect_info::<SocketAddr>()"), "{line}");
+    }
+
+    #[test]
+    fn a_header_of_a_proxy_gives_nothing_and_takes_access_away() {
+        let access = Access::default();
+        for name in ["x-forwarded-for", "forwarded", "x-real-ip", "via"] {
+            let claimed = [(name, "127.0.0.1")];
+            assert!(refusal(&access, &request_from("8.8.8.8", &claimed)).contains("only clients"));
+            assert!(refusal(&access, &request(&claimed)).contains("through a proxy"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_to_this_machine_is_not_its_name() {
+        let mut access = Access::default();
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+        ] {
+            assert!(
+                refusal(&access, &request(&[("host", host)])).contains("does not answer for"),
+                "{host}"
+            );
+        }
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]:8080", "192.168.1.7"] {
+            assert_eq!(refusal(&access, &request(&[("host", host)])), "", "{host}");
+        }
+        access.add_host("ops.shop.test".to_owned());
+        assert_eq!(refusal(&access, &request(&[("host", "ops.shop.test:8080")])), "");
+    }
+
+    #[test]
+    fn a_page_of_another_site_may_not_ask() {
+        let access = Access::default();
+        let foreign = "another site";
+        for origin in ["http://evil.example", "null", "http://127.0.0.1:9999", "file://"] {
+            assert!(
+                refusal(&access, &request(&[("origin", origin)])).contains(foreign),
+                "{origin}"
+            );
+        }
+        assert_eq!(refusal(&access, &request(&[("origin", "http://127.0.0.1:8080")])), "");
+        for site in ["cross-site", "same-site"] {
+            assert!(refusal(&access, &request(&[("sec-fetch-site", site)])).contains(foreign));
+            let link = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
+            assert_eq!(refusal(&access, &request(&link)), "", "a link may lead to the page");
+        }
+        assert_eq!(refusal(&access, &request(&[("sec-fetch-site", "same-origin")])), "");
+    }
+
+    #[test]
+    fn only_the_token_itself_is_the_token() {
+        let mut access = Access::default();
+        access.set_token(SECRET.to_owned());
+        let line = |given: Option<&str>| {
+            let headers: Vec<_> = given.map(|given| (TOKEN_HEADER, given)).into_iter().collect();
+            let checked = access.check_token(request(&headers).headers());
+            checked.err().map(|refusal| refusal.line.into_owned()).unwrap_or_default()
+        };
+        assert_eq!(line(Some(SECRET)), "");
+        assert!(line(None).contains("is missing"));
+        let twice = SECRET.repeat(2);
+        let near = SECRET.to_uppercase();
+        for wrong in ["", "a", &SECRET[1..], &SECRET[..SECRET.len() - 1], &twice, &near] {
+            assert_eq!(line(Some(wrong)), "the token is wrong", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_short_token_offers_nothing() {
+        for token in ["", "secret", "fifteen-bytes--"] {
+            let mut access = Access::default();
+            access.set_token(token.to_owned());
+            assert!(!access.offers_invalidation(), "{token}");
+            let headers = [(TOKEN_HEADER, token)];
+            let refused = access.check_token(request(&headers).headers());
+            assert!(refused.is_err_and(|refusal| refusal.line.contains("sets no token")));
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_token() {
+        let mut access = Access::default();
+        access.set_token(SECRET.to_owned());
+        assert!(!format!("{access:?}").contains(SECRET));
+    }
+}

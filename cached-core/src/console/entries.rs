@@ -1,0 +1,246 @@
+//! What the tiers have of one entry, and the invalidation of one entry.
+//!
+//! Whoever asks knows the digest of the key, but not the key, from which the digest cannot be
+//! computed back. So the local tier is searched for an entry with this digest. memcached knows the
+//! entry by its name and digest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::{ConsoleState, Refusal, Shared, answer};
+use crate::cache::Cache;
+use crate::declaration::Declaration;
+use crate::event::{Event, EventSubject};
+use crate::key::{Digest, Key};
+use crate::tier::local::FoundEntry;
+use crate::tier::remote::{
+    DecodedFrame, IfMissing, ReadHandler, ReadOutcome, RemoteError, RemoteStore,
+};
+use crate::ttl::remote_stale_time;
+
+/// Answers with what the tiers have of an entry.
+pub(super) async fn show(
+    State(state): Shared,
+    Path(text): Path<String>,
+) -> Result<Response, Refusal> {
+    let address = EntryAddress::parse(&state.cache, &text)?;
+    Ok(answer(&report(&state, &address).await?))
+}
+
+/// Removes an entry from this process and from memcached, for the holder of the token.
+pub(super) async fn invalidate(
+    State(state): Shared,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    state.access.check_token(&headers)?;
+    let address = EntryAddress::parse(&state.cache, &text)?;
+    // The server drops this future if the client goes away. A task finishes the removal anyway.
+    let removal = {
+        let state = Arc::clone(&state);
+        tokio::spawn(async move { remove(&state, address).await })
+    };
+    let address = removal.await.map_err(|_| interrupted())??;
+    Ok(answer(&json!({ "entry": report(&state, &address).await? })))
+}
+
+/// The name and the digest of an entry. The name is unknown if the client wrote only the digest.
+#[derive(Clone, Copy)]
+struct EntryAddress {
+    declaration: Option<&'static Declaration>,
+    digest: Digest,
+}
+
+impl EntryAddress {
+    /// Reads a key as [`Key`] prints it, or a digest.
+    ///
+    /// # Errors
+    /// Returns a refusal if the text is neither, or if this cache cannot have an entry with this key.
+    fn parse(cache: &Cache, text: &str) -> Result<EntryAddress, Refusal> {
+        let bad = |line: String| Refusal::new(StatusCode::BAD_REQUEST, line);
+        let mut parts = text.trim().rsplit(':');
+        let digest = parts.next().and_then(Digest::from_hex).ok_or_else(|| {
+            bad("this is not a key; write `name:digest` as `CacheEntry::key()` prints it, or the digest alone, which has 64 hexadecimal digits".to_owned())
+        })?;
+        let Some(name) = parts.next() else {
+            return Ok(EntryAddress { declaration: None, digest });
+        };
+        let declaration = Declaration::by_name(name).map_err(|error| bad(error.to_string()))?;
+        let namespace: Vec<&str> = parts.collect();
+        let own = cache.config().namespace.as_deref();
+        if !namespace.is_empty() && namespace != own.into_iter().collect::<Vec<_>>() {
+            return Err(bad(match own {
+                Some(own) => format!("the keys of this cache begin with `{own}:`"),
+                None => "the keys of this cache have no namespace; write `name:digest`".to_owned(),
+            }));
+        }
+        Ok(EntryAddress { declaration: Some(declaration), digest })
+    }
+
+    /// Returns the key in memcached, if the name is known.
+    fn key(&self, cache: &Cache) -> Option<Key> {
+        let namespace = cache.config().namespace.clone();
+        Some(Key::from_digest(namespace, self.declaration?.name(), self.digest))
+    }
+}
+
+async fn report(state: &Arc<ConsoleState>, address: &EntryAddress) -> Result<Value, Refusal> {
+    let cache = &state.cache;
+    let found = search(state, *address).await?;
+    let declaration = address.declaration.or(found.as_ref().map(|found| found.declaration));
+    let address = EntryAddress { declaration, ..*address };
+    let key = address.key(cache);
+    let text = key.as_ref().map_or_else(|| address.digest.to_string(), Key::to_string);
+    Ok(json!({
+        "key": text,
+        "name": declaration.map(Declaration::name),
+        "local": found.as_ref().map(local_report),
+        "remote": remote_report(cache, declaration, key.as_ref()).await,
+    }))
+}
+
+fn local_report(found: &FoundEntry) -> Value {
+    json!({
+        "time_left": found.time_left.as_secs_f64(),
+        "age": found.ttl.saturating_sub(found.time_left).as_secs_f64(),
+        "size": found.weight,
+        "type": found.declaration.value_type_name(found.value_type),
+        "expired": found.time_left.is_zero(),
+    })
+}
+
+/// Searches the local tier, on a thread that may be busy for a while.
+async fn search(
+    state: &Arc<ConsoleState>,
+    address: EntryAddress,
+) -> Result<Option<FoundEntry>, Refusal> {
+    let searches = Arc::clone(&state.searches);
+    let permit = searches.acquire_owned().await.map_err(|_| interrupted())?;
+    let cache = state.cache.clone();
+    let search = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let function = match address.declaration {
+            // A function without an index is not cached, so the tier has no entry of it.
+            Some(declaration) => Some(declaration.index()?),
+            None => None,
+        };
+        cache.local().find_by_digest(&address.digest, function)
+    });
+    search.await.map_err(|_| interrupted())
+}
+
+fn interrupted() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the program is shutting down")
+}
+
+/// A reader of an item that measures the item instead of decoding it, and so needs no type.
+struct ItemSize;
+
+impl ReadHandler for ItemSize {
+    type Value = usize;
+
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<usize> {
+        DecodedFrame::Value(frame.len())
+    }
+
+    fn read_failed(&self, _: &RemoteError) {}
+
+    fn lease_held_elsewhere(&self) {}
+}
+
+/// Returns what memcached has. The read takes no lease, and is not counted as a call.
+async fn remote_report(
+    cache: &Cache,
+    declaration: Option<&'static Declaration>,
+    key: Option<&Key>,
+) -> Value {
+    let Some(store) = cache.remote() else { return json!({ "outcome": "none" }) };
+    let (Some(declaration), Some(key)) = (declaration, key) else {
+        return json!({ "outcome": "unknown" });
+    };
+    if !declaration.uses_remote() {
+        return json!({ "outcome": "unused" });
+    }
+    match store.read(key, &ItemSize, IfMissing::Report).await {
+        Ok(ReadOutcome::Item(item)) => {
+            let stale = remote_stale_time(declaration.declared_stale_if_error());
+            let left = item.fresh_for(cache.config().clock.now(), stale);
+            json!({
+                "outcome": "found",
+                "server": store.server_of(key),
+                "time_left": left.unwrap_or(Duration::ZERO).as_secs_f64(),
+                "age": null,
+                "size": item.value,
+            })
+        }
+        Ok(_) => json!({ "outcome": "missing" }),
+        Err(error) => json!({ "outcome": "failed", "error": error.to_string() }),
+    }
+}
+
+/// Removes the entry from the tiers of this process, from memcached, and then from this process once
+/// more: a call may have read the old value from memcached before memcached removed it.
+///
+/// # Errors
+/// Returns a refusal if the entry is unknown, or if memcached did not confirm the removal.
+async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<EntryAddress, Refusal> {
+    let cache = &state.cache;
+    let found = search(state, address).await?;
+    let declaration = address.declaration.or(found.as_ref().map(|found| found.declaration));
+    let Some(declaration) = declaration else {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "this process has no entry with this digest; write `name:digest` to remove the entry from memcached",
+        ));
+    };
+    let address = EntryAddress { declaration: Some(declaration), ..address };
+    match &found {
+        Some(FoundEntry { key, .. }) => {
+            cache.emit(Event::Invalidated { entry: EventSubject::of(key) });
+        }
+        // Without the key there is no subject for an event, so the removal is only counted.
+        None => {
+            let index = declaration.index();
+            index.into_iter().for_each(|index| cache.counters_at(index).invalidations.add());
+        }
+    }
+    remove_from_process(state, address, found).await?;
+    if let Some(store) = cache.remote().filter(|_| declaration.uses_remote())
+        && let Some(key) = address.key(cache)
+    {
+        let removed = store.remove(&key, None).await;
+        let found = search(state, address).await?;
+        remove_from_process(state, address, found).await?;
+        removed.map_err(|error| {
+            let line = format!("memcached did not confirm the removal: {error}");
+            Refusal::new(StatusCode::BAD_GATEWAY, line)
+        })?;
+    }
+    Ok(address)
+}
+
+/// Removes the entry from the local tier, and keeps a fetch or a read that is under way from storing
+/// the old value.
+async fn remove_from_process(
+    state: &Arc<ConsoleState>,
+    address: EntryAddress,
+    found: Option<FoundEntry>,
+) -> Result<(), Refusal> {
+    let cache = &state.cache;
+    if let Some(FoundEntry { key, .. }) = found {
+        cache.remove_from_process(&key, None);
+        return Ok(());
+    }
+    // The key is unknown, so the values of every key that are under way are kept out. An entry that
+    // one of them has stored since the search is found by the second search.
+    cache.refuse_values_under_way(address.declaration.and_then(Declaration::index));
+    if let Some(FoundEntry { key, .. }) = search(state, address).await? {
+        cache.remove_from_process(&key, None);
+    }
+    Ok(())
+}

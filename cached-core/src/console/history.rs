@@ -1,0 +1,79 @@
+//! The counters of the last five minutes, so that a page that is opened during an incident shows how
+//! it began.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::ConsoleState;
+use super::figures;
+use crate::cache::Cache;
+use crate::sync::lock;
+
+/// The time between two samples.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How many samples are kept: those of five minutes. With 200 functions they take 1.4 MB.
+const KEPT: usize = 150;
+
+/// The samples of the last minutes.
+#[derive(Default)]
+pub(super) struct History {
+    samples: VecDeque<Sample>,
+}
+
+/// The counters of all functions that were called, at one moment.
+struct Sample {
+    /// Milliseconds since the console was built.
+    at: u64,
+    rows: Box<[SampleRow]>,
+}
+
+/// The counters of one function at one moment.
+pub(super) struct SampleRow {
+    /// The place of the function in the list of names.
+    pub(super) place: u32,
+    pub(super) hits: u64,
+    pub(super) calls_saved: u64,
+    pub(super) calls: u64,
+    /// The mean duration of a fetch in seconds, or 0 before the first fetch.
+    pub(super) mean_fetch: f64,
+}
+
+impl History {
+    fn add(&mut self, at: u64, cache: &Cache) {
+        if self.samples.len() == KEPT {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Sample { at, rows: figures::sample(cache) });
+    }
+
+    /// Returns the samples as JSON. A row is an array, because a long history has many rows.
+    pub(super) fn report(&self) -> Value {
+        let row = |row: &SampleRow| {
+            json!([row.place, row.hits, row.calls_saved, row.calls, row.mean_fetch])
+        };
+        let sample = |sample: &Sample| json!({ "at": sample.at, "rows": sample.rows.iter().map(row).collect::<Vec<_>>() });
+        self.samples.iter().map(sample).collect()
+    }
+}
+
+/// Starts the thread that adds a sample every [`INTERVAL`], until the console is dropped.
+///
+/// The work is done on a thread and not in a task, because a program may build its router before it
+/// starts a runtime, and because its runtime may have no timer.
+pub(super) fn keep_in_background(state: &Arc<ConsoleState>) {
+    let weak = Arc::downgrade(state);
+    let run = move || {
+        while let Some(state) = weak.upgrade() {
+            lock(&state.history).add(state.age_millis(), &state.cache);
+            drop(state);
+            thread::sleep(INTERVAL);
+        }
+    };
+    if thread::Builder::new().name("cached-console".to_owned()).spawn(run).is_err() {
+        log::warn!("the cache's console keeps no history, because its thread could not be started");
+    }
+}

@@ -1,0 +1,63 @@
+//! Finds an entry by the digest of its key, for the console.
+
+use std::any::{Any, TypeId};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::LocalTier;
+use super::entry::{EntryId, EntryPolicyState, LocalEntry};
+use crate::declaration::Declaration;
+use crate::key::Digest;
+
+/// The most entries whose digests are computed with one `IndexGuard`. A guard must not exist for
+/// long, because it keeps removed entries in memory.
+const ENTRIES_PER_GUARD: usize = 1 << 8;
+
+/// What the tier has of one entry, apart from its value.
+pub(crate) struct FoundEntry {
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) declaration: &'static Declaration,
+    /// Zero if the entry has expired and is kept for `stale_if_error`.
+    pub(crate) time_left: Duration,
+    pub(crate) ttl: Duration,
+    /// The bytes that the entry takes in memory.
+    pub(crate) weight: u32,
+    pub(crate) value_type: TypeId,
+}
+
+impl LocalTier {
+    /// Returns the entry whose key has this digest. If `function` is the index of a declaration,
+    /// only the entries of this function are searched.
+    ///
+    /// The digest of each entry is computed anew, because no other part of the library needs an
+    /// index by digest. The caller must be on a thread that may be busy for a while.
+    pub(crate) fn find_by_digest(
+        &self,
+        digest: &Digest,
+        function: Option<usize>,
+    ) -> Option<FoundEntry> {
+        let is_of_function = |(entry, _): &(&LocalEntry, &EntryPolicyState)| {
+            function.is_none_or(|function| entry.header().index() == function)
+        };
+        let ids: Vec<EntryId> = {
+            let guard = self.index_guard()?;
+            guard.entries().filter(is_of_function).map(|(entry, _)| entry.id()).collect()
+        };
+        ids.chunks(ENTRIES_PER_GUARD).find_map(|ids| {
+            let guard = self.index_guard()?;
+            // An entry may have been replaced since its id was noted. The later one has the same key.
+            let mut entries = ids.iter().filter_map(|id| guard.find_same_key(*id));
+            let (entry, state) =
+                entries.find(|(entry, _)| entry.event_subject().digest() == *digest)?;
+            let value: &(dyn Any + Send + Sync) = &**entry.value();
+            Some(FoundEntry {
+                key: entry.key(),
+                declaration: entry.event_subject().declaration(),
+                time_left: entry.time_left(self.now()),
+                ttl: entry.ttl(),
+                weight: state.weight,
+                value_type: value.type_id(),
+            })
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! A program with a console: it serves HTTP on a loopback port.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The token of the consoles of the tests.
+pub const TOKEN: &str = "a-token-that-only-the-tests-know";
+
+/// A running program. Dropping the value ends its server.
+#[derive(Debug)]
+pub struct Program {
+    /// The address as `127.0.0.1:port`.
+    pub address: String,
+    server: JoinHandle<()>,
+}
+
+impl Program {
+    /// Serves these routes on a free port.
+    ///
+    /// # Panics
+    /// Panics if no port is free.
+    pub async fn serve(routes: Router) -> Program {
+        Program::serve_on(0, routes).await.expect("a port is free")
+    }
+
+    /// Serves these routes on this port. Returns `None` if the port is in use.
+    pub async fn serve_on(port: u16, routes: Router) -> Option<Program> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.ok()?;
+        let address = listener.local_addr().ok()?.to_string();
+        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let server = tokio::spawn(async move {
+            // `axum::serve` retries a failed `accept`, so it ends only with the task.
+            let _ = axum::serve(listener, service).await;
+        });
+        Some(Program { address, server })
+    }
+
+    /// Returns the URL of a path.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Returns the port.
+    ///
+    /// # Panics
+    /// Never: the address has a port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        let port = self.address.rsplit(':').next();
+        port.and_then(|port| port.parse().ok()).expect("an address has a port")
+    }
+
+    /// Ends the server. Its port is free once this returns.
+    pub async fn end(mut self) {
+        self.server.abort();
+        let _ = (&mut self.server).await;
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

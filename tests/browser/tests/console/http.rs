@@ -1,0 +1,357 @@
+//! The console's answers over HTTP.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use cached_browser_tests::{Program, TOKEN};
+use cached_core::console::{self, Console};
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::Memcached;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::shop::{
+    FETCHES, SECRET_NUMBER, cache_on, local_cache, mounted, never_called, payment, payment_entry,
+    play,
+};
+
+fn client() -> Client {
+    Client::builder().no_proxy().build().expect("a client without TLS can always be built")
+}
+
+async fn get(url: String) -> Response {
+    client().get(url).send().await.expect("the program answers")
+}
+
+async fn json(url: String) -> Value {
+    let answer = get(url).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.json().await.expect("the answer is JSON")
+}
+
+async fn invalidate(url: String, token: Option<&str>) -> (StatusCode, String) {
+    let request = client().delete(url);
+    let request =
+        token.into_iter().fold(request, |request, token| request.header("x-cache-token", token));
+    let answer = request.send().await.expect("the program answers");
+    (answer.status(), answer.text().await.expect("the answer is text"))
+}
+
+const FILES: [&str; 8] = [
+    "",
+    "console.css",
+    "console.js",
+    "icon.svg",
+    "api/caches",
+    "api/history",
+    "api/servers",
+    "api/ledger",
+];
+
+#[tokio::test]
+async fn each_answer_has_the_headers_that_protect_it() {
+    let program = Program::serve(mounted(&local_cache().await)).await;
+    for file in FILES.into_iter().chain(["nothing", "api/entries/nothing"]) {
+        let answer = get(program.url(&format!("/_cache/{file}"))).await;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        assert_eq!(header("x-content-type-options"), Some("nosniff"), "{file}");
+        assert_eq!(header("cache-control"), Some("no-store"), "{file}");
+        let policy = header("content-security-policy").unwrap_or_default();
+        assert!(policy.starts_with("default-src 'none';"), "{file}: {policy}");
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{file}");
+        assert_eq!(header("access-control-allow-origin"), None, "{file}");
+    }
+    assert_eq!(get(program.url("/_cache/nothing")).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_console_works_under_any_path() {
+    let cache = local_cache().await;
+    let router = || console::router(cache.clone());
+    let mounts: [(Router, &[&str]); 4] = [
+        (Router::new().nest_service("/_cache", router()), &["/_cache", "/_cache/"]),
+        (Router::new().nest("/_cache", router()), &["/_cache"]),
+        (
+            Router::new().nest("/ops", Router::new().nest_service("/c&d", router())),
+            &["/ops/c&d", "/ops/c&d/"],
+        ),
+        (router(), &["/"]),
+    ];
+    for (routes, pages) in mounts {
+        let program = Program::serve(routes).await;
+        for page in pages {
+            let url = reqwest::Url::parse(&program.url(page)).expect("a URL");
+            let text = get(url.to_string()).await.text().await.expect("the page is text");
+            let links: Vec<_> =
+                text.split("=\"").filter_map(|rest| rest.split('"').next()).collect();
+            let links =
+                links.iter().filter(|link| link.contains("console.") || link.ends_with(".svg"));
+            let links: Vec<String> = links.map(|link| link.replace("&amp;", "&")).collect();
+            assert_eq!(links.len(), 4, "{page}: {links:?}");
+            for link in links {
+                let file = url.join(&link).expect("the link is relative");
+                assert_eq!(get(file.to_string()).await.status(), StatusCode::OK, "{page}: {link}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_tell_the_client_is_told_what_to_write() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("http://{}/_cache", listener.local_addr().expect("it listens"));
+    let routes = mounted(&local_cache().await);
+    let _server = tokio::spawn(async move { axum::serve(listener, routes).await });
+    let answer = get(url).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let line = answer.text().await.expect("the answer is text");
+    assert!(
+        line.contains("into_make_service_with_connect_info") && line.lines().count() == 1,
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn a_foreign_host_or_page_is_refused() {
+    let program = Program::serve(mounted(&local_cache().await)).await;
+    let foreign = [
+        ("host", "evil.example"),
+        ("origin", "http://evil.example"),
+        ("sec-fetch-site", "cross-site"),
+        ("x-forwarded-for", "127.0.0.1"),
+    ];
+    for (name, value) in foreign {
+        let request = client().get(program.url("/_cache/api/caches")).header(name, value);
+        let answer = request.send().await.expect("the program answers");
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn the_figures_are_those_of_the_counters() {
+    let cache = local_cache().await;
+    let program = Program::serve(mounted(&cache)).await;
+    play(&cache, 50).await;
+    let report = json(program.url("/_cache/api/caches")).await;
+    let stats = cache.stats();
+    for (name, counts) in stats.iter() {
+        let caches = report["caches"].as_array().expect("a list");
+        let row = caches.iter().find(|row| row["name"] == name).expect("each function is listed");
+        assert_eq!(row["counters"]["local_hits"], counts.local_hits, "{name}");
+        assert_eq!(row["counters"]["fetches"], counts.fetches, "{name}");
+    }
+    let total = &report["total"];
+    assert_eq!((&total["calls"], &total["calls_saved"]), (&150.into(), &(150 - 7 - 3 - 2).into()));
+    let rate = total["hit_rate"].as_f64().expect("there were calls");
+    assert!((rate - 138.0 / 150.0).abs() < 1e-9, "{rate}");
+    assert_eq!(report["local"]["entries"], 12);
+    let history = json(program.url("/_cache/api/history")).await;
+    assert_eq!(history["instance"], report["instance"]);
+}
+
+#[tokio::test]
+async fn a_page_that_is_opened_later_has_a_past() {
+    let cache = local_cache().await;
+    let program = Program::serve(mounted(&cache)).await;
+    play(&cache, 10).await;
+    let mut last = Value::Null;
+    for _ in 0..200 {
+        last = json(program.url("/_cache/api/history")).await;
+        if last["samples"]
+            .as_array()
+            .is_some_and(|samples| samples.iter().any(|s| s["rows"] != Value::Array(vec![])))
+        {
+            let names = last["names"].as_array().expect("a list");
+            let place =
+                names.iter().position(|name| name == "payment").expect("the function is listed");
+            let rows = last["samples"].as_array().and_then(|s| s.last()).expect("a sample")["rows"]
+                .clone();
+            let row = rows.as_array().expect("a list").iter().find(|row| row[0] == place);
+            assert_eq!(row.expect("the function was called")[3], 10, "{rows}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no sample within ten seconds: {last}");
+}
+
+#[tokio::test]
+async fn an_entry_is_found_in_each_tier_by_its_key() {
+    let memcached = Memcached::start();
+    let cache = cache_on(&[memcached.address()]).await;
+    let program = Program::serve(mounted(&cache)).await;
+    let (number, state) = (format!("{SECRET_NUMBER}-found"), "paid");
+    cache.scope(payment(&number, state)).await.expect("the fetch succeeds");
+    cache.flush().await;
+    let key = cache.scope(async { payment_entry(&number, state).key() }).await;
+    let url = |key: &str| program.url(&format!("/_cache/api/entries/{key}"));
+
+    let found = json(url(&key.to_string())).await;
+    assert_eq!(found["key"], key.to_string());
+    assert_eq!(found["local"]["type"], "alloc::string::String");
+    assert_eq!(found["local"]["expired"], false);
+    assert!(found["local"]["size"].as_u64().is_some_and(|size| size > 500), "{found}");
+    assert_eq!(
+        (&found["remote"]["outcome"], &found["remote"]["server"]),
+        (&"found".into(), &memcached.address().into())
+    );
+    for tier in ["local", "remote"] {
+        let left = found[tier]["time_left"].as_f64().unwrap_or_default();
+        assert!((1_790.0..=1_800.0).contains(&left), "half an hour is left: {found}");
+    }
+    // The digest alone is enough while this process has the entry, and without it memcached is asked
+    // by the key.
+    assert_eq!(json(url(&key.digest().to_string())).await["name"], "payment");
+    cache.clear().await;
+    let elsewhere = json(url(&key.to_string())).await;
+    assert_eq!(
+        (&elsewhere["local"], &elsewhere["remote"]["outcome"]),
+        (&Value::Null, &"found".into())
+    );
+    assert_eq!(json(url(&key.digest().to_string())).await["remote"]["outcome"], "unknown");
+    // To look is no call: nothing was counted.
+    assert_eq!(cache.stats().get("payment").expect("it is declared").hits(), 0);
+
+    for (wrong, expected) in [
+        ("payment", "64 hexadecimal digits"),
+        (&key.to_string().replace("payment", "paymint"), "payment"),
+        (&key.to_string().replace("shop", "shoq"), "begin with"),
+    ] {
+        let answer = get(url(wrong)).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{wrong}");
+        let line = answer.text().await.expect("the answer is text");
+        assert!(line.contains(expected), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_has_a_value_or_an_identifier() {
+    let memcached = Memcached::start();
+    let cache = cache_on(&[memcached.address()]).await;
+    let program = Program::serve(mounted(&cache)).await;
+    let number = format!("{SECRET_NUMBER}-hidden");
+    let value = cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
+    cache.flush().await;
+    let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
+    let entry = format!("api/entries/{key}");
+    for file in FILES.into_iter().chain([entry.as_str()]) {
+        let text = get(program.url(&format!("/_cache/{file}"))).await.text().await.expect("text");
+        assert!(!text.contains(SECRET_NUMBER) && !text.contains(&value), "{file}");
+        assert!(!text.contains(TOKEN), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn the_token_alone_removes_an_entry() {
+    let memcached = Memcached::start();
+    let cache = cache_on(&[memcached.address()]).await;
+    let program = Program::serve(mounted(&cache)).await;
+    let number = format!("{SECRET_NUMBER}-removed");
+    let call = || cache.scope(payment(&number, "paid"));
+    call().await.expect("the fetch succeeds");
+    cache.flush().await;
+    let entry = cache.scope(async { payment_entry(&number, "paid") }).await;
+    let url = program.url(&format!("/_cache/api/entries/{}", entry.key()));
+
+    for (token, said) in
+        [(None, "is missing"), (Some("wrong"), "is wrong"), (Some(&TOKEN[1..]), "is wrong")]
+    {
+        let (status, line) = invalidate(url.clone(), token).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        assert!(line.contains(said), "{line}");
+    }
+    let cross = client()
+        .delete(url.clone())
+        .header("x-cache-token", TOKEN)
+        .header("origin", "http://evil.example");
+    assert_eq!(cross.send().await.expect("it answers").status(), StatusCode::FORBIDDEN);
+    assert!(entry.get().await.is_found(), "nobody had the token");
+
+    let (status, text) = invalidate(url.clone(), Some(TOKEN)).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let removed = &serde_json::from_str::<Value>(&text).expect("the answer is JSON")["entry"];
+    assert_eq!(
+        (&removed["local"], &removed["remote"]["outcome"]),
+        (&Value::Null, &"missing".into())
+    );
+    assert!(!entry.get().await.is_found());
+    assert_eq!(cache.stats().get("payment").expect("it is declared").invalidations, 1);
+
+    // Without a local entry, the entry is removed from memcached by its key.
+    call().await.expect("the fetch succeeds");
+    cache.flush().await;
+    cache.clear().await;
+    let (status, _) = invalidate(url, Some(TOKEN)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(!entry.get().await.is_found());
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_can_be_removed() {
+    let cache = local_cache().await;
+    let program = Program::serve(console::router(cache.clone())).await;
+    let digest = "0".repeat(64);
+    let (status, line) =
+        invalidate(program.url(&format!("/api/entries/payment:{digest}")), Some(TOKEN)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(line.contains("sets no token"), "{line}");
+    assert_eq!(json(program.url("/api/caches")).await["may_invalidate"], false);
+}
+
+/// The gate of the function `gated`: its fetch has begun, and may go on.
+#[derive(Clone, Default)]
+struct Gate {
+    begun: Arc<Notify>,
+    goes_on: Arc<Notify>,
+}
+
+#[coordinator_cached(name = "gated", version = edition, skip(gate), entry = gated_entry)]
+async fn gated(edition: u32, gate: Gate) -> Result<u64, std::io::Error> {
+    let fetched = FETCHES.fetch_add(1, Ordering::SeqCst);
+    gate.begun.notify_one();
+    gate.goes_on.notified().await;
+    Ok(fetched)
+}
+
+/// Where no tier has the entry yet, the console cannot find the key of the digest. The old value
+/// must not come back all the same.
+#[tokio::test]
+async fn a_fetch_that_the_removal_overtakes_stores_nothing() {
+    for servers in [vec![], vec![Memcached::start()]] {
+        let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
+        let cache =
+            if addresses.is_empty() { local_cache().await } else { cache_on(&addresses).await };
+        let program = Program::serve(mounted(&cache)).await;
+        let gate = Gate::default();
+        let old = tokio::spawn({
+            let (cache, gate) = (cache.clone(), gate.clone());
+            async move { cache.scope(gated(1, gate)).await }
+        });
+        gate.begun.notified().await;
+        let key = cache.scope(async { gated_entry(1).key() }).await;
+        let (status, text) =
+            invalidate(program.url(&format!("/_cache/api/entries/{key}")), Some(TOKEN)).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        gate.goes_on.notify_one();
+        let old = old.await.expect("the task ends").expect("the fetch succeeds");
+        cache.flush().await;
+        gate.goes_on.notify_one();
+        let new = cache.scope(gated(1, gate.clone())).await.expect("the fetch succeeds");
+        assert_ne!(new, old, "with {} servers", addresses.len());
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_is_off_says_so() {
+    let cache = Cache::disabled();
+    let program =
+        Program::serve(Router::new().nest_service("/_cache", Console::new(cache.clone()).router()))
+            .await;
+    cache.scope(never_called(1)).await;
+    let report = json(program.url("/_cache/api/caches")).await;
+    assert_eq!(report["enabled"], false);
+    assert_eq!(json(program.url("/_cache/api/servers")).await["servers"], Value::Array(vec![]));
+}

@@ -1,0 +1,78 @@
+//! The annotated functions of the tests, and caches for them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use cached_browser_tests::TOKEN;
+use cached_core::console::Console;
+use cached_core::{Cache, coordinator_cached};
+
+/// The fetches of all functions of this program.
+pub(crate) static FETCHES: AtomicU64 = AtomicU64::new(0);
+
+/// A part of each identifier, which no answer of the console may contain.
+pub(crate) const SECRET_NUMBER: &str = "identifier-4711";
+
+#[coordinator_cached(name = "payment", version = state, entry = payment_entry)]
+pub(crate) async fn payment(number: &str, state: &str) -> Result<String, std::io::Error> {
+    FETCHES.fetch_add(1, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(format!("the value of {number} is {state}"))
+}
+
+#[coordinator_cached(
+    name = "price",
+    overwrite(reason = "prices change at any time and have no version"),
+    ttl = "2h",
+    stale_if_error = "1h"
+)]
+pub(crate) async fn price(course: &str) -> Result<u64, std::io::Error> {
+    FETCHES.fetch_add(1, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    Ok(course.len() as u64)
+}
+
+#[coordinator_cached(name = "a-name-of-forty-eight-characters.the-longest.one", version = edition, remote = false)]
+pub(crate) async fn catalogue(edition: u32) -> Option<u32> {
+    FETCHES.fetch_add(1, Ordering::SeqCst);
+    (edition > 0).then_some(edition)
+}
+
+/// A call of this function never ends by itself.
+#[coordinator_cached(name = "never_called", version = edition)]
+pub(crate) async fn never_called(edition: u32) -> Option<u32> {
+    Some(edition)
+}
+
+/// Builds a cache on these memcached servers, with a namespace that no other cache has.
+pub(crate) async fn cache_on(servers: &[String]) -> Cache {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let namespace = format!("shop{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let cache = Cache::builder().memcached(servers.iter().map(String::as_str)).namespace(namespace);
+    cache.build().await.expect("the settings are right")
+}
+
+pub(crate) async fn local_cache() -> Cache {
+    Cache::builder().build().await.expect("the settings are right")
+}
+
+/// Returns the routes of a program that mounts the console at `/_cache`, with the token.
+pub(crate) fn mounted(cache: &Cache) -> Router {
+    let console = Console::new(cache.clone()).token(TOKEN).router();
+    Router::new().nest_service("/_cache", console)
+}
+
+/// Calls the functions `times` times, with few keys, so that most calls are hits.
+pub(crate) async fn play(cache: &Cache, times: usize) {
+    cache
+        .scope(async {
+            for turn in 0..times {
+                let number = format!("{SECRET_NUMBER}-{}", turn % 7);
+                payment(&number, "paid").await.expect("the fetch succeeds");
+                price(["rust", "sql", "drawing"][turn % 3]).await.expect("the fetch succeeds");
+                catalogue(1 + turn as u32 % 2).await.expect("the fetch succeeds");
+            }
+        })
+        .await;
+}
