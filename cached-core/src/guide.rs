@@ -12,10 +12,11 @@
 //! 10. [`testing`]: how do I test code that is cached?
 //! 11. [`ledger`]: what is cached here, and why?
 //! 12. [`performance`]: what does a call cost?
-//! 13. [`errors`] and [`compile_errors`]: what does this message mean?
-//! 14. [`faq`]: short answers to common questions.
-//! 15. [`security`]: what does the library protect against, and how do I report a vulnerability?
-//! 16. [`changelog`]: what changed?
+//! 13. [`on_call`]: what does this figure mean, and what do I do?
+//! 14. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 15. [`faq`]: short answers to common questions.
+//! 16. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 17. [`changelog`]: what changed?
 
 // The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
 // whose targets are file paths. `links.md` defines the same labels with module paths, and is
@@ -68,6 +69,10 @@ chapters! {
     /// See also in the API reference: [`ledger`](crate::ledger()), [`Ledger`](crate::Ledger).
     ledger = "guide/ledger.md",
     performance = "guide/performance.md",
+    ///
+    /// See also in the API reference: [`Cache::stats`](crate::Cache::stats),
+    /// [`Cache::servers`](crate::Cache::servers), [`Cache::health`](crate::Cache::health).
+    on_call = "guide/on_call.md",
     ///
     /// See also in the API reference: [`ConfigError`](crate::ConfigError),
     /// [`InstallError`](crate::InstallError), [`CacheError`](crate::CacheError),

@@ -9,6 +9,7 @@ mod limits;
 mod lost_runtimes;
 mod misses;
 mod old_servers;
+mod on_call;
 mod one_fetch;
 mod outages;
 mod paused;
