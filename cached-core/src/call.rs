@@ -23,7 +23,7 @@
 //!
 //! | phase | the phase holds | what ends the phase |
 //! |---|---|---|
-//! | `Bypass` | a [`BypassRecord`] if its outcome is recorded | The function returns. It runs without the cache. |
+//! | `Bypass` | a [`BypassingCall`] | The function returns. It runs without the cache. |
 //! | `Hit` | a [`LocalHit`] | The call returns the value, and refreshes the entry if a refresh is due. |
 //! | `Miss` | a [`PendingCall`] | The call joins the flight of its key. The next phase is `Wait`, or `Decided` if the call need not wait. |
 //! | `Wait` | a future that returns the `PendingCall` | The flight's leader or the remote tier answers. |
@@ -46,12 +46,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
 use crate::event::{AwaitedResult, BypassReason, Event, RemoteFinding, StaleReason};
 use crate::flight::{
     FlightOutcome, FlightRole, Follower, FollowerOutput, Leader, LeaderWakerCache, poll_work,
 };
 use crate::refresh_claims::LocalRefreshClaim;
+use crate::telemetry::FetchSpan;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, run_deferred_drops};
 use crate::tier::remote::{Permit, WritePermit};
@@ -59,12 +61,13 @@ use crate::tier::request::RequestHandle;
 use crate::value::{SharedError, Value};
 pub(crate) use fetch::FetchEnd;
 use miss_trace::MissTrace;
-pub(crate) use recording::{BypassRecord, record_hit};
+use recording::BypassRecord;
+pub(crate) use recording::record_hit;
 use remote_answer::RemoteAnswer;
 
 /// The progress of a call. The table above says what each phase holds and what ends it.
 pub(crate) enum Phase {
-    Bypass(Option<Box<BypassRecord>>),
+    Bypass(BypassingCall),
     Hit(Box<LocalHit>),
     Miss(Box<PendingCall>),
     Wait(Pin<Box<dyn Future<Output = Box<PendingCall>> + Send>>),
@@ -73,6 +76,36 @@ pub(crate) enum Phase {
     /// The call has returned its answer. A call is also in this phase during each poll, so a call
     /// whose poll panics stays in this phase.
     Done,
+}
+
+/// A call that runs the function without the cache.
+pub(crate) struct BypassingCall {
+    /// The span of the fetch.
+    span: FetchSpan,
+    /// `None` if nobody records the outcome of the call.
+    record: Option<Box<BypassRecord>>,
+}
+
+impl BypassingCall {
+    pub(crate) fn begin(declaration: &'static Declaration) -> BypassingCall {
+        let record = BypassRecord::begin(declaration);
+        BypassingCall { span: FetchSpan::of_bypass(declaration), record }
+    }
+
+    /// Polls the future of the function.
+    pub(crate) fn poll_fetch<R>(
+        &self,
+        fetch: Pin<&mut dyn Future<Output = R>>,
+        context: &mut Context<'_>,
+    ) -> Poll<R> {
+        self.span.in_scope(|| fetch.poll(context))
+    }
+
+    /// Records that the function has returned.
+    pub(crate) fn end(mut self) {
+        self.span.end("returned");
+        self.record.into_iter().for_each(|record| record.end());
+    }
 }
 
 /// A value of the local tier, and the handle of its entry. The entry may be due for a refresh.
@@ -108,6 +141,8 @@ pub(crate) struct PendingCall {
     /// True once the call is counted by its answer. A refresh in the background is not a call, so it
     /// sets this field when it starts.
     pub(crate) is_counted: bool,
+    /// The span of the fetch, once the function has started to run.
+    pub(crate) span: FetchSpan,
     waker_cache: LeaderWakerCache,
     /// Collects what the log says about the miss, and the outcome of the call. `None` if the log
     /// does not ask for it and no outcome is recorded. Dropping this field writes the log. It must
@@ -270,6 +305,7 @@ impl PendingCall {
                 plan,
                 fetch_began: None,
                 is_counted: false,
+                span: FetchSpan::NONE,
                 waker_cache: None,
                 trace: None,
             },

@@ -110,7 +110,7 @@ use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 pub use crate::unstorable::UnstorableValue;
 pub(crate) use miss_report::{
-    AwaitedResult, LocalLookup, MissReport, RemoteFinding, RequestLookup, logs_misses,
+    AwaitedResult, LocalLookup, MISS_TARGET, MissReport, RemoteFinding, RequestLookup,
 };
 pub use observer::Observer;
 use observer::ObserverGuard;

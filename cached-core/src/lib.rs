@@ -47,6 +47,7 @@ mod shape;
 mod stable_hash;
 mod stats;
 mod sync;
+mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;

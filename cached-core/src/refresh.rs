@@ -27,8 +27,9 @@ use crate::call::{
 };
 use crate::current::process_cache_if_unscoped;
 use crate::entry_handle::EntryHandle;
-use crate::event::Event;
+use crate::event::{Event, EventSubject};
 use crate::refresh_claims::LocalRefreshClaim;
+use crate::telemetry::FetchSpan;
 use crate::tier::Tier;
 use crate::ttl::refresh_window;
 use crate::value::{ReturnOperations, Value, ValueRules};
@@ -155,6 +156,8 @@ impl PendingCall {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return };
+        // In the task, the caller's span is no longer the current one.
+        self.span = FetchSpan::of_refresh(EventSubject::of(&self.handle.key));
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();

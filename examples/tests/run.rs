@@ -2,8 +2,14 @@
 
 use std::process::Command;
 
+use cached_tests::Memcached;
+
 fn printed(program: &str) -> String {
-    let output = Command::new(program).env_remove("CACHE_URL").output();
+    printed_with(program, "local:")
+}
+
+fn printed_with(program: &str, cache_url: &str) -> String {
+    let output = Command::new(program).env("CACHE_URL", cache_url).output();
     let output = output.expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -43,5 +49,42 @@ fn overwrite_reason_is_in_the_ledger() {
     assert!(
         text.contains("users edit their profile, and the user service gives it no version"),
         "{text}"
+    );
+}
+
+#[test]
+fn traces_shows_each_fetch_and_exchange() {
+    let memcached = Memcached::start();
+    let url = format!("memcache://{}", memcached.address());
+    let text = printed_with(env!("CARGO_BIN_EXE_traces"), &url);
+    let lines: Vec<_> = text.lines().collect();
+    let digest = |line: &str| {
+        let (_, digest) = line.split_once("cache.key.digest=").expect("the span has a digest");
+        digest.split(' ').next().expect("the digest is not empty").to_owned()
+    };
+    let digest = digest(lines[1]);
+    assert_eq!(digest.len(), 64, "{text}");
+    let read = |outcome| {
+        format!(
+            "  cache.remote (client) db.system.name=memcached db.operation.name=get \
+             server.address=127.0.0.1 cache.name=course cache.key.digest={digest} \
+             cache.outcome={outcome}"
+        )
+    };
+    let fetch = format!(
+        "  cache.fetch (internal) cache.name=course cache.fetch.reason=miss \
+         cache.key.digest={digest} cache.outcome=value"
+    );
+    assert_eq!(
+        lines,
+        [
+            "request (server) number=1",
+            &read("lease_won"),
+            &fetch,
+            "    GET (client) ",
+            "request (server) number=2",
+            &read("hit"),
+            "request (server) number=3",
+        ]
     );
 }

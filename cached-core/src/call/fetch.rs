@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{AnswerSource, CallPlan, PendingCall};
-use crate::event::{Event, FetchOutcome, StaleReason};
+use crate::event::{Event, EventSubject, FetchOutcome, StaleReason};
 use crate::flight::{FlightOutcome, poll_work};
+use crate::telemetry::FetchSpan;
 use crate::value::{FetchOutput, ReturnOperations, ValueRules};
 
 /// If a function's usual fetch time is longer than this, a leader reports the time to its flight.
@@ -69,12 +70,17 @@ impl PendingCall {
                 handle.report_bypass(reason);
                 self.is_counted = true;
                 self.trace(|report| report.is_bypassed = true);
+                self.span = FetchSpan::of_bypass(handle.declaration());
             }
             None => handle.emit(|entry| Event::FetchStarted { entry }),
         }
         self.trace(|report| report.fetch_began = Some(Instant::now()));
         let handle = &self.handle;
         if let CallPlan::Fetch(fetch) = &mut self.plan {
+            // The caller of a refresh has started the span before the refresh had a task.
+            if !fetch.is_refresh {
+                self.span = FetchSpan::of_miss(EventSubject::of(&handle.key));
+            }
             if let Some(leader) = &fetch.leader
                 && let Some(time) = handle.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
             {
@@ -85,8 +91,9 @@ impl PendingCall {
         self.fetch_began = Some(Instant::now());
     }
 
-    /// Polls the future of the function. If the call leads a flight, the flight records the poll.
-    /// If another leader of the flight has finished, returns its outcome instead.
+    /// Polls the future of the function, in the span of the fetch. If the call leads a flight, the
+    /// flight records the poll. If another leader of the flight has finished, returns its outcome
+    /// instead.
     pub(crate) fn poll_fetch<R>(
         &mut self,
         fetch: Pin<&mut dyn Future<Output = R>>,
@@ -99,7 +106,8 @@ impl PendingCall {
         if let Some(outcome) = leader.and_then(|leader| leader.outcome_of_other_leader(context)) {
             return Poll::Ready(FetchEnd::Overtaken(outcome));
         }
-        poll_work(leader, &mut self.waker_cache, fetch, context).map(FetchEnd::Returned)
+        let (span, waker_cache) = (&self.span, &mut self.waker_cache);
+        span.in_scope(|| poll_work(leader, waker_cache, fetch, context)).map(FetchEnd::Returned)
     }
 
     /// Gives up the lead of the flight, and turns the outcome of the other leader's fetch into this
@@ -125,6 +133,7 @@ impl PendingCall {
         self.trace(|report| report.is_answered = answer.is_some());
         if let Some(source) = plan.answer_source().filter(|_| answer.is_some()) {
             self.report_answer(source);
+            self.span.end("overtaken");
         }
         answer
     }
@@ -141,6 +150,7 @@ impl PendingCall {
     ) -> R {
         let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
             self.trace(|report| report.end_fetch(FetchOutcome::Value));
+            self.span.end("returned");
             return output;
         };
         self.handle.declaration().check_error_sharing(returns.error_sharing.unshared_type());
@@ -181,6 +191,10 @@ impl PendingCall {
     /// returns this outcome.
     fn report_end(&mut self, outcome: FetchOutcome, is_answer: bool) -> Instant {
         let ended = Instant::now();
+        match outcome {
+            FetchOutcome::Value => self.span.end("value"),
+            FetchOutcome::Error => self.span.end_with_error(),
+        }
         self.trace(|report| report.end_fetch(outcome));
         self.is_counted |= is_answer;
         let took = self.fetch_began.map_or(Duration::ZERO, |began| ended - began);

@@ -9,9 +9,10 @@ use super::recording::outcome_of;
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
-use crate::event::{LocalLookup, MissReport, RequestLookup, logs_misses};
+use crate::event::{LocalLookup, MissReport, RequestLookup};
 use crate::outcome::{OutcomeRecorder, active_recorders};
 use crate::sync::lock;
+use crate::telemetry::accepts_miss_lines;
 
 /// The collector of the [`MissReport`] of one call. Dropping the trace emits the report, so even a
 /// cancelled call has a report. If the call has its answer, dropping the trace records its outcome
@@ -52,7 +53,7 @@ impl MissTrace {
             declaration: handle.declaration(),
             key: Arc::clone(&handle.key),
             report: Mutex::new(MissReport::new(request, local, before)),
-            is_logged: logs_misses(),
+            is_logged: accepts_miss_lines(),
             is_forced: force_miss,
             recorders: active_recorders(),
         })
@@ -82,7 +83,7 @@ impl PendingCall {
     /// Starts the trace of the call if the log asks for one, or if the outcome is recorded.
     #[inline]
     pub(crate) fn traced(mut self: Box<Self>, is_recorded: bool) -> Box<Self> {
-        if is_recorded || logs_misses() {
+        if is_recorded || accepts_miss_lines() {
             let is_in_request = self.request.is_some();
             self.trace = Some(MissTrace::new(&self.handle, is_in_request, self.force_miss()));
         }

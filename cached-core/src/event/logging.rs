@@ -1,25 +1,35 @@
-//! The logging of events. An event has a log line if the operator of the program should know about it.
+//! The lines of events. An event has a line if the operator of the program should know about it.
+//!
+//! A line goes to the crate `log`. With the feature `tracing`, a line goes to the `tracing`
+//! subscriber instead, if the thread has one. Lines about a server then have its address as a
+//! field.
 
 #[cfg(feature = "memcached")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::miss_report::{MISS_TARGET, MissReport};
 use super::{BypassReason, Event, EventSubject};
+use crate::telemetry::write_line;
 use crate::tier::remote::RemoteErrorKind;
 
-/// Writes the log line of a call that the memory of this process could not answer.
+/// Writes the line of a call that the memory of this process could not answer.
 pub(super) fn log_miss(entry: EventSubject<'_>, report: &MissReport) {
-    log::debug!(target: MISS_TARGET, "miss of `{entry:?}`: {report}");
+    write_line!(debug, target = MISS_TARGET, "miss of `{entry:?}`: {report}");
 }
 
-/// Writes the log line of an event, if the event has one.
+/// Writes the line of an event, if the event has one.
 pub(super) fn log(event: &Event<'_>) {
     match event {
         Event::Bypassed { declaration, reason: BypassReason::Key(error), .. } => {
-            log::warn!("`{}` is not cached for this call: {error}", declaration.name());
+            write_line!(warn, "`{}` is not cached for this call: {error}", declaration.name());
         }
         Event::Bypassed { declaration, reason } => {
-            log::debug!(target: MISS_TARGET, "`{}` is not cached for this call: {reason}", declaration.name());
+            write_line!(
+                debug,
+                target = MISS_TARGET,
+                "`{}` is not cached for this call: {reason}",
+                declaration.name()
+            );
         }
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
@@ -27,28 +37,35 @@ pub(super) fn log(event: &Event<'_>) {
             if error.kind() == RemoteErrorKind::TooLarge
                 && declaration.too_large_warned.set(()).is_ok()
             {
-                log::warn!(
+                write_line!(
+                    warn,
                     "a value of `{}` ({}) is kept in this process only, and other large values may be too: {error}",
                     declaration.name(),
                     declaration.function()
                 );
             } else {
-                log::debug!("{error}");
+                write_line!(debug, "{error}");
             }
         }
-        Event::NotStorable { declaration, value } => log::warn!(
+        Event::NotStorable { declaration, value } => write_line!(
+            warn,
             "values of `{}` ({}) are kept in this process only: {value}",
             declaration.name(),
             declaration.function()
         ),
         Event::Cleared { function: Some(function), entries } => {
-            log::info!("{entries} entries of `{}` are removed from this process", function.name());
+            write_line!(
+                info,
+                "{entries} entries of `{}` are removed from this process",
+                function.name()
+            );
         }
         Event::Cleared { function: None, entries } => {
-            log::info!("{entries} entries are removed from this process");
+            write_line!(info, "{entries} entries are removed from this process");
         }
         Event::ScopeLost { declaration } if declaration.lost_scope_warned.set(()).is_ok() => {
-            log::warn!(
+            write_line!(
+                warn,
                 "`{}` ({}) is called in a task that is outside of every `Cache::scope`, and no \
                  cache is installed: the call shares no entries with the scopes; spawn the task \
                  with `tokio::spawn(cached_core::in_scope(…))`, or install a cache",
@@ -57,41 +74,53 @@ pub(super) fn log(event: &Event<'_>) {
             );
         }
         #[cfg(feature = "memcached")]
-        Event::ServerEjected { error, .. } => {
-            log::warn!("{error}; the server is ejected after several failures in a row");
+        Event::ServerEjected { address, error } => {
+            write_line!(
+                warn,
+                server = *address,
+                "{error}; the server is ejected after several failures in a row"
+            );
         }
         #[cfg(feature = "memcached")]
         Event::ServerBack { address } => {
-            log::info!("memcached at {address} answers again and is back in rotation");
+            write_line!(
+                warn,
+                server = *address,
+                "memcached at {address} answers again and is back in rotation"
+            );
         }
         #[cfg(feature = "memcached")]
-        Event::RecoveryFailed { error } => log::debug!("{error}"),
+        Event::RecoveryFailed { error } => write_line!(debug, "{error}"),
         #[cfg(feature = "memcached")]
-        Event::LeaseNotRenewed { error } => log::debug!("a lease was not renewed: {error}"),
+        Event::LeaseNotRenewed { error } => write_line!(debug, "a lease was not renewed: {error}"),
         #[cfg(feature = "memcached")]
         Event::RuntimeWithoutDriver { missing } => {
             static IS_WARNED: AtomicBool = AtomicBool::new(false);
             // A program that has one such runtime may start many.
-            let level = match IS_WARNED.swap(true, Ordering::Relaxed) {
-                false => log::Level::Warn,
-                true => log::Level::Debug,
-            };
-            log::log!(
-                level,
+            let line = format_args!(
                 "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
             );
+            match IS_WARNED.swap(true, Ordering::Relaxed) {
+                false => write_line!(warn, "{line}"),
+                true => write_line!(debug, "{line}"),
+            }
         }
         #[cfg(feature = "memcached")]
-        Event::ServerStoresNothing { function, error } => log::warn!(
+        Event::ServerStoresNothing { function, error } => write_line!(
+            warn,
             "{error}; the server answers, but has stored no value of `{function}` for a while, so this process keeps such values for their whole local ttl"
         ),
         #[cfg(feature = "memcached")]
-        Event::ServerReplaced { address } => log::warn!(
+        Event::ServerReplaced { address } => write_line!(
+            warn,
+            server = *address,
             "memcached at {address} is another process than before, and may have missed some removals, so its older items are ignored; if the name has several addresses, all of them must lead to one memcached"
         ),
         #[cfg(feature = "memcached")]
         Event::ServerFenced { address } => {
-            log::debug!(
+            write_line!(
+                debug,
+                server = *address,
                 "memcached at {address} may have missed some removals, so its older items are ignored"
             );
         }

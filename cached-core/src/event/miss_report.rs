@@ -1,6 +1,6 @@
 //! The report of one call that the memory of this process could not answer.
 //!
-//! A report answers the question "why does this miss?". It is collected only while the log accepts
+//! A report answers the question "why does this miss?". It is collected only while the log, or a `tracing` subscriber, accepts
 //! the level `debug` for [`MISS_TARGET`], and becomes one log line. It contains neither a value nor
 //! an identifier.
 
@@ -14,11 +14,6 @@ use crate::tier::remote::RemoteError;
 
 /// The target of the log lines that say why a call missed.
 pub(crate) const MISS_TARGET: &str = "cached_core::miss";
-
-/// Returns true if the log accepts the lines that say why a call missed.
-pub(crate) fn logs_misses() -> bool {
-    log::log_enabled!(target: MISS_TARGET, log::Level::Debug)
-}
 
 /// A record of the values that each tier had for a call, and of the end of the call. `Display`
 /// writes one line.

@@ -1,16 +1,15 @@
 //! The last events of some entries. With these, a log line can say why an entry is missing.
 //!
-//! Events are remembered only while the log accepts the level `debug`.
+//! Events are remembered only while the log, or a `tracing` subscriber, accepts the level `debug`.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use log::LevelFilter;
-
 use super::{Event, EvictionReason, FetchOutcome, FillRefusal, UncachedReason};
 use crate::key::KeyHeader;
 use crate::sync::lock;
+use crate::telemetry::accepts_debug;
 
 /// The number of entries whose last event is remembered. Each takes 32 bytes.
 const SLOTS: usize = 4096;
@@ -45,7 +44,7 @@ impl PastEvents {
     /// table of the local tier collects its garbage.
     #[inline]
     pub(super) fn note(&self, event: &Event<'_>) {
-        if log::max_level() >= LevelFilter::Debug {
+        if accepts_debug() {
             self.remember(event);
         }
     }

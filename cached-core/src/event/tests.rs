@@ -44,7 +44,7 @@ fn an_event_shows_no_identifier() {
 #[test]
 fn nothing_is_collected_while_the_log_does_not_ask() {
     // No unit test installs a logger.
-    assert!(!logs_misses());
+    assert!(!crate::telemetry::accepts_miss_lines());
     let (events, key) = (dispatcher([]), [7; 8]);
     let entry = EventSubject::of(&key);
     events.emit(&Event::Evicted { entry, reason: EvictionReason::Size });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::call::{BypassRecord, FetchEnd, Phase};
+use crate::call::{BypassingCall, FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
 use crate::round_trip::{RoundTripCheck, RoundTripFns};
@@ -148,17 +148,14 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
         let Call { returns, phase, .. } = self;
         let phase = match phase {
             Phase::Hit(hit) => {
-                let Some(answer) = returns.rebuild(&hit.value) else {
-                    hit.handle.report_bypass(BypassReason::OtherType);
-                    let record = BypassRecord::begin(hit.handle.declaration());
-                    let output = fetch().1.await;
-                    record.into_iter().for_each(|record| record.end());
-                    return output;
-                };
-                hit.handle.report_hit(Tier::Local);
-                hit.record();
-                hit.refresh(returns, fetch);
-                return answer;
+                if let Some(answer) = returns.rebuild(&hit.value) {
+                    hit.handle.report_hit(Tier::Local);
+                    hit.record();
+                    hit.refresh(returns, fetch);
+                    return answer;
+                }
+                hit.handle.report_bypass(BypassReason::OtherType);
+                Phase::Bypass(BypassingCall::begin(hit.handle.declaration()))
             }
             Phase::Miss(call) => match call.join() {
                 Phase::Wait(waiting) => Phase::Decided(waiting.await),
@@ -193,13 +190,13 @@ impl<R, V> Call<'_, R, V> {
         let (returns, rules) = (&self.returns, &self.rules);
         loop {
             self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::Bypass(record) => match fetch.as_mut().poll(context) {
+                Phase::Bypass(call) => match call.poll_fetch(fetch.as_mut(), context) {
                     Poll::Ready(output) => {
-                        record.into_iter().for_each(|record| record.end());
+                        call.end();
                         return Poll::Ready(output);
                     }
                     Poll::Pending => {
-                        self.phase = Phase::Bypass(record);
+                        self.phase = Phase::Bypass(call);
                         return Poll::Pending;
                     }
                 },
@@ -211,7 +208,7 @@ impl<R, V> Call<'_, R, V> {
                     }
                     None => {
                         hit.handle.report_bypass(BypassReason::OtherType);
-                        Phase::Bypass(BypassRecord::begin(hit.handle.declaration()))
+                        Phase::Bypass(BypassingCall::begin(hit.handle.declaration()))
                     }
                 },
                 Phase::Miss(call) => call.join(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::call::{BypassRecord, CallPlan, LocalHit, PendingCall, Phase, record_hit};
+use crate::call::{BypassingCall, CallPlan, LocalHit, PendingCall, Phase, record_hit};
 use crate::current::has_lost_its_scope;
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
@@ -106,5 +106,5 @@ fn bypass(
     reason: BypassReason<'_>,
 ) -> Option<Phase> {
     cache.emit(Event::Bypassed { declaration, reason });
-    Some(Phase::Bypass(BypassRecord::begin(declaration)))
+    Some(Phase::Bypass(BypassingCall::begin(declaration)))
 }

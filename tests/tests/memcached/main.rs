@@ -18,6 +18,7 @@ mod refresh_with;
 mod restarts;
 mod several_servers;
 mod sharing;
+mod spans;
 mod stale;
 mod testing;
 mod unshared;

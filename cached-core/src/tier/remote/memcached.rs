@@ -61,6 +61,7 @@ use crate::event::EventDispatcher;
 use crate::key::Key;
 use crate::stats::ServerStats;
 use crate::sync::lock;
+use crate::telemetry::in_current_span;
 use item::{LONGEST_TTL, RawItem, ReadReply, WriteCondition};
 use lease_wait::LeaseWait;
 use permit::{MemcachedPermit, PermitContext};
@@ -246,7 +247,8 @@ impl MemcachedStore {
         for (server, group) in groups {
             let keys: Vec<_> =
                 group.iter().map(|&index| Arc::clone(&routes[index].1.key)).collect();
-            exchanges.spawn(async move { (group, server.read_many(&keys).await) });
+            let read = async move { (group, server.read_many(&keys).await) };
+            exchanges.spawn(in_current_span(read));
         }
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {

@@ -119,6 +119,16 @@ impl Command {
         }
     }
 
+    /// Returns the name of the command in spans and metrics.
+    pub(super) fn operation(&self) -> &'static str {
+        match self {
+            Command::Read { .. } => "get",
+            Command::Write { .. } | Command::Renew { .. } => "set",
+            // memcached marks the item of a claim that is given back with its delete command.
+            Command::Delete { .. } | Command::ReleaseRefresh { .. } => "delete",
+        }
+    }
+
     /// Returns the CAS that the item must have for the command to take effect.
     fn required_cas(&self) -> Option<Cas> {
         match *self {

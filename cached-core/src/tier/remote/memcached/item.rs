@@ -27,6 +27,18 @@ pub(super) enum ReadReply {
     Nothing,
 }
 
+impl ReadReply {
+    /// Returns the outcome of the read, as spans name it.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            ReadReply::Item(_) => "hit",
+            ReadReply::Lease(_) => "lease_won",
+            ReadReply::Busy(_) => "lease_busy",
+            ReadReply::Nothing => "miss",
+        }
+    }
+}
+
 /// Another caller's lease, as a read finds it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BusyLease {

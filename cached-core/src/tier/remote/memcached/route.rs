@@ -202,7 +202,7 @@ impl KeyRoute {
                 None
             }
         };
-        let read = self.server().read(&self.key, lease, now);
+        let read = self.server().read(&self.key, lease, now, true);
         let found = match deadline {
             // The box keeps the future of a read small. A second read is rare.
             Some(deadline) => {
@@ -247,9 +247,10 @@ impl KeyRoute {
         item
     }
 
-    /// Reads the key without asking for a lease. The read is not part of a lookup.
+    /// Reads the key without asking for a lease. The read is not part of a lookup, and no caller
+    /// waits for it.
     pub(super) async fn peek(&self) -> Result<ReadReply, RemoteError> {
-        self.server().read(&self.key, None, Instant::now()).await
+        self.server().read(&self.key, None, Instant::now(), false).await
     }
 
     /// Stores a frame if the condition holds. The home server keeps the frame for `ttl` plus

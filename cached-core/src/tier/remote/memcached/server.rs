@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::event::{Event, EventDispatcher};
 use crate::key::Digest;
 use crate::stats::{ServerState, ServerStats};
+use crate::telemetry::{Exchange, ExchangeSubject};
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 use failing_writes::FailingWrites;
 use fence::CasFence;
@@ -132,18 +133,24 @@ impl Server {
         self.is_retired.store(true, Ordering::Release);
     }
 
+    /// Reads a key. `is_awaited` is true if a caller waits for the result.
     pub(super) async fn read(
         &self,
         key: &Arc<str>,
         lease: Option<LeaseRequest>,
         now: Instant,
+        is_awaited: bool,
     ) -> Result<ReadReply, RemoteError> {
         let pipeline = self.pipeline_for(key, Priority::Foreground).await?;
+        let exchange = self.begin_exchange("get", Some(key), 1, is_awaited);
         let read = Command::Read { key: Arc::clone(key), lease };
-        match pipeline.run(read, now, now + self.endpoint.timeout()).await {
+        let deadline = now + self.endpoint.timeout();
+        let found = match exchange.polled(pipeline.run(read, now, deadline)).await {
             Ok(Reply::Read(found)) => Ok(found),
             other => Err(self.error_of(other)),
-        }
+        };
+        exchange.end(&found, ReadReply::outcome);
+        found
     }
 
     /// Reads several keys at once, and returns the items in the order of the keys. The caller must
@@ -153,15 +160,26 @@ impl Server {
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<RawItem>>, RemoteError> {
         let pipeline = self.pipeline_for("", Priority::Foreground).await?;
+        let exchange = match keys {
+            [key] => self.begin_exchange("get", Some(key), 1, true),
+            keys => self.begin_exchange("BATCH get", None, keys.len(), true),
+        };
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
         let deadline = Instant::now() + self.endpoint.timeout();
-        let results = pipeline.run_many(reads.collect(), deadline).await;
+        let results = exchange.polled(pipeline.run_many(reads.collect(), deadline)).await;
         let item = |result| match result {
             Ok(Reply::Read(ReadReply::Item(item))) => Ok(Some(item)),
             Ok(Reply::Read(_)) => Ok(None),
             other => Err(self.error_of(other)),
         };
-        results.into_iter().map(item).collect()
+        let items = results.into_iter().map(item).collect();
+        exchange.end(&items, |items: &Vec<Option<RawItem>>| {
+            match items.iter().any(Option::is_some) {
+                true => "hit",
+                false => "miss",
+            }
+        });
+        items
     }
 
     /// Sends a write, a delete, or a command that gives back a refresh claim. Returns true if the
@@ -173,12 +191,30 @@ impl Server {
     ) -> Result<bool, RemoteError> {
         self.check_not_retired()?;
         let pipeline = self.pipeline_for(command.key(), priority).await?;
+        let is_awaited = priority == Priority::Foreground;
+        let exchange = self.begin_exchange(command.operation(), Some(command.key()), 1, is_awaited);
         let timeout = match priority {
             Priority::Foreground => self.endpoint.timeout(),
             Priority::Background => BACKGROUND_TIMEOUT,
         };
         let now = Instant::now();
-        self.applied(pipeline.run(command, now, now + timeout).await)
+        let result = exchange.polled(pipeline.run(command, now, now + timeout)).await;
+        let applied = self.applied(result);
+        exchange.end(&applied, |applied| if *applied { "applied" } else { "not_applied" });
+        applied
+    }
+
+    /// Records the start of an exchange with this server; see [`ExchangeSubject`].
+    #[inline]
+    pub(super) fn begin_exchange(
+        &self,
+        operation: &'static str,
+        key: Option<&str>,
+        commands: usize,
+        is_awaited: bool,
+    ) -> Exchange {
+        let subject = ExchangeSubject { address: self.address(), operation, key, commands };
+        Exchange::start(subject, is_awaited)
     }
 
     /// Returns the guard for a later probe, which checks whether a lease has ended. Returns `None`
@@ -199,12 +235,15 @@ impl Server {
         let pipeline = self.pipeline_for(key, Priority::Foreground).await?;
         let marker = marker.encode()[..].into();
         let renew = Command::Renew { key: Arc::clone(key), marker, seconds, cas };
+        let exchange = self.begin_exchange(renew.operation(), Some(key), 1, false);
         let now = Instant::now();
         let deadline = now + self.endpoint.timeout().max(RENEWAL_TIMEOUT);
-        match pipeline.run(renew, now, deadline).await {
+        let renewed = match pipeline.run(renew, now, deadline).await {
             Ok(Reply::Renewed(renewed)) => Ok(renewed),
             other => Err(self.error_of(other)),
-        }
+        };
+        exchange.end(&renewed, |_| "applied");
+        renewed
     }
 
     /// Reports that a lease on this server was not renewed.

@@ -47,9 +47,19 @@ impl<'s> KeyRemoval<'s> {
         };
         // All deletes start at once as separate commands, because one batch of many deletes would
         // delay the commands of other callers.
-        for result in join_all(self.keys.iter().map(delete).collect()).await {
-            server.applied(result)?;
-        }
+        let exchange = match &self.keys[..] {
+            [key] => server.begin_exchange("delete", Some(key), 1, true),
+            keys => server.begin_exchange(
+                "BATCH delete",
+                keys.first().map(|key| &**key),
+                keys.len(),
+                true,
+            ),
+        };
+        let results = exchange.polled(join_all(self.keys.iter().map(delete).collect())).await;
+        let removed = results.into_iter().try_for_each(|result| server.applied(result).map(drop));
+        exchange.end(&removed, |()| "applied");
+        removed?;
         self.is_done = true;
         Ok(())
     }

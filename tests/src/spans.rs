@@ -1,0 +1,158 @@
+//! A `tracing` subscriber that collects the spans and the events of one test.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The fields of a span or an event, as text.
+pub type Fields = BTreeMap<&'static str, String>;
+
+/// A span as the subscriber has seen it.
+#[derive(Debug, Clone, Default)]
+pub struct CollectedSpan {
+    id: u64,
+    /// The name of the span.
+    pub name: &'static str,
+    /// The fields that the span had at its start or later.
+    pub fields: Fields,
+    /// The id of the parent.
+    parent: Option<u64>,
+    /// The names of the spans that this span follows from.
+    pub follows_from: Vec<&'static str>,
+    /// How often the span was entered.
+    pub entered: usize,
+    /// True once the span has ended.
+    pub is_closed: bool,
+}
+
+/// An event as the subscriber has seen it.
+#[derive(Debug, Clone)]
+pub struct CollectedEvent {
+    /// The level of the event.
+    pub level: Level,
+    /// The fields of the event. The field `message` is its text.
+    pub fields: Fields,
+}
+
+/// The spans and events of a test, in the order of their start.
+#[derive(Debug, Clone, Default)]
+pub struct SpanCollector {
+    seen: Arc<Mutex<Collected>>,
+}
+
+#[derive(Debug, Default)]
+struct Collected {
+    spans: Vec<CollectedSpan>,
+    events: Vec<CollectedEvent>,
+}
+
+impl SpanCollector {
+    /// Collects the spans and events of this thread until the guard is dropped.
+    #[must_use]
+    pub fn install() -> (SpanCollector, DefaultGuard) {
+        let collector = SpanCollector::default();
+        let subscriber = tracing_subscriber::registry().with(collector.clone());
+        (collector, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// Returns the spans with this name.
+    #[must_use]
+    pub fn spans(&self, name: &str) -> Vec<CollectedSpan> {
+        self.seen().spans.iter().filter(|span| span.name == name).cloned().collect()
+    }
+
+    /// Returns the span with this name.
+    ///
+    /// # Panics
+    /// If there is not exactly one.
+    #[must_use]
+    pub fn span(&self, name: &str) -> CollectedSpan {
+        let mut spans = self.spans(name);
+        assert_eq!(spans.len(), 1, "there is one span `{name}`: {:?}", self.seen().spans);
+        spans.remove(0)
+    }
+
+    /// Returns the name of the parent of a span.
+    #[must_use]
+    pub fn parent(&self, span: &CollectedSpan) -> Option<&'static str> {
+        self.seen().spans.iter().find(|other| Some(other.id) == span.parent).map(|span| span.name)
+    }
+
+    /// Returns the events whose message contains `text`.
+    #[must_use]
+    pub fn events(&self, text: &str) -> Vec<CollectedEvent> {
+        let has_text = |event: &&CollectedEvent| {
+            event.fields.get("message").is_some_and(|message| message.contains(text))
+        };
+        self.seen().events.iter().filter(has_text).cloned().collect()
+    }
+
+    /// Forgets all spans and events.
+    pub fn clear(&self) {
+        *self.seen() = Collected::default();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Collected> {
+        self.seen.lock().expect("no thread panics while it holds the lock")
+    }
+
+    fn change(&self, id: &Id, change: impl FnOnce(&mut CollectedSpan)) {
+        // A later span may have the id of an earlier one that has ended.
+        let id = id.into_u64();
+        if let Some(span) = self.seen().spans.iter_mut().rfind(|span| span.id == id) {
+            change(span);
+        }
+    }
+}
+
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for SpanCollector {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let parent = context.span(id).and_then(|span| Some(span.parent()?.id().into_u64()));
+        let name = attributes.metadata().name();
+        let mut span = CollectedSpan { id: id.into_u64(), name, parent, ..Default::default() };
+        attributes.record(&mut FieldVisitor(&mut span.fields));
+        self.seen().spans.push(span);
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, _: Context<'_, S>) {
+        self.change(id, |span| record.record(&mut FieldVisitor(&mut span.fields)));
+    }
+
+    fn on_follows_from(&self, id: &Id, followed: &Id, context: Context<'_, S>) {
+        let name = context.span(followed).map(|span| span.name());
+        self.change(id, |span| span.follows_from.extend(name));
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::new();
+        event.record(&mut FieldVisitor(&mut fields));
+        self.seen().events.push(CollectedEvent { level: *event.metadata().level(), fields });
+    }
+
+    fn on_enter(&self, id: &Id, _: Context<'_, S>) {
+        self.change(id, |span| span.entered += 1);
+    }
+
+    fn on_close(&self, id: Id, _: Context<'_, S>) {
+        self.change(&id, |span| span.is_closed = true);
+    }
+}
+
+struct FieldVisitor<'f>(&'f mut Fields);
+
+impl Visit for FieldVisitor<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+}
