@@ -4,11 +4,12 @@
 //! look up, fetch and change entries. A [`Cache`] gives these two modules access to the tiers.
 
 mod clear;
+mod worth;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
@@ -39,6 +40,8 @@ struct CacheInner {
     /// A number that no other cache of this process has or had.
     id: u64,
     enabled: bool,
+    /// The time of the cache's own clock at which the cache was built.
+    built: Instant,
     config: Config,
     events: EventDispatcher,
     flights: Arc<Flights>,
@@ -93,6 +96,7 @@ impl Cache {
             inner: Arc::new(CacheInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 enabled,
+                built: config.clock.now(),
                 flights: Arc::new(Flights::new()),
                 fetch_pauses: FetchPauses::default(),
                 local,

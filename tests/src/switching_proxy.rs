@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use crate::Memcached;
 
@@ -22,6 +23,16 @@ impl SwitchingProxy {
     /// If no port is free.
     #[must_use]
     pub fn start(target: &Memcached) -> SwitchingProxy {
+        SwitchingProxy::start_slow(target, Duration::ZERO)
+    }
+
+    /// Starts a proxy that forwards connections to `target`, and holds up what it forwards to the
+    /// server by `delay`.
+    ///
+    /// # Panics
+    /// If no port is free.
+    #[must_use]
+    pub fn start_slow(target: &Memcached, delay: Duration) -> SwitchingProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("the listener has an address").to_string();
         let target = Arc::new(AtomicU16::new(target.port()));
@@ -30,8 +41,8 @@ impl SwitchingProxy {
             for client in listener.incoming().map_while(Result::ok) {
                 let target = (Ipv4Addr::LOCALHOST, shared.load(Ordering::SeqCst));
                 let Ok(server) = TcpStream::connect(target) else { continue };
-                forward(&client, &server);
-                forward(&server, &client);
+                forward(&client, &server, delay);
+                forward(&server, &client, Duration::ZERO);
             }
         });
         SwitchingProxy { address, target }
@@ -49,14 +60,16 @@ impl SwitchingProxy {
     }
 }
 
-/// Starts a thread that copies bytes from one socket to the other until a connection ends.
-fn forward(from: &TcpStream, to: &TcpStream) {
+/// Starts a thread that copies bytes from one socket to the other until a connection ends. The thread
+/// sleeps for `delay` before it writes.
+fn forward(from: &TcpStream, to: &TcpStream, delay: Duration) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("the socket can be cloned");
     let (mut from, mut to) = (clone(from), clone(to));
     to.set_nodelay(true).expect("the socket takes the option");
     std::thread::spawn(move || {
         let mut bytes = [0; 16 << 10];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
+            std::thread::sleep(delay);
             if to.write_all(&bytes[..count]).is_err() {
                 break;
             }

@@ -1,11 +1,16 @@
-//! The problems that an audit of the ledger finds.
+//! The problems of declarations that the ledger finds.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::Declaration;
+use super::options::duration_text;
 
-/// A problem with a declaration, found by [`Ledger::audit`]. `Display` writes one line that says what
-/// to do.
+/// A problem with a declaration. `Display` writes one line that says what to do.
+///
+/// [`Ledger::audit`](super::Ledger::audit) finds mistakes, and
+/// [`Ledger::not_worth_caching`](super::Ledger::not_worth_caching) finds functions that do not earn
+/// their place in a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
@@ -72,6 +77,45 @@ pub enum Finding {
         /// The type of the error.
         error: &'static str,
     },
+    /// The function is rarely called.
+    FewCalls {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The number of calls in this cache.
+        calls: u64,
+        /// The time since the cache was built.
+        watched: Duration,
+    },
+    /// Nearly every call of the function fetches.
+    LowHitRate {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The calls that used the cache and were answered.
+        calls: u64,
+        /// The calls among these that were answered without a fetch of their own.
+        saved: u64,
+    },
+    /// A fetch of the function takes no longer than a lookup in memcached.
+    CheapFetch {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The duration that nine fetches of ten do not exceed.
+        fetch: Duration,
+        /// The median duration of an exchange with the fastest memcached server.
+        exchange: Duration,
+    },
 }
 
 impl Finding {
@@ -83,7 +127,10 @@ impl Finding {
             | Finding::NotStoredRemotely { function, .. }
             | Finding::NeverNone { function, .. }
             | Finding::UnorderedKey { function, .. }
-            | Finding::UnsharedErrors { function, .. } => (Some(*function), &[][..]),
+            | Finding::UnsharedErrors { function, .. }
+            | Finding::FewCalls { function, .. }
+            | Finding::LowHitRate { function, .. }
+            | Finding::CheapFetch { function, .. } => (Some(*function), &[][..]),
         };
         one.into_iter().chain(several.iter().map(|(function, _)| *function))
     }
@@ -137,6 +184,32 @@ impl fmt::Display for Finding {
                     "`{name}`, the function `{function}` ({place}), returns the error `{error}`, which calls cannot \
                      share: when a fetch fails, each call that waited for it fetches too; \
                      add `share_error = |error| …`, or derive `Clone` for the error"
+                )
+            }
+            Finding::FewCalls { name, function, place, calls, watched } => {
+                let watched = duration_text(Duration::from_secs(watched.as_secs() / 60 * 60));
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), was called {calls} times in {watched}, less \
+                     than once a minute, so the cache saves little; remove the attribute, unless it is there for \
+                     `stale_if_error`"
+                )
+            }
+            Finding::LowHitRate { name, function, place, calls, saved } => {
+                let percent = 100.0 * *saved as f64 / (*calls).max(1) as f64;
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), was answered without a fetch in {saved} of \
+                     {calls} calls ({percent:.1} %); skip the parameters that do not change the answer, raise its \
+                     ttl, or remove the attribute"
+                )
+            }
+            Finding::CheapFetch { name, function, place, fetch, exchange } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), fetches in {fetch:.1?} nine times of ten, and \
+                     an exchange with memcached takes {exchange:.1?}; write `remote = false`, or remove the \
+                     attribute"
                 )
             }
         }

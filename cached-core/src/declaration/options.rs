@@ -53,7 +53,7 @@ impl Declaration {
 }
 
 /// Returns the duration as the attribute writes it, such as `1h30m`.
-fn duration_text(duration: Duration) -> String {
+pub(super) fn duration_text(duration: Duration) -> String {
     let (mut left, mut text) = (duration.as_millis(), String::new());
     for (unit, millis) in
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]

@@ -23,3 +23,4 @@ mod stale;
 mod testing;
 mod unshared;
 mod value_rules;
+mod worth;
