@@ -289,7 +289,7 @@ impl Broker {
                     Json(Answers::from(broker.cache.stats().total()))
                 }),
             )
-            .route("/ledger", get(async || cached_core::ledger().to_string()))
+            .route("/ledger", get(async |State(broker): State<Broker>| ledger_page(&broker.cache)))
             .route("/", get(index))
             .with_state(self)
     }
@@ -312,6 +312,14 @@ async fn in_request_scope(State(broker): State<Broker>, request: Request, next: 
         response.headers_mut().insert("server-timing", took);
     }
     response
+}
+
+/// Returns the ledger, with what is wrong with a function and what is not worth caching.
+fn ledger_page(cache: &Cache) -> String {
+    let ledger = cached_core::ledger();
+    let findings = ledger.audit().into_iter().chain(ledger.not_worth_caching(cache));
+    let findings: String = findings.map(|finding| format!("\n- {finding}")).collect();
+    format!("{ledger}\n{findings}\n")
 }
 
 async fn index(headers: HeaderMap) -> String {
