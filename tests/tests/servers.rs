@@ -387,13 +387,13 @@ async fn keys_that_move_back_revive_no_value() {
         for answers in
             [call_all(&cache, &upstream, 0..60).await, call_all(&cache, &upstream, 0..60).await]
         {
-            assert!(answers.iter().all(|&answer| answer > 60), "{answers:?}");
+            assert!(answers.iter().all(|&answer| answer > 60), "all values are new: {answers:?}");
         }
         for user in 0..20 {
             wait_until_reached(&cache, user).await;
         }
         let answers = call_all(&cache, &upstream, 0..60).await;
-        assert!(answers.iter().all(|&answer| answer > 60), "{answers:?}");
+        assert!(answers.iter().all(|&answer| answer > 60), "all values are new: {answers:?}");
         assert!(upstream.fetches() > before, "some keys have moved");
         for user in 0..60 {
             // The process may not reach a server that has just returned.
@@ -401,7 +401,7 @@ async fn keys_that_move_back_revive_no_value() {
         }
         let new = upstream.fetches();
         let answers = call_all(&cache, &upstream, 0..60).await;
-        assert!(answers.iter().all(|&answer| answer > new), "{answers:?}");
+        assert!(answers.iter().all(|&answer| answer > new), "all values are newer: {answers:?}");
         cache.flush().await;
     }
 }

@@ -271,7 +271,7 @@ async fn a_skipped_field_is_not_lost() {
 
 /// The audit names the innermost part that no codec can write.
 #[tokio::test]
-async fn the_audit_names_the_part_that_cannot_be_stored() {
+async fn the_audit_names_the_unstorable_part() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Page {
         lines: Vec<Line>,
@@ -298,7 +298,7 @@ async fn the_audit_names_the_part_that_cannot_be_stored() {
     cache.flush().await;
     let finding = finding_about("only_reads").expect("the audit says so");
     for named in ["::Page`", "field `raw`", "OnlyReads", "`Serialize`"] {
-        assert!(finding.contains(named), "{finding}");
+        assert!(finding.contains(named), "the finding names {named}: {finding}");
     }
 }
 
@@ -322,7 +322,7 @@ fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> b
 /// part reads. So a process reads such a value only if the same program has written it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn buffered_values_are_read_by_the_same_program_only() {
+async fn only_the_same_program_reads_buffered_values() {
     let own = std::env::current_exe().expect("the test knows its program");
     let other = own.with_extension(format!("other-build-{}", std::process::id()));
     std::fs::copy(&own, &other).expect("the program is copied");

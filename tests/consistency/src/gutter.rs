@@ -16,9 +16,9 @@ use crate::search::{Model, NextStates, SearchResult, Step, Violation, search};
 
 type Value = u8;
 /// A set of values.
-type Values = u16;
+type ValueSet = u16;
 
-fn has(values: Values, value: Value) -> bool {
+fn has(values: ValueSet, value: Value) -> bool {
     values & (1 << value) != 0
 }
 
@@ -86,7 +86,7 @@ enum CallerState {
     Idle,
     Reading {
         at: usize,
-        replaced: Values,
+        replaced: ValueSet,
     },
     /// `lease` is the server that granted a lease, and the CAS number of the lease.
     Fetching {
@@ -114,20 +114,20 @@ enum ChangeState {
     Writing {
         at: usize,
         value: Value,
-        replaced: Values,
+        replaced: ValueSet,
     },
     Written {
         at: usize,
-        replaced: Values,
+        replaced: ValueSet,
     },
     /// The entry is being removed. With `failed`, the change will return an error.
     InvalidatingHome {
         failed: bool,
-        replaced: Values,
+        replaced: ValueSet,
     },
     InvalidatingGutter {
         failed: bool,
-        replaced: Values,
+        replaced: ValueSet,
     },
 }
 
@@ -138,7 +138,7 @@ struct ProcessState {
     caller: CallerState,
     change: ChangeState,
     /// The values that changes of this process have replaced.
-    replaced: Values,
+    replaced: ValueSet,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -150,7 +150,7 @@ struct SystemState {
     /// For each server, the values that it must not have. For the home server, these are the values
     /// that were replaced by changes that returned `Ok`. For the gutter server, these are the
     /// values that were removed there.
-    replaced: [Values; 2],
+    replaced: [ValueSet; 2],
     calls: u8,
     changes: u8,
     failures: u8,
@@ -246,7 +246,7 @@ impl SystemState {
 
     /// Returns the values that a change replaces: all values except those that concurrent changes
     /// are about to store.
-    fn replaced(&self) -> Values {
+    fn replaced(&self) -> ValueSet {
         let stored = |values, process: &ProcessState| match process.change {
             ChangeState::Writing { value, .. } => values | 1 << value,
             _ => values,

@@ -27,9 +27,9 @@ pub(crate) type Value = u8;
 pub(crate) const PLACEHOLDER: Value = 0;
 
 /// A set of values.
-type Values = u16;
+type ValueSet = u16;
 
-fn has(values: Values, value: Value) -> bool {
+fn has(values: ValueSet, value: Value) -> bool {
     values & (1 << value) != 0
 }
 
@@ -126,29 +126,29 @@ pub(crate) enum FillCondition {
 pub(crate) enum CallerState {
     Idle,
     Following {
-        replaced: Values,
+        replaced: ValueSet,
     },
     /// A follower that takes over the lead and the former leader's lease, and has not been polled
     /// since.
     Successor {
         condition: Option<FillCondition>,
-        replaced: Values,
+        replaced: ValueSet,
     },
     Leading {
         token: u8,
-        replaced: Values,
+        replaced: ValueSet,
     },
     /// memcached has answered, and the caller has not read the answer yet.
     Reading {
         token: u8,
         found: ReadAnswer,
-        replaced: Values,
+        replaced: ValueSet,
     },
     Fetching {
         token: u8,
         condition: FillCondition,
         value: Value,
-        replaced: Values,
+        replaced: ValueSet,
     },
     /// The call has returned, and the fill runs in the background.
     Filling {
@@ -167,11 +167,11 @@ pub(crate) enum CallerState {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum ChangeState {
     Idle,
-    Invalidating { replaced: Values },
-    Invalidated { replaced: Values },
-    Overwriting { value: Value, token: u8, replaced: Values },
-    Overwritten { value: Value, token: u8, replaced: Values },
-    StoringLocally { value: Value, token: Option<u8>, replaced: Values },
+    Invalidating { replaced: ValueSet },
+    Invalidated { replaced: ValueSet },
+    Overwriting { value: Value, token: u8, replaced: ValueSet },
+    Overwritten { value: Value, token: u8, replaced: ValueSet },
+    StoringLocally { value: Value, token: Option<u8>, replaced: ValueSet },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -184,7 +184,7 @@ pub(crate) struct ProcessState {
     pub(crate) callers: [CallerState; 2],
     pub(crate) change: ChangeState,
     /// The values that changes of this process have replaced.
-    replaced: Values,
+    replaced: ValueSet,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -196,7 +196,7 @@ pub(crate) struct SystemState {
     next: Value,
     pub(crate) processes: [ProcessState; 2],
     /// All values replaced by changes that have finished, in any process.
-    replaced: Values,
+    replaced: ValueSet,
     /// The leases under which a fetch has begun.
     fetched: u16,
     /// The value of a write that has timed out. memcached may still execute the write.
@@ -250,7 +250,7 @@ impl Model for SystemState {
 impl SystemState {
     /// Returns the values that a change replaces: all present values, and those of running fetches.
     /// The value of a concurrent change is not among them, because either change may come last.
-    fn replaced(&self) -> Values {
+    fn replaced(&self) -> ValueSet {
         let concurrent = self.processes.iter().fold(0, |values, process| {
             values | process.change.value().map_or(0, |value| 1 << value)
         });

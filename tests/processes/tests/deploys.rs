@@ -71,7 +71,7 @@ fn assert_each(outcomes: &BTreeMap<String, String>, expected: &str, exceptions: 
 fn two_builds_cache_side_by_side() {
     let memcached = Memcached::start();
     let first = run(OLD, &memcached);
-    assert!(first.len() >= 24, "{first:?}");
+    assert!(first.len() >= 24, "each function prints a line: {first:?}");
     assert_each(&first, "fetched", &[]);
     assert_each(&run(NEW, &memcached), "fetched", UNCHANGED);
     for _ in 0..2 {

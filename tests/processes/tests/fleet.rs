@@ -60,7 +60,7 @@ struct Member {
 
 /// The counters of a member.
 #[derive(Debug, Clone, Copy)]
-struct Counters {
+struct MemberCounters {
     calls: u64,
     fetches: u64,
     /// Failures after which a call may fetch although another process has the value or the lease.
@@ -101,12 +101,12 @@ impl Member {
         self.request(&format!("invalidate {number} {version}")) == "true"
     }
 
-    fn count(&mut self) -> Counters {
+    fn count(&mut self) -> MemberCounters {
         let counted = self.request("count");
         let mut numbers =
             counted.split(' ').map(|number| number.parse().expect("the text is a number"));
         let mut next = || numbers.next().expect("the answer has three numbers");
-        Counters { calls: next(), fetches: next(), excuses: next() }
+        MemberCounters { calls: next(), fetches: next(), excuses: next() }
     }
 
     /// Waits until the member has made `calls` more calls.
@@ -119,7 +119,7 @@ impl Member {
         }
     }
 
-    fn end(mut self) -> Counters {
+    fn end(mut self) -> MemberCounters {
         let count = self.count();
         assert_eq!(self.request("end"), "ended");
         assert!(self.process.wait().expect("the process ends").success());
@@ -159,7 +159,7 @@ fn change_everywhere(
 
 /// Checks that members make calls without fetching, except where a failure excuses a fetch.
 fn assert_no_fetches(members: &mut [Member]) {
-    let before: Vec<Counters> = members.iter_mut().map(Member::count).collect();
+    let before: Vec<MemberCounters> = members.iter_mut().map(Member::count).collect();
     members.iter_mut().for_each(|member| member.wait_for_calls(300));
     for (before, member) in before.into_iter().zip(members) {
         let after = member.count();
@@ -207,7 +207,7 @@ fn a_fleet_under_failures_answers_correctly() {
     // Four processes of the old build fetch each payment once in total.
     let mut fleet: Vec<Member> = (0..4).map(|_| Member::start(old, &url, &upstream)).collect();
     fleet.iter_mut().for_each(|member| member.wait_for_calls(600));
-    let counts: Vec<Counters> = fleet.iter_mut().map(Member::count).collect();
+    let counts: Vec<MemberCounters> = fleet.iter_mut().map(Member::count).collect();
     let fetches: u64 = counts.iter().map(|count| count.fetches).sum();
     let excuses: u64 = counts.iter().map(|count| count.excuses).sum();
     assert!(

@@ -89,7 +89,7 @@ fn a_forked_process_ignores_its_parents_leader() {
 }
 
 #[test]
-fn a_forked_process_does_not_wait_for_its_parents_writes() {
+fn a_forked_process_ignores_its_parents_writes() {
     let took = millis_of_child_call("flushes");
     assert!(took < 4000, "the child does not wait for the parent's write: {took} ms");
 }

@@ -62,7 +62,8 @@ fn four_processes_fetch_a_cold_key_once() {
     processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(read_outcome).collect();
     assert_eq!(outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(), 1, "{outcomes:?}");
-    assert!(outcomes.iter().all(|(_, values)| *values == outcomes[0].1), "{outcomes:?}");
+    let has_same_values = |(_, values): &(usize, String)| *values == outcomes[0].1;
+    assert!(outcomes.iter().all(has_same_values), "all calls return one value: {outcomes:?}");
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn another_process_replaces_a_killed_fetcher() {
     // A process waits as long as the lease lasts, so each process may give up just before the lease
     // ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
-    assert!((1..=3).contains(&fetches), "{outcomes:?}");
+    assert!((1..=3).contains(&fetches), "each process fetches once at most: {outcomes:?}");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "the lease of the killed process ends: {took:?}");
 }

@@ -61,7 +61,7 @@ async fn one_function_is_invalidated_with_all_its_arguments() {
 }
 
 #[tokio::test]
-async fn an_unknown_name_is_an_error_with_near_names() {
+async fn an_unknown_name_is_answered_with_near_names() {
     let error = local_cache().await.invalidate_all("cleared.sotck").await;
     let error = error.expect_err("no function has the name");
     assert_eq!(error.near().first(), Some(&"cleared.stock"));
@@ -119,7 +119,7 @@ async fn the_current_request_forgets_its_answers() {
 }
 
 #[tokio::test]
-async fn a_cleared_value_is_not_served_for_an_error() {
+async fn a_cleared_value_is_never_served_stale() {
     let upstream = Upstream::default();
     let test = TestCache::local();
     test.run(stock(&upstream, 1)).await.expect("the upstream works");

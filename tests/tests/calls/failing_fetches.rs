@@ -136,7 +136,8 @@ macro_rules! call_fifty_times {
                 let upstream = $upstream.clone();
                 let call = async move {
                     let error = $call(&upstream, 7).await.expect_err("the upstream is down");
-                    assert!(format!("{error:#}").contains("order 7 is not there"), "{error:#}");
+                    let text = format!("{error:#}");
+                    assert!(text.contains("order 7 is not there"), "the text is kept: {text}");
                 };
                 tokio::spawn($cache.scope(call))
             })
@@ -182,7 +183,7 @@ shares_its_error! {
 }
 
 #[tokio::test]
-async fn followers_get_kind_and_text_of_an_io_error() {
+async fn waiting_callers_get_an_equal_io_error() {
     let (cache, upstream) = (local_cache().await, slow_failing_upstream());
     let call = || cache.scope(fails_io(&upstream, 7));
     let (first, second) = tokio::join!(call(), call());
@@ -309,7 +310,7 @@ async fn after_a_failed_fetch(cache: TestCache) -> (TestCache, Upstream) {
 }
 
 #[tokio::test]
-async fn a_failed_fetch_pauses_the_next_ones_of_its_key() {
+async fn a_failed_fetch_pauses_its_key() {
     for cache in [TestCache::local(), TestCache::new()] {
         let (cache, upstream) = after_a_failed_fetch(cache).await;
         upstream.recover();
@@ -326,7 +327,7 @@ async fn a_failed_fetch_pauses_the_next_ones_of_its_key() {
 }
 
 #[tokio::test]
-async fn a_pause_is_not_extended_by_its_own_answers() {
+async fn answers_during_a_pause_do_not_extend_it() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::local()).await;
     for _ in 0..5 {
         cache.advance(3 * SECOND);
@@ -423,7 +424,7 @@ async fn a_paused_process_serves_what_another_has_fetched() {
 }
 
 #[tokio::test]
-async fn many_callers_in_a_pause_are_answered_at_once() {
+async fn a_pause_answers_many_callers_at_once() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::new()).await;
     let calls: Vec<_> = (0..50)
         .map(|_| {

@@ -83,7 +83,7 @@ async fn option(upstream: &Upstream, region: u8) -> Option<Config> {
 }
 
 #[tokio::test]
-async fn a_value_without_serde_is_cached_in_its_process() {
+async fn values_without_serde_are_cached_in_the_process() {
     let upstream = Upstream::default();
     let test = async {
         for _ in 0..2 {
@@ -113,7 +113,7 @@ async fn a_value_without_serde_is_cached_in_its_process() {
 }
 
 #[tokio::test]
-async fn an_entry_without_serde_can_be_read_added_and_removed() {
+async fn entries_without_serde_can_be_changed() {
     let test = async {
         let supplied = Config { fetched: 70 };
         assert!(config_entry(1).add(supplied.clone()).await);
@@ -312,29 +312,29 @@ macro_rules! weighed {
 
 const LARGE: usize = 100 << 10;
 
-struct Large {
+struct LargeValue {
     _bytes: [u8; LARGE],
 }
 
 #[derive(Clone)]
-struct Small;
+struct SmallValue;
 
 weighed! {
-    weighed_large "plain_weighed_large" Arc<Large> = Arc::new(Large { _bytes: [0; LARGE] });
-    weighed_slice "plain_weighed_slice" Arc<[Byte]> = Arc::from(vec![Byte(0); LARGE]);
-    weighed_list "plain_weighed_list" Vec<Byte> = vec![Byte(0); LARGE];
+    weighed_large "plain_weighed_large" Arc<LargeValue> = Arc::new(LargeValue { _bytes: [0; LARGE] });
+    weighed_slice "plain_weighed_slice" Arc<[ByteWithoutSerde]> = Arc::from(vec![ByteWithoutSerde(0); LARGE]);
+    weighed_list "plain_weighed_list" Vec<ByteWithoutSerde> = vec![ByteWithoutSerde(0); LARGE];
     // `String` has serde, so the estimated weight includes the text.
     weighed_text "plain_weighed_text" Arc<String> = Arc::new("x".repeat(LARGE));
-    weighed_declared "plain_weighed_declared" Arc<Small> = Arc::new(Small), |_| LARGE;
-    weighed_panics "plain_weighed_panics" Arc<Large> = Arc::new(Large { _bytes: [0; LARGE] }),
+    weighed_declared "plain_weighed_declared" Arc<SmallValue> = Arc::new(SmallValue), |_| LARGE;
+    weighed_panics "plain_weighed_panics" Arc<LargeValue> = Arc::new(LargeValue { _bytes: [0; LARGE] }),
         |_| std::panic::resume_unwind(Box::new("a panic without a message"));
-    weighed_most "plain_weighed_most" Arc<Small> = Arc::new(Small), |_| usize::MAX;
-    weighed_none "plain_weighed_none" Arc<Small> = Arc::new(Small), |_| 0;
-    weighed_small "plain_weighed_small" Arc<Small> = Arc::new(Small);
+    weighed_most "plain_weighed_most" Arc<SmallValue> = Arc::new(SmallValue), |_| usize::MAX;
+    weighed_none "plain_weighed_none" Arc<SmallValue> = Arc::new(SmallValue), |_| 0;
+    weighed_small "plain_weighed_small" Arc<SmallValue> = Arc::new(SmallValue);
 }
 
 #[derive(Clone)]
-struct Byte(#[allow(dead_code)] u8);
+struct ByteWithoutSerde(#[allow(dead_code)] u8);
 
 #[tokio::test]
 async fn arc_targets_and_elements_count_towards_the_weight() {

@@ -47,7 +47,7 @@ async fn join_in_order<A, B>(
 }
 
 #[tokio::test]
-async fn a_request_drops_fetches_older_than_its_change() {
+async fn a_request_drops_fetches_before_its_change() {
     for force_miss in [false, true] {
         let upstream = Upstream::default().taking_millis(20);
         let request = RequestScope::new().force_miss(force_miss).run(async {
@@ -65,7 +65,7 @@ async fn a_request_drops_fetches_older_than_its_change() {
 }
 
 #[tokio::test]
-async fn a_request_drops_shared_fetches_older_than_its_change() {
+async fn a_request_drops_shared_fetches_before_its_change() {
     let upstream = Upstream::default().taking_millis(20);
     let cache = local_cache().await;
     let request = RequestScope::new().run(async {

@@ -89,7 +89,7 @@ async fn a_request_forgets_answers_of_dropped_caches() {
 
 /// The second call waits for the first. The first fails, so the second fetches itself.
 #[tokio::test]
-async fn a_request_keeps_the_answer_of_a_waiting_call() {
+async fn a_request_keeps_a_waiting_calls_answer() {
     let upstream = Upstream::default().taking_millis(20);
     upstream.fail();
     let working = Upstream::default().taking_millis(20);

@@ -54,7 +54,7 @@ async fn fan_out(tenant: u64) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_of_a_tenant_never_see_another_tenants_answers() {
+async fn tasks_never_see_another_tenants_answers() {
     for tenant in 1..=3 {
         let cache = local_cache().await;
         let limits = cache.scope(fan_out(tenant)).await;
@@ -65,7 +65,7 @@ async fn tasks_of_a_tenant_never_see_another_tenants_answers() {
 }
 
 #[tokio::test]
-async fn a_future_is_dropped_in_the_scope_that_it_carries() {
+async fn a_future_is_dropped_in_its_scope() {
     /// On drop, stores 1 if the test's cache is the current one, and 0 if it is not.
     struct RecordCacheOnDrop(Arc<AtomicU64>);
     impl Drop for RecordCacheOnDrop {
@@ -97,7 +97,7 @@ async fn a_future_is_dropped_in_the_scope_that_it_carries() {
 }
 
 #[tokio::test]
-async fn an_unscoped_future_uses_the_scope_that_polls_it() {
+async fn an_unscoped_future_uses_its_pollers_scope() {
     let cache = local_cache().await;
     let carried = in_scope(limit(9, 1));
     let carried_by_request = in_scope(limit(9, 1));
@@ -186,7 +186,7 @@ fn all_tasks_of_a_request_get_one_answer() {
 
 /// A request invalidates, and other threads of the request read at the same time.
 #[tokio::test]
-async fn a_request_never_answers_with_what_it_has_invalidated() {
+async fn a_request_never_serves_values_it_invalidated() {
     let source = Arc::new(AtomicU64::new(0));
     let request = RequestScope::new().run(async move {
         // The lowest price that a new call may return.
@@ -265,7 +265,7 @@ async fn outer_quote(quotes: Arc<AtomicU64>, item: u64) -> Result<u64, std::io::
 }
 
 #[tokio::test]
-async fn a_refresh_runs_in_the_scope_of_its_cache() {
+async fn a_refresh_runs_in_its_caches_scope() {
     let quotes = Arc::new(AtomicU64::new(0));
     let test = TestCache::local();
     test.run(outer_quote(quotes.clone(), 1)).await.expect("the call succeeds");
@@ -316,7 +316,7 @@ async fn report(id: u64, edition: u64) -> Result<u64, std::io::Error> {
 }
 
 #[tokio::test]
-async fn a_static_cache_is_used_once_it_is_installed() {
+async fn an_installed_static_cache_is_used() {
     let test = TestCache::local();
     // Nothing is installed, so the function uses the current cache.
     assert_eq!(test.run(report(1, 2)).await.expect("the call succeeds"), 3);

@@ -42,7 +42,7 @@ async fn payment(
 }
 
 #[tokio::test]
-async fn a_value_that_contradicts_its_version_is_not_cached() {
+async fn a_value_contradicting_its_version_is_not_cached() {
     let test = TestCache::local();
     let call = async |actual| {
         test.run(payment("1", PaymentState::Paid, actual)).await.expect("the call succeeds")
@@ -55,7 +55,7 @@ async fn a_value_that_contradicts_its_version_is_not_cached() {
 }
 
 #[tokio::test]
-async fn an_added_value_that_contradicts_its_version_is_refused() {
+async fn an_added_value_contradicting_its_version_is_refused() {
     let test = TestCache::local();
     test.run(async {
         let entry = || payment_entry("2", PaymentState::Paid);
@@ -233,7 +233,7 @@ impl Payments for Bank {
 }
 
 #[tokio::test]
-async fn a_rule_of_a_trait_method_mentions_its_parameters() {
+async fn a_rule_of_a_trait_method_mentions_parameters() {
     let bank = Bank { region: "1".into(), methods: [("1".into(), "card".into())].into() };
     let test = TestCache::local();
     let call = async |number| {

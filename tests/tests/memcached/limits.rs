@@ -206,7 +206,7 @@ async fn weighed_most(upstream: &Upstream, number: u32) -> Result<usize, Upstrea
 
 /// The weight of a value bounds only the memory of the local tier. So memcached stores the value.
 #[tokio::test]
-async fn a_value_too_heavy_for_the_local_tier_is_shared() {
+async fn a_value_too_heavy_to_keep_is_shared() {
     let memcached = Memcached::start();
     let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();

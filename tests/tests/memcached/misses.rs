@@ -51,7 +51,7 @@ async fn a_miss_says_what_each_tier_had() {
     assert_line("miss_order", 0, &words);
     let digest = a.scope(async { order_entry("no-4711", 1).key() }).await.digest().to_string();
     let line = lines("miss_order").remove(0);
-    assert!(line.contains(&digest), "{line}");
+    assert!(line.contains(&digest), "the line has the digest: {line}");
     assert!(!line.contains("4711"), "no identifier is in the line: {line}");
 
     a.scope(call()).await.expect("the call succeeds");
@@ -81,7 +81,7 @@ async fn refused(upstream: &Upstream, edition: u8) -> Result<usize, UpstreamDown
 }
 
 #[tokio::test]
-async fn a_miss_says_that_the_last_value_was_refused() {
+async fn a_miss_says_why_a_value_was_refused() {
     collect_misses();
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached).await;
@@ -106,7 +106,7 @@ async fn outage(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown
 }
 
 #[tokio::test]
-async fn a_miss_names_the_one_cause_of_a_failed_read() {
+async fn a_miss_names_one_cause_per_failed_read() {
     collect_misses();
     let mut memcached = Memcached::start();
     let cache = new_process_cache(&memcached).await;
@@ -217,7 +217,7 @@ async fn a_miss_names_expired_entries_and_other_fetches() {
     let waited = "local tier: absent; waited ";
     let lines = lines("miss_clock");
     let waiters: Vec<_> = lines.iter().filter(|line| line.contains(waited)).collect();
-    assert!(lines.len() == 2 && waiters.len() == 1, "{lines:#?}");
+    assert!(lines.len() == 2 && waiters.len() == 1, "one of two calls waits: {lines:#?}");
     assert!(waiters[0].contains("for another call's fetch, which returned a value"), "{lines:#?}");
 
     test.advance(Duration::from_secs(601));
@@ -226,7 +226,7 @@ async fn a_miss_names_expired_entries_and_other_fetches() {
     let line = self::lines("miss_clock").remove(2);
     let is_expired = line.contains("local tier: expired (its ttl was 600s)")
         || line.contains("before: the entry was removed after its ttl");
-    assert!(is_expired, "{line}");
+    assert!(is_expired, "the line says that the entry has expired: {line}");
 }
 
 #[coordinator_cached(name = "miss_self", version = edition, skip(upstream, depth))]

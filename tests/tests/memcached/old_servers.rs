@@ -80,7 +80,8 @@ async fn assert_never_written(kind: ServerKind, words: &[&str]) {
     assert!(server.lines().iter().all(is_probe), "only tests arrive: {:?}", server.lines());
     let warnings = warnings(&server.address());
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(words.iter().all(|word| warnings[0].contains(word)), "{warnings:?}");
+    let has_words = words.iter().all(|word| warnings[0].contains(word));
+    assert!(has_words, "the warning contains {words:?}: {warnings:?}");
     // The library has stopped using the server, so calls do not wait for it. The library tries the
     // server again after growing pauses.
     let (began, connections_before) = (Instant::now(), server.connections());

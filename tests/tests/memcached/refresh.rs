@@ -14,10 +14,10 @@ use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 /// An upstream with a changing value. The test can hold a fetch.
 #[derive(Clone, Default)]
-struct Source(Arc<SourceState>);
+struct HoldableUpstream(Arc<HoldableUpstreamState>);
 
 #[derive(Default)]
-struct SourceState {
+struct HoldableUpstreamState {
     current: AtomicU64,
     fetches: AtomicU64,
     is_failing: AtomicBool,
@@ -25,9 +25,9 @@ struct SourceState {
     held: Mutex<Option<Receiver<()>>>,
 }
 
-impl Source {
-    fn new() -> Source {
-        let source = Source::default();
+impl HoldableUpstream {
+    fn new() -> HoldableUpstream {
+        let source = HoldableUpstream::default();
         source.set(1);
         source
     }
@@ -67,7 +67,7 @@ impl Source {
     skip(source),
     entry = rate_entry
 )]
-async fn rate(source: Source, key: u32) -> Result<u64, UpstreamDown> {
+async fn rate(source: HoldableUpstream, key: u32) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -81,12 +81,12 @@ async fn let_tasks_run() {
 }
 
 /// Calls `rate` in a request that forces a miss.
-async fn call_forced(cache: &TestCache, source: &Source) -> Result<u64, UpstreamDown> {
+async fn call_forced(cache: &TestCache, source: &HoldableUpstream) -> Result<u64, UpstreamDown> {
     cache.run(RequestScope::new().force_miss(true).run(rate(source.clone(), 1))).await
 }
 
 /// Calls `rate`. If the call starts a refresh, waits until the refresh has ended or is held.
-async fn call(cache: &TestCache, source: &Source) -> Result<u64, UpstreamDown> {
+async fn call(cache: &TestCache, source: &HoldableUpstream) -> Result<u64, UpstreamDown> {
     let answer = cache.run(rate(source.clone(), 1)).await;
     let_tasks_run().await;
     answer
@@ -94,7 +94,11 @@ async fn call(cache: &TestCache, source: &Source) -> Result<u64, UpstreamDown> {
 
 /// Starts a fetch by a forced miss or by a due refresh. The fetch is held until the returned sender
 /// is dropped.
-async fn start_held_fetch(cache: &TestCache, source: &Source, is_forced: bool) -> Sender<()> {
+async fn start_held_fetch(
+    cache: &TestCache,
+    source: &HoldableUpstream,
+    is_forced: bool,
+) -> Sender<()> {
     let (end, fetches) = (source.hold_next(), source.fetches());
     if is_forced {
         let (cache, source) = (cache.clone(), source.clone());
@@ -121,7 +125,7 @@ async fn a_slow_fetch_never_replaces_a_later_one() {
         (TestCache::new(), false),
         (TestCache::new(), true),
     ] {
-        let source = Source::new();
+        let source = HoldableUpstream::new();
         assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(540));
         let slow = start_held_fetch(&cache, &source, is_forced).await;
@@ -144,7 +148,7 @@ async fn a_slow_fetch_never_replaces_a_later_one() {
 #[tokio::test]
 async fn a_fetch_replaces_an_earlier_one() {
     for cache in [TestCache::local(), TestCache::new()] {
-        let source = Source::new();
+        let source = HoldableUpstream::new();
         assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(540));
         let older = start_held_fetch(&cache, &source, false).await;
@@ -169,7 +173,7 @@ async fn a_fetch_replaces_an_earlier_one() {
 #[tokio::test]
 async fn a_slow_fetch_never_replaces_a_later_read() {
     for is_forced in [false, true] {
-        let (cache, source) = (TestCache::new(), Source::new());
+        let (cache, source) = (TestCache::new(), HoldableUpstream::new());
         let other = cache.another_process();
         assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(540));
@@ -185,7 +189,7 @@ async fn a_slow_fetch_never_replaces_a_later_read() {
 
 #[tokio::test]
 async fn a_forced_fetch_replaces_an_earlier_read() {
-    let (cache, source) = (TestCache::new(), Source::new());
+    let (cache, source) = (TestCache::new(), HoldableUpstream::new());
     assert_eq!(call(&cache.another_process(), &source).await, Ok(1));
     source.set(2);
     let slow = start_held_fetch(&cache, &source, true).await;
@@ -198,7 +202,7 @@ async fn a_forced_fetch_replaces_an_earlier_read() {
 #[tokio::test]
 async fn an_overwrite_outlives_earlier_fetches() {
     for cache in [TestCache::local(), TestCache::new()] {
-        let source = Source::new();
+        let source = HoldableUpstream::new();
         assert_eq!(call(&cache, &source).await, Ok(1));
         let slow = start_held_fetch(&cache, &source, true).await;
         cache.run(async { rate_entry(1).overwrite(7).await }).await.expect("memcached is reached");
@@ -219,7 +223,7 @@ async fn an_overwrite_outlives_earlier_fetches() {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn briefly_local(source: Source) -> Result<u64, UpstreamDown> {
+async fn briefly_local(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -229,7 +233,7 @@ async fn briefly_local(source: Source) -> Result<u64, UpstreamDown> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn with_default_ttl(source: Source) -> Result<u64, UpstreamDown> {
+async fn with_default_ttl(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -240,7 +244,7 @@ async fn with_default_ttl(source: Source) -> Result<u64, UpstreamDown> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn local_with_default_ttl(source: Source) -> Result<u64, UpstreamDown> {
+async fn local_with_default_ttl(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -252,7 +256,7 @@ async fn local_with_default_ttl(source: Source) -> Result<u64, UpstreamDown> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
+async fn with_value_ttl(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -264,7 +268,7 @@ async fn with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn optional(source: Source) -> Result<Option<u64>, UpstreamDown> {
+async fn optional(source: HoldableUpstream) -> Result<Option<u64>, UpstreamDown> {
     source.fetch().await.map(|_| None)
 }
 
@@ -275,7 +279,7 @@ async fn optional(source: Source) -> Result<Option<u64>, UpstreamDown> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn local_with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
+async fn local_with_value_ttl(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -283,7 +287,7 @@ async fn local_with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
 /// ttl, and not before.
 macro_rules! assert_refreshed_once {
     ($cache:expr, $function:ident, $ttl:expr) => {{
-        let (cache, source): (TestCache, _) = ($cache, Source::new());
+        let (cache, source): (TestCache, _) = ($cache, HoldableUpstream::new());
         let call = async || {
             cache.run($function(source.clone())).await.expect("the call succeeds");
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -350,14 +354,14 @@ async fn a_brief_memcached_item_refreshes_once() {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn local_optional(source: Source) -> Result<Option<u64>, UpstreamDown> {
+async fn local_optional(source: HoldableUpstream) -> Result<Option<u64>, UpstreamDown> {
     source.fetch().await.map(|_| None)
 }
 
 #[tokio::test]
 async fn failed_refreshes_are_retried_with_pauses() {
     for cache in [TestCache::local(), TestCache::new()] {
-        let source = Source::new();
+        let source = HoldableUpstream::new();
         assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(500));
         source.0.is_failing.store(true, Ordering::SeqCst);
@@ -380,7 +384,7 @@ async fn failed_refreshes_are_retried_with_pauses() {
 
 #[tokio::test]
 async fn an_endless_refresh_is_replaced() {
-    let (cache, source) = (TestCache::local(), Source::new());
+    let (cache, source) = (TestCache::local(), HoldableUpstream::new());
     assert_eq!(call(&cache, &source).await, Ok(1));
     cache.advance(secs(500));
     let _endless = start_held_fetch(&cache, &source, false).await;
@@ -398,7 +402,7 @@ async fn an_endless_refresh_is_replaced() {
 async fn a_due_entry_is_refreshed_once() {
     const KEYS: u32 = 200;
     for round in 0..40 {
-        let (cache, source) = (TestCache::local(), Source::new());
+        let (cache, source) = (TestCache::local(), HoldableUpstream::new());
         for key in 0..KEYS {
             cache.run(rate(source.clone(), key)).await.expect("the call succeeds");
         }
@@ -434,7 +438,7 @@ static NOW: AtomicU64 = AtomicU64::new(0);
     skip(source),
     local = false
 )]
-async fn token(source: Source) -> Result<u64, UpstreamDown> {
+async fn token(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await?;
     Ok(NOW.load(Ordering::SeqCst) + 3600)
 }
@@ -443,7 +447,7 @@ async fn token(source: Source) -> Result<u64, UpstreamDown> {
 /// its first result is the whole ttl.
 #[tokio::test]
 async fn a_value_with_its_own_expiry_is_refreshed() {
-    let (source, cache) = (Source::new(), TestCache::new());
+    let (source, cache) = (HoldableUpstream::new(), TestCache::new());
     let after = |seconds| {
         NOW.fetch_add(seconds, Ordering::SeqCst);
         cache.advance(secs(seconds));
@@ -471,7 +475,7 @@ async fn a_value_with_its_own_expiry_is_refreshed() {
     entry = remote_rate_entry,
     local = false
 )]
-async fn remote_rate(source: Source, key: u32) -> Result<u64, UpstreamDown> {
+async fn remote_rate(source: HoldableUpstream, key: u32) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -488,7 +492,7 @@ async fn read_only(way: usize) {
 #[tokio::test]
 async fn reading_an_entry_starts_no_refresh() {
     for way in 0..3 {
-        let (source, cache) = (Source::new(), TestCache::new());
+        let (source, cache) = (HoldableUpstream::new(), TestCache::new());
         let call = |key| cache.run(remote_rate(source.clone(), key));
         assert_eq!(call(1).await, Ok(1));
         cache.advance(secs(360));
@@ -519,13 +523,13 @@ static PANICS: AtomicBool = AtomicBool::new(false);
     skip(source),
     local = false
 )]
-async fn panicking(source: Source) -> Result<u64, UpstreamDown> {
+async fn panicking(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
 #[tokio::test]
 async fn a_panicking_ttl_with_loses_no_answer() {
-    let (source, cache) = (Source::new(), TestCache::new());
+    let (source, cache) = (HoldableUpstream::new(), TestCache::new());
     assert_eq!(cache.run(panicking(source.clone())).await, Ok(1));
     cache.advance(secs(500));
     PANICS.store(true, Ordering::SeqCst);
@@ -538,13 +542,13 @@ async fn a_panicking_ttl_with_loses_no_answer() {
     local_ttl = "1s",
     skip(source)
 )]
-async fn one_second(source: Source) -> Result<u64, UpstreamDown> {
+async fn one_second(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
 #[tokio::test]
 async fn unconfirmed_fills_respect_local_ttl() {
-    let (source, cache) = (Source::new(), TestCache::new());
+    let (source, cache) = (HoldableUpstream::new(), TestCache::new());
     cache.memcached().fail();
     for fetches in 1..=3 {
         for _ in 0..3 {

@@ -56,8 +56,8 @@ impl Prices for Client {
     )]
     async fn price(&self, course: &str, days: &[u8]) -> Result<String, UpstreamDown> {
         /// An item in the body. Its `self` is not the receiver of `price`.
-        struct Format<'a>(&'a [u8]);
-        impl Format<'_> {
+        struct DaysFormat<'a>(&'a [u8]);
+        impl DaysFormat<'_> {
             fn days(&self) -> String {
                 format!("{:?}", self.0)
             }
@@ -66,7 +66,7 @@ impl Prices for Client {
         Ok(format!(
             "{} {course} {} {}",
             region(),
-            Format(days).days(),
+            DaysFormat(days).days(),
             self.upstream.fetch().await?
         ))
     }

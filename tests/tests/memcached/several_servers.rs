@@ -57,7 +57,7 @@ fn call(runtime: &Runtime, cache: &Cache, upstream: &Upstream) -> usize {
 }
 
 #[test]
-fn a_connection_to_the_former_server_is_not_used() {
+fn connections_to_the_former_server_are_not_used() {
     let (a, b) = (runtime(), runtime());
     let upstream = Upstream::default();
     let (servers, proxy, cache) = split_servers(&a, &upstream);

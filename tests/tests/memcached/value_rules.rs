@@ -24,7 +24,7 @@ async fn state(number: &str, state: u64) -> Result<u64, String> {
 }
 
 #[tokio::test]
-async fn a_value_that_contradicts_its_version_is_not_shared() {
+async fn a_value_contradicting_its_version_is_not_shared() {
     let memcached = Memcached::start();
     let (first, second) =
         (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
@@ -56,7 +56,7 @@ async fn rate(least: u64) -> Result<u64, String> {
 }
 
 #[tokio::test]
-async fn a_refresh_that_contradicts_its_parameters_is_not_kept() {
+async fn a_refresh_contradicting_its_parameters_is_not_kept() {
     for test in [TestCache::local(), TestCache::new()] {
         RATE.store(7, Ordering::SeqCst);
         assert_eq!(test.run(rate(5)).await, Ok(7));

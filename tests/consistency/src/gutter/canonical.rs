@@ -47,7 +47,7 @@ impl SystemState {
         }
     }
 
-    fn each_set(&mut self, mut each: impl FnMut(&mut Values)) {
+    fn each_set(&mut self, mut each: impl FnMut(&mut ValueSet)) {
         self.replaced.iter_mut().for_each(&mut each);
         for process in &mut self.processes {
             each(&mut process.replaced);

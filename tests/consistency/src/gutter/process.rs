@@ -90,7 +90,7 @@ impl ProcessSteps<'_> {
 
     /// Models a read that may take the lease. If the home server is lost, the read continues on the
     /// gutter server.
-    fn read(&self, at: usize, replaced: Values) {
+    fn read(&self, at: usize, replaced: ValueSet) {
         let turned = |state: &SystemState| {
             state.with_next_server(self.process, replaced, at + 1, self.scenario)
         };
@@ -242,7 +242,7 @@ impl ProcessSteps<'_> {
     }
 
     /// Models an unconditional write. If it fails, the overwrite invalidates the entry.
-    fn write(&self, at: usize, value: Value, replaced: Values) {
+    fn write(&self, at: usize, value: Value, replaced: ValueSet) {
         let removing = |mut state: SystemState| {
             let removing = ChangeState::InvalidatingHome { failed: true, replaced };
             state.processes[self.process].change = removing;
@@ -263,7 +263,7 @@ impl ProcessSteps<'_> {
     }
 
     /// Models the invalidation of a key on one server, and the hint that a failure leaves.
-    fn invalidate(&self, at: usize, failed: bool, replaced: Values) {
+    fn invalidate(&self, at: usize, failed: bool, replaced: ValueSet) {
         let scenario = self.scenario;
         let after = |state: SystemState, reached: bool| {
             let failed = failed
@@ -315,7 +315,7 @@ impl ProcessSteps<'_> {
     }
 
     /// Returns the state after the change has returned.
-    fn end_change(&self, mut state: SystemState, failed: bool, replaced: Values) -> SystemState {
+    fn end_change(&self, mut state: SystemState, failed: bool, replaced: ValueSet) -> SystemState {
         let own = &mut state.processes[self.process];
         own.change = ChangeState::Idle;
         own.replaced |= replaced;
@@ -347,7 +347,7 @@ impl SystemState {
     fn with_next_server(
         &self,
         process: usize,
-        replaced: Values,
+        replaced: ValueSet,
         from: usize,
         scenario: &Scenario,
     ) -> SystemState {

@@ -26,7 +26,7 @@ impl CallSteps<'_> {
     fn answer(
         &self,
         next: &mut SystemState,
-        replaced: Values,
+        replaced: ValueSet,
         value: Value,
     ) -> Result<(), Violation> {
         let process = &mut next.processes[self.process];
@@ -137,7 +137,7 @@ impl CallSteps<'_> {
     }
 
     /// Models a leader that reads the local tier again, and then memcached.
-    fn read(&self, token: u8, replaced: Values, add: &mut AddStep<'_>) {
+    fn read(&self, token: u8, replaced: ValueSet, add: &mut AddStep<'_>) {
         let (state, scenario) = (self.state, self.scenario);
         if let Some(value) = state.processes[self.process].local {
             let mut next = self.with(CallerState::Idle);
@@ -160,7 +160,13 @@ impl CallSteps<'_> {
     }
 
     /// Models a leader that handles the answer of memcached.
-    fn handle_answer(&self, token: u8, found: ReadAnswer, replaced: Values, add: &mut AddStep<'_>) {
+    fn handle_answer(
+        &self,
+        token: u8,
+        found: ReadAnswer,
+        replaced: ValueSet,
+        add: &mut AddStep<'_>,
+    ) {
         let mut inner = |what, next| add(self.process, what, false, next);
         let fetch = |condition| {
             let mut next = *self.state;
@@ -207,7 +213,7 @@ impl CallSteps<'_> {
         token: u8,
         condition: FillCondition,
         value: Value,
-        replaced: Values,
+        replaced: ValueSet,
         add: &mut AddStep<'_>,
     ) {
         let after = match condition {

@@ -101,7 +101,7 @@ impl SystemState {
         }
     }
 
-    fn each_set(&mut self, mut each: impl FnMut(&mut Values)) {
+    fn each_set(&mut self, mut each: impl FnMut(&mut ValueSet)) {
         each(&mut self.replaced);
         for process in &mut self.processes {
             each(&mut process.replaced);

@@ -15,7 +15,7 @@ pub(super) fn change_steps(
         next.processes[process].change = change;
         next
     };
-    let returned = |mut next: SystemState, replaced: Values| {
+    let returned = |mut next: SystemState, replaced: ValueSet| {
         next.processes[process].replaced |= replaced;
         next.processes[process].change = ChangeState::Idle;
         next.replaced |= replaced;
