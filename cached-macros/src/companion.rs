@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, FnArg};
 
 use crate::args::Args;
-use crate::expand::{CratePath, Expansion};
+use crate::expand::{CratePath, ExpansionWriter};
 use crate::item::Function;
 use crate::lifetimes::with_static_lifetimes;
 use crate::mentions::{may_mention, mentions};
@@ -49,8 +49,11 @@ impl<'a> CompanionSignature<'a> {
 ///         .build()
 /// }
 /// ```
-pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'_>) -> TokenStream {
-    let Expansion { input, krate } = expansion;
+pub(crate) fn expand(
+    expansion: &ExpansionWriter<'_>,
+    companion: &CompanionSignature<'_>,
+) -> TokenStream {
+    let ExpansionWriter { input, krate } = expansion;
     let lookup = expansion.lookup(&declared(expansion));
     let options = expansion.call_options(CopyKind::Owned);
     let head =
@@ -135,8 +138,8 @@ fn entry_type(
 /// The declaration is a static inside the function's body, so the companion cannot name the static.
 /// Nor can the static stand beside the function: the attribute does not see whether the function is
 /// in an `impl` block, where no static is allowed.
-fn declared(expansion: &Expansion<'_>) -> TokenStream {
-    let Expansion { input, krate } = expansion;
+fn declared(expansion: &ExpansionWriter<'_>) -> TokenStream {
+    let ExpansionWriter { input, krate } = expansion;
     let declared = krate.private(Span::call_site(), "declared");
     let (name, function) = (input.name, input.function.signature.ident.to_string());
     quote!(#declared!(#name, #function))

@@ -46,12 +46,12 @@ impl<'a> CratePath<'a> {
 }
 
 /// The generator of the tokens that replace one annotated function.
-pub(crate) struct Expansion<'a> {
+pub(crate) struct ExpansionWriter<'a> {
     pub(crate) input: &'a ValidatedFunction<'a>,
     pub(crate) krate: &'a CratePath<'a>,
 }
 
-impl Expansion<'_> {
+impl ExpansionWriter<'_> {
     /// Writes the annotated function with its new body.
     ///
     /// ```text
@@ -78,7 +78,7 @@ impl Expansion<'_> {
     /// inner block and not the parameters: the compiler keeps every borrowed parameter in the
     /// future for as long as the future lives.
     pub(crate) fn function(&self) -> TokenStream {
-        let Expansion { input, krate } = self;
+        let ExpansionWriter { input, krate } = self;
         // A function with an empty body stays unchanged, so that the compiler reports its own
         // error.
         if input.body.stream().is_empty() {
@@ -166,7 +166,7 @@ impl Expansion<'_> {
 
     /// Writes the `declare!` macro call, which declares the function in a static.
     fn declaration(&self) -> TokenStream {
-        let Expansion { input, krate } = self;
+        let ExpansionWriter { input, krate } = self;
         let declare = krate.private(Span::call_site(), "declare");
         let (name, function) = (input.name, input.function.signature.ident.to_string());
         let ttl = match input.ttl {
@@ -206,7 +206,7 @@ impl Expansion<'_> {
     /// The expression checks which part of the return type is cached, and has the span of this
     /// type. So the compiler reports an unsuitable return type once, at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
-        let Expansion { input, krate } = self;
+        let ExpansionWriter { input, krate } = self;
         let return_type = input.return_type;
         let span = name_span(value_type(return_type, input.infallible));
         let lookup = match (input.uses_remote, input.infallible) {
@@ -246,7 +246,7 @@ impl Expansion<'_> {
     /// Returns the name of the method that checks the bounds of the cached value and begins the
     /// call.
     fn begin_method(&self) -> Ident {
-        let Expansion { input, .. } = self;
+        let ExpansionWriter { input, .. } = self;
         let value = value_type(input.return_type, input.infallible);
         let is_generic = names_type_parameter(&input.function.signature.generics, value);
         Ident::new(if is_generic { "begin_generic" } else { "begin" }, name_span(value))
@@ -322,7 +322,7 @@ impl Expansion<'_> {
     }
 
     fn value_options(&self, is_wanted: impl Fn(&str) -> bool, copies: CopyKind) -> TokenStream {
-        let Expansion { input, krate } = self;
+        let ExpansionWriter { input, krate } = self;
         let values = input.value_functions.iter().filter(|value| is_wanted(value.option));
         values
             .map(|value| {

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_resemble_parameters_in_the_key_are_accepted() {
+    fn names_that_resemble_keyed_parameters_are_accepted() {
         for options in [
             quote!(version = hash, skip(client), identifier = number_key(number)),
             quote!(version = hash, skip(client), identifier = numbers(number)),

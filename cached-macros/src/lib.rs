@@ -53,7 +53,7 @@ use quote::quote;
 use crate::args::Args;
 use crate::companion::CompanionSignature;
 use crate::errors::Errors;
-use crate::expand::{CratePath, Expansion};
+use crate::expand::{CratePath, ExpansionWriter};
 use crate::item::Function;
 
 /// Caches what an `async fn` returns. The documentation of `cached_core` lists the options.
@@ -87,7 +87,7 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
         let errors = errors.into_compile_errors();
         return quote!(#unchanged #stub #errors);
     };
-    let expansion = Expansion { input: &validated, krate: &krate };
+    let expansion = ExpansionWriter { input: &validated, krate: &krate };
     let expanded = expansion.function();
     let companion = CompanionSignature::new(&args, &function);
     let companion = companion.map(|companion| companion::expand(&expansion, &companion));

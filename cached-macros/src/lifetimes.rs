@@ -72,13 +72,13 @@ pub(crate) fn borrows_otherwise(argument: &FnArg) -> bool {
 /// is `'static` anyway, and `EntryOf` ignores the error type.
 pub(crate) fn with_static_lifetimes(ty: &Type) -> TokenStream {
     let mut ty = ty.clone();
-    StaticLifetimes::default().visit_type_mut(&mut ty);
+    StaticLifetimeReplacer::default().visit_type_mut(&mut ty);
     ty.into_token_stream()
 }
 
 /// Replaces lifetimes by `'static`, except those that the type binds.
 #[derive(Default)]
-struct StaticLifetimes {
+struct StaticLifetimeReplacer {
     /// The names that a `for<…>` binds. The list keeps a name after its scope has ended, which is
     /// harmless: a lifetime cannot shadow another, so no other lifetime has this name.
     bound: Vec<Ident>,
@@ -86,7 +86,7 @@ struct StaticLifetimes {
     is_in_function: bool,
 }
 
-impl StaticLifetimes {
+impl StaticLifetimeReplacer {
     fn in_function(&mut self, run: impl FnOnce(&mut Self)) {
         let is_in_function = std::mem::replace(&mut self.is_in_function, true);
         run(self);
@@ -94,7 +94,7 @@ impl StaticLifetimes {
     }
 }
 
-impl VisitMut for StaticLifetimes {
+impl VisitMut for StaticLifetimeReplacer {
     fn visit_bound_lifetimes_mut(&mut self, binder: &mut BoundLifetimes) {
         for parameter in &binder.lifetimes {
             if let GenericParam::Lifetime(parameter) = parameter {

@@ -106,7 +106,7 @@ mod tests {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
         for bad in ["", "Payment", "-a", ".a", "a b", "a/b", "zahlung-ü", &"x".repeat(49)] {
-            assert!(check_name(bad).is_err(), "{bad}");
+            assert!(check_name(bad).is_err(), "`{bad}` is refused");
         }
         // This name has 30 characters in 60 bytes, and its length is counted in characters.
         let umlauts = check_name(&"ü".repeat(30)).expect_err("`ü` is not allowed");
@@ -147,7 +147,7 @@ mod tests {
             "blah blah blah blah",
             "stale stale stale",
         ] {
-            assert!(check_reason(bad).is_err(), "{bad}");
+            assert!(check_reason(bad).is_err(), "`{bad}` is refused");
         }
     }
 }

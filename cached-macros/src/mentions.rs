@@ -355,7 +355,7 @@ mod tests {
                 _ => state,
             }),
         ] {
-            assert!(mentions(&mentioning, &state), "{mentioning}");
+            assert!(mentions(&mentioning, &state), "a mention: {mentioning}");
         }
         for other in [
             quote!(client.state),
@@ -497,15 +497,15 @@ mod tests {
                 payment.state == state
             }),
         ] {
-            assert!(!mentions(&doubtful, &state), "{doubtful}");
-            assert!(may_mention(&doubtful, &state), "{doubtful}");
+            assert!(!mentions(&doubtful, &state), "not a sure mention: {doubtful}");
+            assert!(may_mention(&doubtful, &state), "a doubtful mention: {doubtful}");
         }
         for other in [
             quote!(|state| state.is_paid()),
             quote!(|payment| payment.state()),
             quote!(|state| unknown!(state)),
         ] {
-            assert!(!may_mention(&other, &state), "{other}");
+            assert!(!may_mention(&other, &state), "not even a doubtful mention: {other}");
         }
     }
 

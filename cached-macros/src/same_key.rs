@@ -97,8 +97,11 @@ fn only_key_options_change_the_key() {
         let with_entry = (option.name != "entry").then(|| quote!(#written, entry = payment_entry));
         for with in [Some(written), with_entry].into_iter().flatten() {
             let keys = keys_with(with.clone());
-            assert!(!keys.is_empty(), "{with}");
-            assert!(keys.iter().all(|with_option| with_option == key), "{with}: {keys:?}");
+            assert!(!keys.is_empty(), "the expansion has a key: {with}");
+            assert!(
+                keys.iter().all(|with_option| with_option == key),
+                "{with} keeps the key: {keys:?}"
+            );
             compared += keys.len();
         }
     }

@@ -182,10 +182,10 @@ mod tests {
                 quote!({ f(&format!("{state}")); #item }),
                 quote!({ let other = { state }; #item other }),
             ] {
-                assert!(!mentions(&block, &state), "{block}");
+                assert!(!mentions(&block, &state), "the item shadows: {block}");
             }
             let outside = quote!(({ #item }, state));
-            assert!(mentions(&outside, &state), "{outside}");
+            assert!(mentions(&outside, &state), "no item shadows outside its block: {outside}");
         }
     }
 }

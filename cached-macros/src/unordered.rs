@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_set_is_found_where_serde_passes_it_on() {
+    fn hash_sets_that_serde_passes_on_are_found() {
         for (ty, is_whole) in [
             ("HashSet<u8>", true),
             ("&std::collections::HashSet<u8, S>", true),
