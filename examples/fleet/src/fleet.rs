@@ -13,7 +13,7 @@ use rand_distr::{Distribution, Zipf};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::report::Phase;
+use crate::report::PhaseCounters;
 
 /// The number of concurrent calls in all processes together.
 const CONCURRENT_CALLS: u32 = 2000;
@@ -98,13 +98,13 @@ impl Fleet {
     }
 
     /// Lets all processes call with one key at once. No cache has the key yet.
-    pub(crate) async fn stampede(&mut self) -> Phase {
+    pub(crate) async fn stampede(&mut self) -> PhaseCounters {
         let calls = (0..self.processes.len()).map(|process| (process, 0)).collect();
         self.run_calls("all processes call with one cold key", 1, calls).await
     }
 
     /// Makes calls from random processes, with keys that are drawn by Zipf's law.
-    pub(crate) async fn phase(&mut self, title: &'static str, version: u32) -> Phase {
+    pub(crate) async fn phase(&mut self, title: &'static str, version: u32) -> PhaseCounters {
         let keys = Zipf::new(self.size.keys.into(), 1.0).expect("there is a key");
         let calls = (0..self.size.calls).map(|_| {
             let process = self.dice.random_range(0..self.processes.len());
@@ -119,7 +119,7 @@ impl Fleet {
         title: &'static str,
         version: u32,
         calls: Vec<(usize, u32)>,
-    ) -> Phase {
+    ) -> PhaseCounters {
         self.upstream.take();
         let before = self.count();
         let mut wrong = 0;
@@ -144,7 +144,7 @@ impl Fleet {
         let fetched = self.upstream.take();
         let keys: HashSet<u32> = calls.iter().map(|&(_, number)| number).collect();
         let alone: HashSet<(usize, u32)> = calls.iter().copied().collect();
-        Phase {
+        PhaseCounters {
             title,
             calls: calls.len() as u64,
             local_hits: after.local_hits - before.local_hits,

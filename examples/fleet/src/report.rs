@@ -5,7 +5,7 @@ use std::fmt;
 use crate::fleet::{FleetSize, MovedKeys};
 
 /// The counters of one phase.
-pub(crate) struct Phase {
+pub(crate) struct PhaseCounters {
     pub(crate) title: &'static str,
     pub(crate) calls: u64,
     pub(crate) local_hits: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Phase {
 /// The results of all phases.
 pub(crate) struct Report {
     pub(crate) size: FleetSize,
-    pub(crate) phases: Vec<Phase>,
+    pub(crate) phases: Vec<PhaseCounters>,
     /// The number of commands that each server received before a server was lost.
     pub(crate) load: Vec<u64>,
     /// The keys that moved when the lost server was removed from the pool.

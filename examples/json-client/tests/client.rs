@@ -91,7 +91,7 @@ async fn two_carriers_are_not_mixed_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_failing_carrier_is_asked_once_for_50_callers() -> Result<()> {
+async fn fifty_callers_ask_a_failing_carrier_once() -> Result<()> {
     let carrier = Carrier::start().await;
     let api = client(&carrier)?;
     let test = TestCache::new();
@@ -119,7 +119,7 @@ async fn a_failing_carrier_is_asked_once_for_50_callers() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_failed_tracking_is_not_repeated_for_two_seconds() -> Result<()> {
+async fn a_failed_tracking_pauses_for_two_seconds() -> Result<()> {
     let carrier = Carrier::start().await;
     let api = client(&carrier)?;
     let test = TestCache::new();
@@ -136,7 +136,7 @@ async fn a_failed_tracking_is_not_repeated_for_two_seconds() -> Result<()> {
 }
 
 #[tokio::test]
-async fn old_rates_are_served_while_the_carrier_is_down() -> Result<()> {
+async fn old_rates_are_served_during_an_outage() -> Result<()> {
     let carrier = Carrier::start().await;
     let desk = ParcelDesk::new(client(&carrier)?);
     let test = TestCache::new();
@@ -203,7 +203,7 @@ async fn a_changed_recipient_is_not_fetched_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_unknown_recipient_is_remembered_for_half_a_minute() -> Result<()> {
+async fn an_unknown_recipient_is_remembered_thirty_seconds() -> Result<()> {
     let carrier = Carrier::start().await;
     let api = client(&carrier)?;
     let test = TestCache::new();
@@ -218,7 +218,7 @@ async fn an_unknown_recipient_is_remembered_for_half_a_minute() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_token_serves_until_it_expires_or_is_revoked() -> Result<()> {
+async fn a_token_serves_until_expiry_or_revocation() -> Result<()> {
     let carrier = Carrier::start().await;
     let api = client(&carrier)?;
     let test = TestCache::new();
@@ -237,7 +237,7 @@ async fn one_token_serves_until_it_expires_or_is_revoked() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_replaced_once_for_50_callers() -> Result<()> {
+async fn fifty_callers_replace_a_revoked_token_once() -> Result<()> {
     let carrier = Carrier::start().await;
     let api = client(&carrier)?;
     let test = TestCache::new();
@@ -326,6 +326,6 @@ async fn the_ledger_has_nine_functions_and_no_findings() -> Result<()> {
     let ledger = cached_core::ledger();
     assert_eq!(ledger.iter().count(), 9);
     let findings: Vec<String> = ledger.audit().iter().map(ToString::to_string).collect();
-    assert!(findings.is_empty(), "{findings:#?}");
+    assert!(findings.is_empty(), "the audit finds nothing: {findings:#?}");
     Ok(())
 }
