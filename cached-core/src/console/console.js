@@ -134,6 +134,12 @@ function roundUp(value) {
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? value;
 }
 
+/** Returns a round duration that is not less than `seconds`, in the unit in which it is shown. */
+function roundTimeUp(seconds) {
+  const unit = [86_400, 3600, 60, 1, 1e-3].find((size) => seconds >= size) ?? 1e-6;
+  return roundUp(seconds / unit) * unit;
+}
+
 /** Returns the pieces of a line: a new piece begins after a missing value. */
 function pieces(values, x, y) {
   const found = [];
@@ -152,8 +158,8 @@ const path = (points) => points.map(([x, y], place) => `${place ? 'L' : 'M'}${x.
 
 /** One figure with its course over the last minutes. */
 class Plot {
-  constructor(title, { unit, format, axis, top, measure, note }) {
-    Object.assign(this, { title, unit, format, axis, top, measure, note });
+  constructor(title, { unit, format, axis, top, round = roundUp, measure }) {
+    Object.assign(this, { title, unit, format, axis, top, round, measure });
     this.values = [];
     this.cursor = null;
     this.heading = make('h3', { text: title });
@@ -205,20 +211,19 @@ class Plot {
   draw() {
     const { width, height } = this.canvas.getBoundingClientRect();
     if (!width || this.since === undefined) return;
-    const [left, right, top, bottom] = [34, 4, 8, 20];
+    const known = this.values.filter(([, value]) => value !== null);
+    const highest = this.top ?? this.round(Math.max(...known.map(([, value]) => value), 1e-9));
+    const levels = [0, 0.5, 1].map((share) => [highest * share, known.length || this.top ? this.axis(highest * share) : '']);
+    const left = Math.max(...levels.map(([, label]) => label.length)) * 6.6 + 8;
+    const [right, top, bottom] = [5, 8, 20];
     const span = this.now - this.since;
     this.x = (at) => left + ((at - this.since) / span) * (width - left - right);
     this.time = (x) => this.since + ((x - left) / (width - left - right)) * span;
-    const known = this.values.filter(([, value]) => value !== null);
-    const highest = this.top ?? roundUp(Math.max(...known.map(([, value]) => value), 1e-9));
     const y = (value) => top + (1 - value / highest) * (height - top - bottom);
     const parts = [];
-    for (const share of [0, 0.5, 1]) {
-      const level = y(highest * share);
-      parts.push(make('line', { class: 'grid', x1: left, x2: width - right, y1: level, y2: level }));
-      if (known.length || this.top) {
-        parts.push(make('text', { x: left - 6, y: level + 4, 'text-anchor': 'end', text: this.axis(highest * share) }));
-      }
+    for (const [level, label] of levels) {
+      parts.push(make('line', { class: 'grid', x1: left, x2: width - right, y1: y(level), y2: y(level) }));
+      parts.push(make('text', { x: left - 7, y: y(level) + 4, 'text-anchor': 'end', text: label }));
     }
     for (const [share, anchor] of [[0, 'start'], [0.5, 'middle'], [1, 'end']]) {
       const at = this.since + span * share;
@@ -248,7 +253,7 @@ class Plot {
 const plots = {
   rate: new Plot('Hit rate', { unit: '', format: percent, axis: (v) => `${v * 100} %`, top: 1, measure: hitRate }),
   saved: new Plot('Calls saved', { unit: 'per second', format: rate, axis: (v) => (v < 1e-6 ? '0' : short.format(v)), measure: savedPerSecond }),
-  time: new Plot('Time saved', { unit: 'per second', format: time, axis: (v) => (v < 1e-6 ? '0' : time(v).replace(' ', ' ')), measure: timePerSecond }),
+  time: new Plot('Time saved', { unit: 'per second', format: time, axis: (v) => (v < 1e-6 ? '0' : time(v)), round: roundTimeUp, measure: timePerSecond }),
 };
 by('plots').append(plots.rate.element, plots.saved.element, plots.time.element);
 
@@ -277,6 +282,7 @@ function drawOverview() {
   const since = history.now - state.range * 1000;
   const whole = state.selected === TOTAL;
   say(by('scope'), whole ? 'all functions' : state.selected);
+  by('scope').dataset.whole = whole;
   by('unscope').hidden = whole;
   plots.rate.update(state.selected, since, history.now, figures.hit_rate === null ? 'no calls yet' : `${percent(figures.hit_rate)} of ${count(figures.calls)} calls since the start`);
   plots.saved.update(state.selected, since, history.now, `${count(figures.calls_saved)} since the start`);
@@ -499,12 +505,18 @@ const localBytes = make('p', { class: 'bytes' }, make('span'), make('small'));
 const localList = make('dl', { class: 'pairs' });
 by('local-body').append(localBytes, make('div', { class: 'gauge', 'aria-hidden': 'true' }, gauge), localList);
 
+const EVICTIONS = [
+  ['size', 'Removed for lack of room'], ['expired', 'Removed after their time'], ['replaced', 'Replaced by a newer value'],
+  ['invalidated', 'Invalidated'], ['cleared', 'Cleared'],
+];
+
 function drawLocal() {
   const { entries, bytes: used, capacity, evictions } = state.report.local;
   say(localBytes.firstChild, bytes(used));
   say(localBytes.lastChild, capacity ? ` of ${bytes(capacity)}` : '');
   gauge.style.width = capacity ? `${Math.min(100, (used / capacity) * 100)}%` : '0';
-  pairs(localList, [['Entries', grouped.format(entries)], ...Object.entries(evictions).map(([cause, number]) => [`Removed: ${cause}`, grouped.format(number)])]);
+  const causes = EVICTIONS.map(([cause, title]) => [title, grouped.format(evictions[cause] ?? 0)]);
+  pairs(localList, [['Entries', grouped.format(entries)], ...causes]);
 }
 
 const SERVER_STATES = { up: ['good', 'Up'], ejected: ['bad', 'Out'] };

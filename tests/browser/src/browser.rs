@@ -192,6 +192,15 @@ impl Browser {
         decode_base64(picture["data"].as_str().expect("a picture has data"))
     }
 
+    /// Returns a picture of the first 6,000 pixels of the page as PNG.
+    pub async fn screenshot_of_page(&self) -> Vec<u8> {
+        let width = self.value("innerWidth").await;
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": 6_000, "scale": 1 });
+        let picture = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
+        let picture = self.devtools("Page.captureScreenshot", picture).await;
+        decode_base64(picture["data"].as_str().expect("a picture has data"))
+    }
+
     /// Returns the lines of the browser's console since the last call: errors of scripts, requests
     /// that failed, and violations of the content security policy.
     pub async fn complaints(&self) -> Vec<String> {

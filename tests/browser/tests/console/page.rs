@@ -7,12 +7,14 @@ use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use cached_browser_tests::{Browser, Emulation, Program, TOKEN};
-use cached_core::Cache;
 use cached_core::console;
+use cached_core::{Cache, RequestScope};
 use cached_tests::Memcached;
 use serde_json::{Value, json};
 
-use crate::shop::{SECRET_NUMBER, cache_on, local_cache, mounted, payment, payment_entry, play};
+use crate::shop::{
+    SECRET_NUMBER, cache_on, checkout, local_cache, mounted, payment, payment_entry, play,
+};
 
 const TABULATOR: &str = "\u{e004}";
 const RIGHT: &str = "\u{e014}";
@@ -290,6 +292,12 @@ async fn nothing_overflows_and_every_text_has_contrast() {
                 )
                 .await;
             assert!(number(&size[0]) <= number(&size[1]), "at {width} px: {size}");
+            if std::env::var_os("WRITE_SCREENSHOTS").is_some() {
+                let name = format!("crowded-{width}-{}.png", if dark { "dark" } else { "light" });
+                let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+                std::fs::write(path, browser.screenshot_of_page().await)
+                    .expect("it can be written");
+            }
             let cut = browser.run(CUT_TEXTS).await;
             assert_eq!(cut, json!([]), "at {width} px, texts are cut off");
             let faint = browser.run(FAINT_TEXTS).await;
@@ -313,6 +321,8 @@ const CUT_TEXTS: &str = "
         range.selectNodeContents(node);
         for (const { left, right, width } of range.getClientRects()) {
             const card = node.parentElement.closest('.card, .findings li')?.getBoundingClientRect() ?? { left: 0, right: innerWidth };
+            const pair = node.parentElement.closest('.counters div, .pairs div')?.getBoundingClientRect();
+            if (pair && right > pair.right + 0.5) cut.add(node.data.trim().slice(0, 60));
             if (width && (left < card.left - 0.5 || right > card.right + 0.5)) cut.add(node.data.trim().slice(0, 60));
         }
     }
@@ -428,7 +438,7 @@ async fn screenshots_of_a_working_cache() {
     let cache = cache_on(&addresses).await;
     let program = Program::serve(mounted(&cache)).await;
     let is_written = std::env::var_os("WRITE_SCREENSHOTS").is_some();
-    let seconds = if is_written { 150 } else { 3 };
+    let seconds = if is_written { 200 } else { 2 };
     let load = tokio::spawn(lively_load(cache.clone()));
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     for (name, emulation) in [
@@ -459,18 +469,18 @@ async fn screenshots_of_a_working_cache() {
     assert_quiet(&browser).await;
 }
 
-/// Calls with popular and rare keys, more of them at some times than at others.
+/// Serves requests of a shop: popular and rare keys, more requests at some times than at others, and
+/// a cache that is cleared now and then.
 async fn lively_load(cache: Cache) {
     for turn in 0_u64.. {
-        let key = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        let popular = if key % 5 < 4 { key % 40 } else { turn };
-        let calls = async {
-            let _ = payment(&format!("{SECRET_NUMBER}-{popular}"), "paid").await;
-            let _ = crate::shop::price(["rust", "sql", "drawing"][turn as usize % 3]).await;
-            let _ = crate::shop::catalogue(1 + turn as u32 % 2).await;
-        };
-        cache.scope(calls).await;
-        let wave = 6.0 + 5.0 * (turn as f64 / 900.0).sin();
+        let wave = 7.0 + 5.0 * (turn as f64 / 900.0).sin();
         tokio::time::sleep(Duration::from_millis(wave as u64)).await;
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            if turn % 6_000 == 4_500 {
+                cache.clear().await;
+            }
+            cache.scope(RequestScope::new().run(checkout(turn))).await;
+        });
     }
 }

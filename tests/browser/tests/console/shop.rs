@@ -76,3 +76,44 @@ pub(crate) async fn play(cache: &Cache, times: usize) {
         })
         .await;
 }
+
+// ------------------------------------------------------------------------------ for the screenshots
+
+#[coordinator_cached(name = "course", version = edition, ttl = "2h")]
+async fn course(id: u64, edition: u8) -> Result<String, std::io::Error> {
+    tokio::time::sleep(Duration::from_millis(9)).await;
+    Ok(format!("course {id}, edition {edition}").repeat(20))
+}
+
+#[coordinator_cached(name = "order", version = revision)]
+async fn order(number: u64, revision: u8) -> Result<String, std::io::Error> {
+    tokio::time::sleep(Duration::from_millis(12)).await;
+    Ok(format!("order {number}, revision {revision}"))
+}
+
+#[coordinator_cached(
+    name = "profile",
+    overwrite(reason = "users edit their profile during checkout, and it carries no version"),
+    ttl = "10m",
+    local_ttl = "5s",
+    stale_if_error = "1h"
+)]
+async fn profile(user: u64) -> Result<String, std::io::Error> {
+    tokio::time::sleep(Duration::from_millis(6)).await;
+    match user % 50 {
+        // The user service fails for a few users.
+        49 => Err(std::io::Error::other("the user service failed")),
+        _ => Ok(format!("user {user}")),
+    }
+}
+
+/// Serves one request of a checkout, within its request scope. An answer is not used.
+pub(crate) async fn checkout(turn: u64) {
+    let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let customer = turn / 30;
+    let popular = (random % 97) * (random % 89) / 300;
+    let number = customer.to_string();
+    let state = ["created", "processing", "paid"][(turn % 30 / 10) as usize];
+    let _ = tokio::join!(course(popular, 2), profile(customer));
+    let _ = tokio::join!(order(customer, 1), payment(&number, state), profile(customer));
+}
