@@ -13,10 +13,11 @@
 //! 11. [`ledger`]: what is cached here, and why?
 //! 12. [`performance`]: what does a call cost?
 //! 13. [`on_call`]: what does this figure mean, and what do I do?
-//! 14. [`errors`] and [`compile_errors`]: what does this message mean?
-//! 15. [`faq`]: short answers to common questions.
-//! 16. [`security`]: what does the library protect against, and how do I report a vulnerability?
-//! 17. [`changelog`]: what changed?
+//! 14. [`console`]: what is the cache doing right now?
+//! 15. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 16. [`faq`]: short answers to common questions.
+//! 17. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 18. [`changelog`]: what changed?
 
 // The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
 // whose targets are file paths. `links.md` defines the same labels with module paths, and is
@@ -64,6 +65,7 @@ chapters! {
     /// [`Cache::from_env`](crate::Cache::from_env).
     memcached = "guide/memcached.md",
     consistency = "guide/consistency.md",
+    console = "guide/console.md",
     testing = "guide/testing.md",
     ///
     /// See also in the API reference: [`ledger`](crate::ledger()), [`Ledger`](crate::Ledger).
