@@ -15,7 +15,7 @@ use linkme::distributed_slice;
 
 use crate::error::UnknownNameError;
 use crate::unstorable::UnstorableValue;
-use crate::value::ValueOperations;
+use crate::value::{Value, ValueOperations};
 pub use finding::Finding;
 pub use ledger::{Ledger, LedgerDrift, LedgerDriftKind, ledger};
 use registry::{note_not_linked, registry};
@@ -297,14 +297,12 @@ impl Declaration {
         }
     }
 
-    /// Records the type of a value, for the console.
-    #[cfg(feature = "console")]
-    pub(crate) fn note_value_type(
-        &self,
-        value: &crate::value::Value,
-        operations: &ValueOperations,
-    ) {
+    /// Records the type of a value, for the console. Does nothing in a build without the console.
+    pub(crate) fn note_value_type(&self, value: &Value, operations: &ValueOperations) {
+        #[cfg(feature = "console")]
         self.value_type.get_or_init(|| ((**value).type_id(), (operations.name)()));
+        #[cfg(not(feature = "console"))]
+        let _ = (value, operations);
     }
 
     /// Returns the name of the value's type. Returns `None` for a generic function whose other values

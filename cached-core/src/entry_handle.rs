@@ -141,7 +141,6 @@ impl EntryHandle {
         weight: usize,
         expiry: Expiry,
     ) -> bool {
-        #[cfg(feature = "console")]
         self.declaration.note_value_type(value, self.value_type);
         self.local_tier()
             .is_some_and(|local| local.publish(&self.key, fill_token, mode, value, weight, expiry))

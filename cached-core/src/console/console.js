@@ -128,10 +128,10 @@ const timePerSecond = ([, , , gained], seconds) => gained / seconds;
 const clockTime = (at) =>
   new Date(Date.now() - (history.now - at)).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
-/** Returns a round number that is not less than `value`: 1, 2 or 5 times a power of ten. */
+/** Returns a number that is not less than `value`, and round as its half is: 1, 1.5, 2, 3, … times a power of ten. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? value;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? value;
 }
 
 /** Returns a round duration that is not less than `seconds`, in the unit in which it is shown. */

@@ -1,6 +1,6 @@
 //! Runs the coordinator as a user does, and checks its output.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -347,4 +347,34 @@ async fn ctrl_c_ends_the_service() {
         .read_to_string(&mut rest)
         .expect("the output is text");
     assert!(rest.contains("The broker has ended"), "{rest}");
+}
+
+/// Sends a request without a body, and returns the whole answer.
+fn http_get(url: &str) -> String {
+    let (host, path) = url.trim_start_matches("http://").split_once('/').unwrap_or_default();
+    let mut stream = TcpStream::connect(host).expect("the broker listens");
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("the broker reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the answer is text");
+    answer
+}
+
+#[test]
+fn serve_plays_a_load_that_the_console_shows() {
+    let mut broker = serve(&["--load", "--seconds", "4"], None);
+    assert!(http_get(&format!("{}/_cache", broker.broker)).contains("<title>Cache</title>"));
+    let report = format!("{}/_cache/api/caches", broker.broker);
+    let started = Instant::now();
+    while !http_get(&report).contains("\"name\":\"payment\",\"time_saved\":0.") {
+        assert!(
+            started.elapsed() < Duration::from_secs(4),
+            "payments are saved: {}",
+            http_get(&report)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = broker.process.0.wait().expect("the broker ends by itself");
+    assert!(status.success());
+    assert!(started.elapsed() < Duration::from_secs(15), "it ends after its seconds");
 }
