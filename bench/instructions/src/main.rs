@@ -3,13 +3,15 @@
 //!
 //! The file `counts` has the counts of four operations: `hit` calls for one key, `hit-10000` for
 //! 10,000 keys in random order, `miss` for new keys, and `remote` reads from memcached. `request`
-//! and `scope` are hits within a request and within a scope. `look` is the `get` of an entry in
-//! memcached, and `bare` a get of the same item by the memcached client alone.
+//! and `scope` are hits within a request and within a scope. `recorded`, `recorded-request` and
+//! `with-outcome` are hits whose outcomes are recorded, and `recorded-miss` are such misses. `look`
+//! is the `get` of an entry in memcached, and `bare` a get of the same item by the memcached client
+//! alone.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use cached_core::{Cache, RequestScope, coordinator_cached};
+use cached_core::{Cache, RequestScope, coordinator_cached, with_outcome, with_outcomes};
 use memcache::exp::AsyncMetaClient;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +54,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, operation, count, servers @ ..] = &arguments[..] else {
         panic!(
-            "cached-instructions hit|hit-10000|request|scope|miss|remote|look|bare COUNT [SERVER]"
+            "cached-instructions hit|hit-10000|request|scope|recorded|recorded-request|\
+             with-outcome|recorded-miss|miss|remote|look|bare COUNT [SERVER]"
         );
     };
     let count: usize = count.parse().expect("the text is a number");
@@ -86,7 +89,7 @@ fn main() {
                 let stats = cache.stats().get("payment").expect("the function was called");
                 assert_eq!(stats.fetches, 10_000, "every call is a hit");
             }
-            "request" | "scope" => {
+            "request" | "scope" | "recorded" | "recorded-request" => {
                 let calls = async {
                     for _ in 0..count {
                         let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
@@ -94,8 +97,27 @@ fn main() {
                 };
                 match &operation[..] {
                     "request" => RequestScope::new().run(calls).await,
+                    "recorded" => drop(with_outcomes(calls).await),
+                    "recorded-request" => {
+                        drop(RequestScope::new().run(with_outcomes(calls)).await);
+                    }
                     _ => cache.scope(calls).await,
                 }
+            }
+            "with-outcome" => {
+                for _ in 0..count {
+                    let call = payment(black_box("payment-000007"), State::Paid);
+                    let _ = black_box(with_outcome(call).await);
+                }
+            }
+            "recorded-miss" => {
+                let calls = async {
+                    for number in 0..count {
+                        let number = format!("payment-{number:06}");
+                        let _ = black_box(payment(&number, State::Paid).await);
+                    }
+                };
+                drop(with_outcomes(calls).await);
             }
             "miss" => {
                 // All keys have the same length.

@@ -6,20 +6,21 @@
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
 use crate::report::Answers;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::{self, Next};
+use axum::extract::{Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use cached_core::{Cache, RequestScope, coordinator_cached, first_found};
+use cached_core::tower::{CacheStatus, RequestScopeLayer};
+use cached_core::{Cache, coordinator_cached, first_found};
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 // ----------------------------------------------------------------------------- the annotated calls
 
@@ -268,8 +269,13 @@ impl Broker {
     }
 
     /// Returns the routes. Each request uses the cache of this broker, and has its own request
-    /// scope.
+    /// scope, so that a key has only one answer during the request. The header `Cache-Status` says
+    /// how the request's calls were answered.
     pub(crate) fn router(self) -> Router {
+        let scopes = RequestScopeLayer::new()
+            .cache(self.cache.clone())
+            .force_miss_if(asks_for_fresh_answers)
+            .cache_status(CacheStatus::new("broker").detail(true));
         Router::new()
             .route("/courses/{slug}", get(course_page))
             .route("/orders/{number}", get(status_page).put(place_order))
@@ -278,7 +284,7 @@ impl Broker {
             .route("/payments/{number}/{state}", put(payment_moved))
             .route("/users/{id}", get(user))
             .route("/users/{id}/email", put(change_email))
-            .layer(middleware::from_fn_with_state(self.clone(), in_request_scope))
+            .layer(scopes)
             .route(
                 "/stats",
                 get(async |State(broker): State<Broker>| broker.cache.stats().to_string()),
@@ -300,18 +306,10 @@ impl Broker {
     }
 }
 
-/// Runs a request in a request scope, so that a key has only one answer during the request. With
-/// `Cache-Control: no-cache`, the calls of the request fetch again.
-async fn in_request_scope(State(broker): State<Broker>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let no_cache = request.headers().get("cache-control").is_some_and(|value| value == "no-cache");
-    let scope = RequestScope::new().force_miss(no_cache);
-    let mut response = broker.cache.scope(scope.run(next.run(request))).await;
-    let took = format!("broker;dur={:.1}", started.elapsed().as_secs_f64() * 1_000.0);
-    if let Ok(took) = HeaderValue::try_from(took) {
-        response.headers_mut().insert("server-timing", took);
-    }
-    response
+/// Returns true if the client does not want answers of a cache. The calls of the request then fetch
+/// again.
+fn asks_for_fresh_answers(request: &Parts) -> bool {
+    request.headers.get("cache-control").is_some_and(|value| value == "no-cache")
 }
 
 /// Returns the ledger, with what is wrong with a function and what is not worth caching.

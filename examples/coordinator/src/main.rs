@@ -259,7 +259,7 @@ async fn serve(
     say(format_args!(
         "The broker listens on http://{address}\n\
          (upstream services: {upstream}; cache: {cache_url}).\n\
-         Try these commands. With -i, the header server-timing shows how long the broker took:\n\n\
+         Try these commands. With -i, the header cache-status shows how the calls were answered:\n\n\
          {}\nThis page shows the cache at work: http://{address}/_cache\n{}Press Ctrl-C to end it.",
         Broker::routes(&address),
         if load { "Customers play checkout sessions meanwhile.\n" } else { "" },

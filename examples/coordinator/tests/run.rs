@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Returns a command that runs the program, with or without CACHE_URL.
@@ -326,6 +327,104 @@ async fn two_processes_share_entries_through_memcached() {
     assert!(second.get("/stats").await.contains("payment"));
     let ledger = second.get("/ledger").await;
     assert!(ledger.contains("users edit their profile during checkout"), "{ledger}");
+}
+
+/// Starts upstream services that only count their calls. A user named `lost` does not exist. Returns
+/// the URL and the count.
+async fn counting_upstream() -> (String, Arc<AtomicU64>) {
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    let answer = move |path: axum::extract::Path<Vec<String>>| {
+        let calls = Arc::clone(&counted);
+        async move {
+            calls.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let name = path.0.last().cloned().unwrap_or_default();
+            if name == "lost" {
+                return Err(axum::http::StatusCode::NOT_FOUND);
+            }
+            let texts = ["id", "name", "email", "slug", "title", "description"];
+            let texts = texts.map(|field| format!("\"{field}\":\"{name}\"")).join(",");
+            let json = [("content-type", "application/json")];
+            Ok((json, format!("{{{texts},\"price_cents\":1}}")))
+        }
+    };
+    let routes = axum::Router::new()
+        .route("/users/{id}", axum::routing::get(answer.clone()))
+        .route("/courses/{edition}/{slug}", axum::routing::get(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("a bound listener has an address");
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (format!("http://{address}"), calls)
+}
+
+/// Returns the number before one of the words in the `detail` of a `Cache-Status`, or 0.
+fn detailed(status: &str, words: [&str; 2]) -> u64 {
+    let (_, detail) = status.split_once("detail=\"").expect("the broker shows the detail");
+    let detail = detail.trim_end_matches('"').split([':', ',']);
+    let mut parts = detail.filter_map(|part| part.trim().split_once(' '));
+    let found = parts.find(|(_, what)| words.contains(what));
+    found.map_or(0, |(count, _)| count.parse().expect("a count is a number"))
+}
+
+/// Two brokers are under load while their memcached is killed. Each response says how its calls were
+/// answered, and all responses together agree with what the upstream counted, to the call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cache_status_agrees_with_what_the_upstream_counted() {
+    let (upstream, calls) = counting_upstream().await;
+    let (memcached, url) = memcached();
+    let brokers = [0, 1].map(|_| serve(&["--upstream", &upstream], Some(&url)));
+    let http = reqwest::Client::builder().no_proxy().build().expect("it needs no TLS");
+    let mut memcached = Some(memcached);
+    let mut statuses = Vec::new();
+    for phase in 0..3 {
+        if phase == 1 {
+            memcached = None;
+        }
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..12 {
+            let (http, broker) = (http.clone(), brokers[client % 2].broker.clone());
+            clients.spawn(async move {
+                let mut statuses = Vec::new();
+                for step in 0..20 {
+                    let course = (client + step) % 10 + phase * 5;
+                    let path = match step {
+                        7 => "users/lost".to_owned(),
+                        _ => format!("courses/course-{course}?user=u{}", step % 4),
+                    };
+                    let mut request = http.get(format!("{broker}/{path}"));
+                    if step == 11 {
+                        request = request.header("cache-control", "no-cache");
+                    }
+                    let answer = request.send().await.expect("the broker answers");
+                    let status = &answer.headers()["cache-status"];
+                    statuses.push(status.to_str().expect("it is text").to_owned());
+                }
+                statuses
+            });
+        }
+        statuses.extend(clients.join_all().await.concat());
+    }
+    drop(memcached);
+    assert_eq!(statuses.len(), 3 * 12 * 20);
+    let sum = |words| statuses.iter().map(|status| detailed(status, words)).sum::<u64>();
+    let calls = calls.load(Ordering::SeqCst);
+    assert_eq!(sum(["miss", "misses"]), calls, "{statuses:#?}");
+    for status in &statuses {
+        let fetched = detailed(status, ["miss", "misses"]);
+        let waited = detailed(status, ["waited", "waited"]);
+        let is_hit = status.starts_with("broker; hit");
+        assert_eq!(is_hit, fetched + waited == 0, "{status}");
+        assert_eq!(status.contains("; collapsed;"), !is_hit && fetched == 0, "{status}");
+    }
+    for words in [["request hit", "request hits"], ["stale", "stale"], ["bypassed", "bypassed"]] {
+        assert_eq!(sum(words), 0, "no page asks for one thing twice: {words:?}");
+    }
+    for words in [["local hit", "local hits"], ["remote hit", "remote hits"], ["waited", "waited"]]
+    {
+        assert!(sum(words) > 0, "each kind of answer was played: {words:?}");
+    }
+    assert!(statuses.iter().any(|status| status.starts_with("broker; fwd=request; ")));
 }
 
 #[cfg(unix)]
