@@ -215,6 +215,7 @@ fn head_without_mut(
     visibility: &Visibility,
     signature: &Signature,
 ) -> TokenStream {
+    /// Removes the `mut` before each name in a pattern.
     struct MutRemover;
     impl VisitMut for MutRemover {
         fn visit_pat_ident_mut(&mut self, binding: &mut PatIdent) {

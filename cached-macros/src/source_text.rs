@@ -1,8 +1,8 @@
 //! Expressions as text, for the ledger.
 //!
-//! Users check the text in and compare it, so it depends on the tokens alone. The text that the
-//! compiler makes of tokens may change with its version, and what the user wrote changes when it is
-//! formatted.
+//! Users check the ledger into a repository and compare it later. So the text must depend on the
+//! tokens alone. The compiler's own text of tokens may change with its version, and the user's text
+//! changes when it is formatted.
 
 use proc_macro2::token_stream::IntoIter;
 use proc_macro2::{Delimiter, Group, Punct, Spacing, TokenStream, TokenTree};
@@ -13,20 +13,21 @@ use std::iter::Peekable;
 const SPACED: [&str; 16] =
     ["+", "-", "*", "/", "%", "^", "&", "|", "&&", "||", "==", "!=", "<=", ">=", "=>", "="];
 
-/// The words after which an operator is not a binary one.
+/// An operator after one of these words is not a binary operator.
 const KEYWORDS: [&str; 11] =
     ["as", "const", "dyn", "else", "if", "in", "match", "move", "mut", "ref", "return"];
 
 /// Returns the expression as text on one line, such as `(state, self.revision + 1)`.
 pub(crate) fn source_text(expression: TokenStream) -> String {
-    let mut writer = Writer { text: String::new(), previous: Previous::Operator };
-    writer.write(expression, Commas::All);
+    let mut writer =
+        ExpressionTextWriter { text: String::new(), previous: PreviousToken::Operator };
+    writer.write(expression, CommaPolicy::All);
     writer.text
 }
 
 /// The kind of the token that was written last.
 #[derive(Clone, Copy, PartialEq)]
-enum Previous {
+enum PreviousToken {
     /// A name, a literal or a group.
     Operand,
     Keyword,
@@ -34,9 +35,10 @@ enum Previous {
     Operator,
 }
 
-/// Says which commas are written. A formatter adds a last comma to a list that it breaks.
+/// The commas of a group that are written. A formatter adds a last comma when it breaks a list into
+/// lines, so the text must not depend on that comma.
 #[derive(Clone, Copy, PartialEq)]
-enum Commas {
+enum CommaPolicy {
     All,
     /// The last comma is left out.
     Inner,
@@ -44,16 +46,17 @@ enum Commas {
     OfTuple,
 }
 
-struct Writer {
+/// Writes the tokens of an expression one after the other.
+struct ExpressionTextWriter {
     text: String,
-    previous: Previous,
+    previous: PreviousToken,
 }
 
-impl Writer {
-    fn write(&mut self, tokens: TokenStream, commas: Commas) {
+impl ExpressionTextWriter {
+    fn write(&mut self, tokens: TokenStream, commas: CommaPolicy) {
         let mut tokens = tokens.into_iter().peekable();
         let mut comma_count = 0;
-        // The parameters of a closure are being written.
+        // True while the parameters of a closure are written.
         let mut is_in_closure_head = false;
         while let Some(token) = tokens.next() {
             match token {
@@ -65,9 +68,9 @@ impl Writer {
                         "," => {
                             comma_count += 1;
                             let is_left_out = match commas {
-                                Commas::All => false,
-                                Commas::Inner => is_last,
-                                Commas::OfTuple => is_last && comma_count > 1,
+                                CommaPolicy::All => false,
+                                CommaPolicy::Inner => is_last,
+                                CommaPolicy::OfTuple => is_last && comma_count > 1,
                             };
                             if is_left_out {
                                 self.text.truncate(self.text.trim_end().len());
@@ -83,7 +86,7 @@ impl Writer {
                             self.text.push_str("| ");
                             is_in_closure_head = false;
                         }
-                        _ if self.previous == Previous::Operand
+                        _ if self.previous == PreviousToken::Operand
                             && SPACED.contains(&operator.as_str()) =>
                         {
                             self.text.push(' ');
@@ -97,17 +100,17 @@ impl Writer {
                             is_in_closure_head |= operator == "|";
                         }
                     }
-                    self.previous = Previous::Operator;
+                    self.previous = PreviousToken::Operator;
                 }
                 word => {
-                    if self.previous != Previous::Operator {
+                    if self.previous != PreviousToken::Operator {
                         self.text.push(' ');
                     }
                     let word = word.to_string();
                     self.text.push_str(&word);
                     self.previous = match KEYWORDS.contains(&word.as_str()) {
-                        true => Previous::Keyword,
-                        false => Previous::Operand,
+                        true => PreviousToken::Keyword,
+                        false => PreviousToken::Operand,
                     };
                 }
             }
@@ -115,27 +118,27 @@ impl Writer {
     }
 
     fn write_group(&mut self, group: &Group) {
-        let is_call = self.previous == Previous::Operand;
+        let is_call = self.previous == PreviousToken::Operand;
         let (open, close, commas) = match group.delimiter() {
-            Delimiter::Parenthesis if is_call => ("(", ")", Commas::Inner),
-            Delimiter::Parenthesis => ("(", ")", Commas::OfTuple),
-            Delimiter::Bracket => ("[", "]", Commas::Inner),
-            Delimiter::Brace => ("{ ", " }", Commas::Inner),
-            Delimiter::None => ("", "", Commas::All),
+            Delimiter::Parenthesis if is_call => ("(", ")", CommaPolicy::Inner),
+            Delimiter::Parenthesis => ("(", ")", CommaPolicy::OfTuple),
+            Delimiter::Bracket => ("[", "]", CommaPolicy::Inner),
+            Delimiter::Brace => ("{ ", " }", CommaPolicy::Inner),
+            Delimiter::None => ("", "", CommaPolicy::All),
         };
         self.space_after_keyword();
         if is_call && group.delimiter() == Delimiter::Brace {
             self.text.push(' ');
         }
         self.text.push_str(open);
-        self.previous = Previous::Operator;
+        self.previous = PreviousToken::Operator;
         self.write(group.stream(), commas);
         self.text.push_str(close);
-        self.previous = Previous::Operand;
+        self.previous = PreviousToken::Operand;
     }
 
     fn space_after_keyword(&mut self) {
-        if self.previous == Previous::Keyword {
+        if self.previous == PreviousToken::Keyword {
             self.text.push(' ');
         }
     }

@@ -26,28 +26,28 @@ pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<Strin
 }
 
 fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
-    let mut search = Search { method, companion, traits: Vec::new() };
+    let mut search = ImplSearch { method, companion, traits: Vec::new() };
     visit_file(&mut search, &syn::parse_file(source).ok()?);
-    // If one of several methods with these names is in an inherent impl, it may be the one.
+    // If one of several such methods is in an inherent impl, it may be the annotated one.
     search.traits.into_iter().reduce(|found, other| found.and(other)).flatten()
 }
 
-/// Collects every impl that has the annotated method.
-struct Search<'a> {
+/// A search for every impl that may have the annotated method.
+struct ImplSearch<'a> {
     method: &'a Ident,
     companion: &'a Ident,
     /// The trait of each impl that was found, or `None` for an inherent impl.
     traits: Vec<Option<String>>,
 }
 
-impl Search<'_> {
+impl ImplSearch<'_> {
     fn is_the_method(&self, item: &ImplItemFn) -> bool {
         item.sig.ident == *self.method
             && item.attrs.iter().any(|attribute| names_companion(attribute, self.companion))
     }
 }
 
-impl<'ast> Visit<'ast> for Search<'_> {
+impl<'ast> Visit<'ast> for ImplSearch<'_> {
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         let has_method = item.items.iter().any(|item| match item {
             ImplItem::Fn(item) => self.is_the_method(item),
