@@ -143,6 +143,7 @@ pub(crate) struct PendingCall {
     pub(crate) is_counted: bool,
     /// The span of the fetch, once the function has started to run.
     pub(crate) span: FetchSpan,
+    is_fetch_polled: bool,
     waker_cache: LeaderWakerCache,
     /// Collects what the log says about the miss, and the outcome of the call. `None` if the log
     /// does not ask for it and no outcome is recorded. Dropping this field writes the log. It must
@@ -306,6 +307,7 @@ impl PendingCall {
                 fetch_began: None,
                 is_counted: false,
                 span: FetchSpan::NONE,
+                is_fetch_polled: false,
                 waker_cache: None,
                 trace: None,
             },

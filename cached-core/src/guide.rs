@@ -12,12 +12,13 @@
 //! 10. [`testing`]: how do I test code that is cached?
 //! 11. [`ledger`]: what is cached here, and why?
 //! 12. [`performance`]: what does a call cost?
-//! 13. [`on_call`]: what does this figure mean, and what do I do?
-//! 14. [`console`]: what is the cache doing right now?
-//! 15. [`errors`] and [`compile_errors`]: what does this message mean?
-//! 16. [`faq`]: short answers to common questions.
-//! 17. [`security`]: what does the library protect against, and how do I report a vulnerability?
-//! 18. [`changelog`]: what changed?
+//! 13. [`events`]: what is the cache doing?
+//! 14. [`on_call`]: what does this figure mean, and what do I do?
+//! 15. [`console`]: what is the cache doing right now?
+//! 16. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 17. [`faq`]: short answers to common questions.
+//! 18. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 19. [`changelog`]: what changed?
 
 // The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
 // whose targets are file paths. `links.md` defines the same labels with module paths, and is
@@ -71,6 +72,10 @@ chapters! {
     /// See also in the API reference: [`ledger`](crate::ledger()), [`Ledger`](crate::Ledger).
     ledger = "guide/ledger.md",
     performance = "guide/performance.md",
+    ///
+    /// See also in the API reference: [`event`](crate::event), [`Stats`](crate::Stats),
+    /// [`Cache::servers`](crate::Cache::servers), [`Cache::health`](crate::Cache::health).
+    events = "guide/events.md",
     ///
     /// See also in the API reference: [`Cache::stats`](crate::Cache::stats),
     /// [`Cache::servers`](crate::Cache::servers), [`Cache::health`](crate::Cache::health).

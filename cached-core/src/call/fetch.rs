@@ -103,11 +103,21 @@ impl PendingCall {
             CallPlan::Fetch(fetch) => fetch.leader.as_ref(),
             _ => None,
         };
-        if let Some(outcome) = leader.and_then(|leader| leader.outcome_of_other_leader(context)) {
-            return Poll::Ready(FetchEnd::Overtaken(outcome));
+        let outcome_of_other = |context: &Context<'_>| {
+            let outcome = leader.and_then(|leader| leader.outcome_of_other_leader(context));
+            outcome.map_or(Poll::Pending, |outcome| Poll::Ready(FetchEnd::Overtaken(outcome)))
+        };
+        // The fetch is counted already, so the function runs at least once.
+        let is_first = !std::mem::replace(&mut self.is_fetch_polled, true);
+        if !is_first && let overtaken @ Poll::Ready(_) = outcome_of_other(context) {
+            return overtaken;
         }
         let (span, waker_cache) = (&self.span, &mut self.waker_cache);
-        span.in_scope(|| poll_work(leader, waker_cache, fetch, context)).map(FetchEnd::Returned)
+        match span.in_scope(|| poll_work(leader, waker_cache, fetch, context)) {
+            Poll::Ready(output) => Poll::Ready(FetchEnd::Returned(output)),
+            Poll::Pending if is_first => outcome_of_other(context),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Gives up the lead of the flight, and turns the outcome of the other leader's fetch into this

@@ -262,6 +262,7 @@ impl Broker {
             "'http://{}/payments/17?state=paid'",
             "http://{}/payments/17/known",
             "http://{}/stats",
+            "http://{}/health",
             "http://{}/ledger",
         ]
         .map(|arguments| format!("  curl {}\n", arguments.replace("{}", address)))
@@ -295,6 +296,7 @@ impl Broker {
                     Json(Answers::from(broker.cache.stats().total()))
                 }),
             )
+            .route("/health", get(health))
             .route("/ledger", get(async |State(broker): State<Broker>| ledger_page(&broker.cache)))
             .route("/", get(index))
             .with_state(self)
@@ -310,6 +312,12 @@ impl Broker {
 /// again.
 fn asks_for_fresh_answers(request: &Parts) -> bool {
     request.headers.get("cache-control").is_some_and(|value| value == "no-cache")
+}
+
+/// Answers 200 while memcached is away too: the broker answers every request without it, so a load
+/// balancer must not take the broker out of rotation.
+async fn health(State(broker): State<Broker>) -> String {
+    format!("the broker is up; its cache is {}\n", broker.cache.health())
 }
 
 /// Returns the ledger, with what is wrong with a function and what is not worth caching.

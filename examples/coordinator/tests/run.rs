@@ -35,25 +35,33 @@ impl Drop for KillOnDrop {
 fn memcached() -> (KillOnDrop, String) {
     for _ in 0..5 {
         let port = free_port();
-        let child = Command::new("memcached")
-            .args(["-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("memcached is installed (scripts/test installs it)");
-        let mut server = KillOnDrop(child);
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(5) {
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                return (server, format!("memcache://127.0.0.1:{port}"));
-            }
-            // memcached ends if another process has taken the port.
-            if matches!(server.0.try_wait(), Ok(Some(_))) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if let Some(server) = memcached_on(port) {
+            return (server, format!("memcache://127.0.0.1:{port}"));
         }
     }
     panic!("memcached did not start");
+}
+
+/// Starts a memcached on a port. Returns `None` if it does not start.
+fn memcached_on(port: u16) -> Option<KillOnDrop> {
+    let child = Command::new("memcached")
+        .args(["-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("memcached is installed (scripts/test installs it)");
+    let mut server = KillOnDrop(child);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Some(server);
+        }
+        // memcached ends if another process has taken the port.
+        if matches!(server.0.try_wait(), Ok(Some(_))) {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
 }
 
 fn free_port() -> u16 {
@@ -425,6 +433,37 @@ async fn cache_status_agrees_with_what_the_upstream_counted() {
         assert!(sum(words) > 0, "each kind of answer was played: {words:?}");
     }
     assert!(statuses.iter().any(|status| status.starts_with("broker; fwd=request; ")));
+}
+
+#[tokio::test]
+async fn the_health_names_a_lost_memcached_and_stays_200() {
+    let (server, url) = memcached();
+    let address = url.trim_start_matches("memcache://");
+    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let served = serve(&[], Some(&url));
+    served.get("/courses/rust-basics?user=ada").await;
+    assert_eq!(served.get("/health").await, "the broker is up; its cache is up\n");
+
+    drop(server);
+    let out = format!("memcached at {address} is out of rotation");
+    let mut health = String::new();
+    for user in 0..200 {
+        // `get` checks that each answer is a success.
+        served.get(&format!("/courses/rust-basics?user=user{user}")).await;
+        health = served.get("/health").await;
+        if health.contains("degraded") {
+            break;
+        }
+    }
+    assert!(health.starts_with("the broker is up;") && health.contains(&out), "{health}");
+
+    let _server = memcached_on(port).expect("the port is free");
+    let started = Instant::now();
+    while health.contains("degraded") && started.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        health = served.get("/health").await;
+    }
+    assert_eq!(health, "the broker is up; its cache is up\n");
 }
 
 #[cfg(unix)]

@@ -6,6 +6,7 @@ mod caching;
 mod clearing;
 mod desugared;
 mod entries;
+mod events;
 mod failing_fetches;
 mod functions;
 mod futures;

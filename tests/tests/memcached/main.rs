@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod changes;
+mod counters;
 mod entries;
 mod full_servers;
 mod functions;
