@@ -52,3 +52,9 @@ fn test_tools_are_send_sync_and_unpin() {
     #[cfg(feature = "memcached")]
     assert_auto_traits::<testing::TestMemcached>();
 }
+
+#[cfg(feature = "metrics")]
+#[test]
+fn the_metrics_publisher_is_send_sync_and_unpin() {
+    assert_auto_traits::<MetricsPublisher>();
+}

@@ -4,6 +4,8 @@
 //! look up, fetch and change entries. A [`Cache`] gives these two modules access to the tiers.
 
 mod clear;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod worth;
 
 use std::fmt;
@@ -22,10 +24,13 @@ use crate::key::{Key, canonical_bytes};
 use crate::program::find_fingerprint;
 use crate::refresh_claims::LocalRefreshClaims;
 use crate::stats::{Counters, Health, LocalStats, ServerStats, Stats};
+use crate::telemetry::CacheLabels;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::{RemoteStore, Store};
 use crate::tier::request::RequestHandle;
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsPublisher;
 
 /// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
 ///
@@ -89,7 +94,8 @@ impl Cache {
     }
 
     fn with_switch(config: Config, enabled: bool) -> Cache {
-        let events = EventDispatcher::new(&config.observers);
+        let labels = CacheLabels::new(config.namespace.as_ref());
+        let events = EventDispatcher::new(&config.observers).with_labels(labels);
         let remote = Store::new(&config, &events).map(Arc::new);
         let local = LocalTier::new(config.local_capacity, config.clock.clone(), events.clone());
         Cache {

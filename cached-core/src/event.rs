@@ -106,6 +106,7 @@ use crate::declaration::{DECLARATIONS, Declaration};
 use crate::key::{Digest, canonical_bytes_of_body};
 use crate::key::{KeyError, KeyHeader, key_body};
 use crate::stats::{Counters, ObserverStats, all_counters};
+use crate::telemetry::CacheLabels;
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 pub use crate::unstorable::UnstorableValue;
@@ -580,6 +581,7 @@ pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
     past_events: Arc<PastEvents>,
     observers: Arc<[ObserverGuard]>,
+    labels: CacheLabels,
 }
 
 impl EventDispatcher {
@@ -588,7 +590,13 @@ impl EventDispatcher {
             counters: all_counters().into(),
             past_events: Arc::default(),
             observers: observers.guards(),
+            labels: CacheLabels::default(),
         }
+    }
+
+    /// Gives the metrics of these events the labels of a cache.
+    pub(crate) fn with_labels(self, labels: CacheLabels) -> EventDispatcher {
+        EventDispatcher { labels, ..self }
     }
 
     /// Returns the counters of all declarations. Each declaration's counters are at the
@@ -611,6 +619,7 @@ impl EventDispatcher {
     pub(crate) fn emit(&self, event: &Event<'_>) {
         counting::count(&self.counters, event);
         self.past_events.note(event);
+        self.labels.record(event);
         logging::log(event);
         self.observers.iter().for_each(|observer| observer.deliver(event));
     }

@@ -15,10 +15,11 @@
 //! 13. [`events`]: what is the cache doing?
 //! 14. [`on_call`]: what does this figure mean, and what do I do?
 //! 15. [`console`]: what is the cache doing right now?
-//! 16. [`errors`] and [`compile_errors`]: what does this message mean?
-//! 17. [`faq`]: short answers to common questions.
-//! 18. [`security`]: what does the library protect against, and how do I report a vulnerability?
-//! 19. [`changelog`]: what changed?
+//! 16. [`telemetry`]: how do I get metrics and traces?
+//! 17. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 18. [`faq`]: short answers to common questions.
+//! 19. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 20. [`changelog`]: what changed?
 
 // The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
 // whose targets are file paths. `links.md` defines the same labels with module paths, and is
@@ -80,6 +81,7 @@ chapters! {
     /// See also in the API reference: [`Cache::stats`](crate::Cache::stats),
     /// [`Cache::servers`](crate::Cache::servers), [`Cache::health`](crate::Cache::health).
     on_call = "guide/on_call.md",
+    telemetry = "guide/telemetry.md",
     ///
     /// See also in the API reference: [`ConfigError`](crate::ConfigError),
     /// [`InstallError`](crate::InstallError), [`CacheError`](crate::CacheError),

@@ -64,6 +64,8 @@ mod weight;
 use tier::remote::no_remote::{encoded, frame};
 
 pub use cache::Cache;
+#[cfg(feature = "metrics")]
+pub use cache::MetricsPublisher;
 /// Caches the results of an `async fn` in a tiered cache.
 ///
 /// The [guide](crate::guide::options) lists the options. The attribute's name refers to a

@@ -141,6 +141,9 @@ counters! {
     bypassed: Counter, "bypassed", Shown::IfCounted;
     /// Calls that ended without an answer: the caller dropped the call, or the function panicked.
     cancelled: Counter, "cancelled", Shown::IfCounted;
+    /// Runs of the function's body that a call began and did not end: the caller dropped the call, or
+    /// the function panicked.
+    fetches_cancelled: Counter, "fetches cancelled", Shown::IfCounted;
     /// Entries that `invalidate` removed, and local entries that `invalidate_all` and `clear` removed.
     invalidations: Counter, "invalidated", Shown::IfCounted;
     /// Entries that `overwrite` replaced.
@@ -324,11 +327,9 @@ impl Stats {
         // A function that is not cached has no counters.
         let row = |declaration: &'static Declaration| {
             let counters = counters.get(declaration.index()?)?;
-            Some(StatsRow {
-                name: declaration.name(),
-                counters: counters.read(),
-                fetch_durations: counters.fetch_durations.read(),
-            })
+            // The durations are read first, so failed fetches are not more than the durations say.
+            let fetch_durations = counters.fetch_durations.read();
+            Some(StatsRow { name: declaration.name(), counters: counters.read(), fetch_durations })
         };
         let rows = ledger().iter().filter_map(row).collect();
         let mut stats = Stats { rows, local, observers };

@@ -7,19 +7,26 @@
 //! To *fetch* is to run the annotated function. An *exchange* sends commands to one memcached
 //! server and receives the results.
 
+#[cfg(feature = "metrics")]
+pub(crate) mod durations;
 #[cfg(feature = "memcached")]
 #[cfg_attr(
-    not(feature = "tracing"),
-    allow(dead_code, reason = "only spans name the server and the commands")
+    not(any(feature = "tracing", feature = "metrics")),
+    allow(dead_code, reason = "only spans and metrics name the server and the commands")
 )]
 mod exchange;
+#[cfg(not(feature = "metrics"))]
+mod no_durations;
 #[cfg(not(feature = "tracing"))]
 mod no_spans;
 #[cfg(feature = "tracing")]
 mod spans;
 
+pub(crate) use durations::CacheLabels;
 #[cfg(feature = "memcached")]
 pub(crate) use exchange::{Exchange, ExchangeSubject};
+#[cfg(not(feature = "metrics"))]
+use no_durations as durations;
 #[cfg(not(feature = "tracing"))]
 use no_spans as spans;
 #[cfg(feature = "memcached")]

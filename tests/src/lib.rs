@@ -6,6 +6,7 @@
 
 mod fake_memcached;
 mod logs;
+mod prometheus;
 mod spans;
 mod switching_proxy;
 mod upstream;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use fake_memcached::{FakeMemcached, ServerKind};
 pub use logs::{collect_logs, collect_misses, logged};
+pub use prometheus::{Sample, Scrape};
 pub use spans::{CollectedEvent, CollectedSpan, Fields, SpanCollector};
 pub use switching_proxy::SwitchingProxy;
 pub use upstream::{Upstream, UpstreamDown};

@@ -20,7 +20,13 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
                 counters.fetches.add();
             }
         }
-        Event::Cancelled { entry, .. } => of(entry).cancelled.add(),
+        Event::Cancelled { entry, took } => {
+            let counters = of(entry);
+            counters.cancelled.add();
+            if took.is_some() {
+                counters.fetches_cancelled.add();
+            }
+        }
         Event::FetchStarted { entry } => of(entry).fetches.add(),
         Event::FetchEnded { entry, outcome, took, is_answer } => {
             let counters = of(entry);

@@ -1,21 +1,25 @@
 //! The record of one exchange with a memcached server.
 
+use std::sync::Arc;
+
+use super::durations::ExchangeTimer;
 use super::spans::{ExchangeSpan, InSpan};
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
 /// An exchange with a memcached server that has begun and not ended.
 ///
 /// If a caller waits for the exchange, the exchange has a span. An exchange that is dropped before
-/// [`end`](Self::end) ends its span as cancelled.
+/// [`end`](Self::end) ends its span as cancelled, and its duration is not recorded.
 pub(crate) struct Exchange {
     span: ExchangeSpan,
+    timer: ExchangeTimer,
 }
 
 /// The server and the commands of an exchange.
 #[derive(Clone, Copy)]
 pub(crate) struct ExchangeSubject<'s> {
     /// The address of the server, as `host:port`.
-    pub(crate) address: &'s str,
+    pub(crate) address: &'s Arc<str>,
     /// The name of the commands: `get`, `set` or `delete`, in a batch with `BATCH ` in front.
     pub(crate) operation: &'static str,
     /// The key in memcached, or `None` for several keys.
@@ -32,7 +36,7 @@ impl Exchange {
             true => ExchangeSpan::start(subject),
             false => ExchangeSpan::NONE,
         };
-        Exchange { span }
+        Exchange { span, timer: ExchangeTimer::start(subject) }
     }
 
     /// Returns a future that polls `commands` in the span of this exchange.
@@ -50,6 +54,7 @@ impl Exchange {
     ) {
         let result = result.as_ref().map(outcome).map_err(RemoteError::kind);
         self.span.end(result);
+        self.timer.end(result.err().map(error_type));
     }
 }
 

@@ -8,6 +8,7 @@ mod full_servers;
 mod functions;
 mod limits;
 mod lost_runtimes;
+mod metrics;
 mod misses;
 mod old_servers;
 mod on_call;

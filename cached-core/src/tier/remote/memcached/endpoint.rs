@@ -16,7 +16,7 @@ use crate::stats::{Counter, LiveHistogram, ServerState, ServerStats};
 
 /// The address, timeout, health and identity of one server.
 pub(super) struct EndpointState {
-    pub(super) address: String,
+    pub(super) address: Arc<str>,
     pub(super) clock: Clock,
     pub(super) health: ServerHealth,
     pub(super) exchanges: ExchangeCounters,
@@ -39,7 +39,7 @@ impl EndpointState {
         on_ejection: impl Fn(&CommandError) + Send + Sync + 'static,
     ) -> EndpointState {
         EndpointState {
-            address: address.to_owned(),
+            address: address.into(),
             clock: config.clock.clone(),
             health: ServerHealth::new(config.clock.clone()),
             exchanges: ExchangeCounters::default(),

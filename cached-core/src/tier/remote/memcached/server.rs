@@ -213,7 +213,7 @@ impl Server {
         commands: usize,
         is_awaited: bool,
     ) -> Exchange {
-        let subject = ExchangeSubject { address: self.address(), operation, key, commands };
+        let subject = ExchangeSubject { address: &self.endpoint.address, operation, key, commands };
         Exchange::start(subject, is_awaited)
     }
 

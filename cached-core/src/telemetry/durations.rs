@@ -1,0 +1,94 @@
+//! The histograms `cache.fetch.duration` and `db.client.operation.duration` of the crate `metrics`.
+//!
+//! A recorder of this crate cannot set a histogram as a whole, so each duration is recorded when it
+//! is known. `cache/metrics.rs` publishes the counters and gauges.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use metrics::{Label, SharedString};
+
+use crate::event::{Event, FetchOutcome};
+
+/// The name of the histogram of fetches.
+pub(crate) const FETCH_DURATION: &str = "cache.fetch.duration";
+/// The name of the histogram of exchanges with memcached. OpenTelemetry defines it.
+pub(crate) const EXCHANGE_DURATION: &str = "db.client.operation.duration";
+
+/// The labels that all metrics of one cache have.
+#[derive(Clone, Default)]
+pub(crate) struct CacheLabels {
+    namespace: Option<Arc<str>>,
+}
+
+impl CacheLabels {
+    pub(crate) fn new(namespace: Option<&Arc<str>>) -> CacheLabels {
+        CacheLabels { namespace: namespace.cloned() }
+    }
+
+    /// Returns these labels and a few more. Two caches of a process have different series if they
+    /// have different namespaces.
+    pub(crate) fn with<const N: usize>(
+        &self,
+        labels: [(&'static str, &'static str); N],
+    ) -> Vec<Label> {
+        let mut all = Vec::with_capacity(N + 1);
+        all.extend(labels.map(|(name, value)| Label::from_static_parts(name, value)));
+        if let Some(namespace) = &self.namespace {
+            let namespace = SharedString::from(Arc::clone(namespace));
+            all.push(Label::new("cache.namespace", namespace));
+        }
+        all
+    }
+
+    /// Records the duration of a fetch, if the event is the end of one.
+    #[inline]
+    pub(crate) fn record(&self, event: &Event<'_>) {
+        if let Event::FetchEnded { entry, outcome, took, .. } = event {
+            let outcome = match outcome {
+                FetchOutcome::Value => "value",
+                FetchOutcome::Error => "error",
+            };
+            let labels = self.with([("cache", entry.name()), ("outcome", outcome)]);
+            metrics::histogram!(FETCH_DURATION, labels).record(took.as_secs_f64());
+        }
+    }
+}
+
+/// Measures one exchange with memcached.
+#[cfg(feature = "memcached")]
+pub(super) struct ExchangeTimer {
+    began: Instant,
+    address: Arc<str>,
+    operation: &'static str,
+}
+
+#[cfg(feature = "memcached")]
+impl ExchangeTimer {
+    #[inline]
+    pub(super) fn start(subject: super::ExchangeSubject<'_>) -> ExchangeTimer {
+        let super::ExchangeSubject { address, operation, .. } = subject;
+        ExchangeTimer { began: Instant::now(), address: Arc::clone(address), operation }
+    }
+
+    /// Records the duration of the exchange. `error` is the kind of its error, as `error.type` names
+    /// it.
+    pub(super) fn end(self, error: Option<&'static str>) {
+        let took = self.began.elapsed();
+        let mut labels = server_labels(&self.address);
+        labels.push(Label::from_static_parts("db.system.name", "memcached"));
+        labels.push(Label::from_static_parts("db.operation.name", self.operation));
+        labels.extend(error.map(|kind| Label::from_static_parts("error.type", kind)));
+        metrics::histogram!(EXCHANGE_DURATION, labels).record(took.as_secs_f64());
+    }
+}
+
+/// Returns the labels `server.address` and `server.port` of a server.
+#[cfg(feature = "memcached")]
+pub(crate) fn server_labels(address: &str) -> Vec<Label> {
+    let (host, port) = super::exchange::host_and_port(address);
+    let mut labels = Vec::with_capacity(5);
+    labels.push(Label::new("server.address", host.to_owned()));
+    labels.extend(port.map(|port| Label::new("server.port", port.to_string())));
+    labels
+}
