@@ -264,6 +264,7 @@ impl Broker {
             "http://{}/stats",
             "http://{}/health",
             "http://{}/ledger",
+            "http://{}/metrics",
         ]
         .map(|arguments| format!("  curl {}\n", arguments.replace("{}", address)))
         .concat()

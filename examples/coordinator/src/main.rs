@@ -8,6 +8,7 @@
 
 mod broker;
 mod load;
+mod metrics;
 mod model;
 mod processes;
 mod report;
@@ -19,6 +20,7 @@ use cached_core::Cache;
 use cached_core::console::Console;
 use clap::{Parser, Subcommand};
 use load::Load;
+use metrics::metrics_router;
 use processes::MemcachedProcess;
 use report::Table;
 use std::fmt;
@@ -266,7 +268,8 @@ async fn serve(
     ));
     let broker =
         Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
-    let routes = broker.router().nest_service("/_cache", console(&cache));
+    let metrics = metrics_router(cache.clone()).map_err(|error| Failure(1, error.to_string()))?;
+    let routes = broker.router().nest_service("/_cache", console(&cache)).merge(metrics);
     // The console answers only clients on this machine, so the server must say where they are.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let load = load.then(|| tokio::spawn(load::play_on(format!("http://{address}"))));
