@@ -258,6 +258,13 @@ fn the_ledger_is_printed_as_a_table_as_json_and_as_markdown() {
     assert_one_line(&run(&["ledger", "--json", "--markdown"], None), "--markdown");
 }
 
+#[test]
+fn the_guide_has_the_clippy_toml_of_this_package() {
+    let guide = std::fs::read_to_string("../../docs/guide/ledger.md").expect("the guide is there");
+    let clippy = std::fs::read_to_string("clippy.toml").expect("the file is there");
+    assert!(guide.contains(&format!("```toml\n{clippy}```\n")), "the guide has the same file");
+}
+
 /// A running `serve` process, and the URLs that it printed.
 struct ServeProcess {
     process: KillOnDrop,
