@@ -25,16 +25,21 @@ use crate::codec::Codec;
 use crate::stable_hash::StableHasher;
 use crate::unstorable::ValuePart;
 
+/// How deeply members, `Some`s and newtypes may be nested. The serializer calls itself for each level,
+/// and a deeper value would exhaust the stack. The outline, whose steps take more of the stack, allows
+/// half as many levels.
+const MAX_DEPTH: usize = 1024;
+
 /// The largest number of parts of a value that are compared to find the one that differs.
 const MAX_PARTS: usize = 64 << 10;
 
 /// Returns the shape of `value`.
 ///
 /// # Errors
-/// Fails if the value's `Serialize` fails, or if the value skips a field and the codec is
-/// positional.
+/// Fails if the value's `Serialize` fails, if the value is nested too deeply, or if the value skips a
+/// field and the codec is positional.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V, codec: Codec) -> Result<u64, ShapeError> {
-    value.serialize(ShapeSerializer { codec, includes_contents: false, parts: None })
+    value.serialize(ShapeSerializer { codec, depth: 0, includes_contents: false, parts: None })
 }
 
 /// Returns the innermost part in which two values of one type have different shapes.
@@ -72,7 +77,8 @@ pub(crate) fn failing_part<V: Serialize>(value: &V, codec: Codec) -> Option<Valu
 
 fn parts_of<V: Serialize>(value: &V, codec: Codec) -> Vec<PartShape> {
     let parts = RefCell::new(PartRecorder { open: vec![Vec::new()], count: 0 });
-    let serializer = ShapeSerializer { codec, includes_contents: false, parts: Some(&parts) };
+    let serializer =
+        ShapeSerializer { codec, depth: 0, includes_contents: false, parts: Some(&parts) };
     // An error is recorded together with its part.
     let _ = value.serialize(serializer);
     parts.into_inner().open.pop().unwrap_or_default()
@@ -114,6 +120,8 @@ impl PartRecorder {
 pub(crate) enum ShapeError {
     /// The value's `Serialize` skips a field. The codec would read the next field in its place.
     SkippedField,
+    /// The value is nested more than [`MAX_DEPTH`] levels deep.
+    TooDeep,
     /// The value's `Serialize` returned an error.
     Failed,
 }
@@ -122,6 +130,7 @@ impl ShapeError {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             ShapeError::SkippedField => "skips a field, which a positional codec cannot write",
+            ShapeError::TooDeep => "is nested too deeply",
             ShapeError::Failed => "has a `Serialize` that fails",
         }
     }
@@ -188,6 +197,8 @@ fn hash_of_kind(kind: DataKind) -> StableHasher {
 #[derive(Clone, Copy)]
 struct ShapeSerializer<'p> {
     codec: Codec,
+    /// The number of parts around this one.
+    depth: usize,
     /// True if numbers, strings and bytes are hashed with their data, false if only their kind is
     /// hashed.
     includes_contents: bool,
@@ -208,9 +219,13 @@ impl<'p> ShapeSerializer<'p> {
         field: Option<&'static str>,
         part: &T,
     ) -> Result<u64, ShapeError> {
-        let Some(parts) = self.parts else { return part.serialize(self) };
+        if self.depth == MAX_DEPTH {
+            return Err(ShapeError::TooDeep);
+        }
+        let serializer = ShapeSerializer { depth: self.depth + 1, ..self };
+        let Some(parts) = self.parts else { return part.serialize(serializer) };
         parts.borrow_mut().begin();
-        let shape = part.serialize(self);
+        let shape = part.serialize(serializer);
         parts.borrow_mut().end(ValuePart { field, type_name: type_name::<T>() }, shape);
         shape
     }

@@ -9,7 +9,9 @@
 //! counts as much as the largest, because an enum or an `Option` always takes the space of its
 //! largest variant.
 //!
-//! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
+//! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips. It also
+//! omits what is nested more than [`MAX_DEPTH`] levels deep, because the serializer calls itself for each
+//! level and would exhaust the stack.
 
 use std::fmt::{self, Write};
 
@@ -20,11 +22,14 @@ const COLLECTION_SIZE: usize = size_of::<Vec<u8>>();
 /// The size of the two reference counts that an `Arc` stores in front of its value.
 const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
+/// How deeply members, elements and `Some`s may be nested. What is deeper is not visited.
+const MAX_DEPTH: usize = 1024;
+
 /// Estimates how many bytes `value` takes when it is stored in an `Arc`. Returns `None` if the
 /// value's `Serialize` fails.
 pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     let mut heap = 0;
-    add_sized(value, size_of::<V>(), &mut heap).ok()?;
+    add_sized(value, size_of::<V>(), &mut heap, 0).ok()?;
     Some(of_own_size::<V>() + heap)
 }
 
@@ -55,8 +60,12 @@ fn add_sized<T: Serialize + ?Sized>(
     value: &T,
     size: usize,
     heap: &mut usize,
+    depth: usize,
 ) -> Result<(), WeightError> {
-    let content = value.serialize(WeightSerializer { heap })?;
+    if depth > MAX_DEPTH {
+        return Ok(());
+    }
+    let content = value.serialize(WeightSerializer { heap, depth })?;
     // If the contents are larger than the value, the value is a pointer to them: a `Box` or an
     // `Arc`.
     if size <= size_of::<usize>() && content > size {
@@ -69,6 +78,8 @@ fn add_sized<T: Serialize + ?Sized>(
 /// itself, estimated from the contents.
 struct WeightSerializer<'h> {
     heap: &'h mut usize,
+    /// The number of values around this one.
+    depth: usize,
 }
 
 /// The error that is returned if a value's `Serialize` fails.
@@ -92,6 +103,7 @@ impl ser::Error for WeightError {
 /// A weigher of a sequence or a map, whose elements are on the heap.
 struct ElementsWeigher<'h> {
     heap: &'h mut usize,
+    depth: usize,
     count: usize,
     /// `largest[0]` is the size of the largest element of a sequence, or of the largest key of a
     /// map. `largest[1]` is the size of the largest value of a map.
@@ -102,23 +114,28 @@ struct ElementsWeigher<'h> {
 /// A weigher of a struct, a tuple or a variant, whose fields are inside the value.
 struct FieldsWeigher<'h> {
     heap: &'h mut usize,
+    depth: usize,
     size: usize,
 }
 
 impl<'h> WeightSerializer<'h> {
     fn elements(self, is_map: bool) -> ElementsWeigher<'h> {
-        ElementsWeigher { heap: self.heap, count: 0, largest: [0; 2], is_map }
+        ElementsWeigher { heap: self.heap, depth: self.depth, count: 0, largest: [0; 2], is_map }
     }
 
     fn fields(self) -> FieldsWeigher<'h> {
-        FieldsWeigher { heap: self.heap, size: 0 }
+        FieldsWeigher { heap: self.heap, depth: self.depth, size: 0 }
     }
 }
 
 impl ElementsWeigher<'_> {
     #[inline]
     fn add<T: Serialize + ?Sized>(&mut self, which: usize, value: &T) -> Result<(), WeightError> {
-        let size = value.serialize(WeightSerializer { heap: self.heap })?;
+        if self.depth == MAX_DEPTH {
+            return Ok(());
+        }
+        let serializer = WeightSerializer { heap: self.heap, depth: self.depth + 1 };
+        let size = value.serialize(serializer)?;
         self.largest[which] = self.largest[which].max(size);
         Ok(())
     }
@@ -149,7 +166,7 @@ impl FieldsWeigher<'_> {
     fn add<T: Serialize + ?Sized>(&mut self, field: &T) -> Result<(), WeightError> {
         let size = size_of_val(field);
         self.size += size;
-        add_sized(field, size, self.heap)
+        add_sized(field, size, self.heap, self.depth + 1)
     }
 }
 

@@ -89,6 +89,31 @@ fn a_deeply_nested_value_is_written_or_refused() {
     thread.expect("the thread starts").join().expect("nothing overflows");
 }
 
+/// Runs on a thread with a stack as small as that of a runtime's worker.
+#[test]
+fn a_long_linked_list_is_refused() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Node {
+        number: u64,
+        next: Option<Box<Node>>,
+    }
+    // A long list is never freed, because dropping it overflows the stack.
+    let list = |length: u64| -> &'static Node {
+        let end = Node { number: 0, next: None };
+        let push = |next, number| Node { number, next: Some(Box::new(next)) };
+        Box::leak(Box::new((1..length).fold(end, push)))
+    };
+    let run = move || {
+        assert!(write(list(200), RoundTripCheck::ANY).is_ok());
+        for length in [600, 5_000, 100_000] {
+            let error = write(list(length), RoundTripCheck::ANY).err().expect("it is refused");
+            assert!(error.why.contains("nested too deeply"), "{error:?}");
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run);
+    thread.expect("the thread starts").join().expect("nothing overflows");
+}
+
 #[test]
 fn a_skipped_field_is_compared() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -81,3 +81,32 @@ fn an_unserializable_value_has_no_weight() {
     }
     assert_eq!(of(&vec![FailingValue]), None);
 }
+
+#[derive(Serialize)]
+struct Node {
+    number: u64,
+    next: Option<Box<Node>>,
+}
+
+/// Returns a linked list. It is never freed, because dropping a long list overflows the stack.
+fn list(length: u64) -> &'static Node {
+    let end = Node { number: 0, next: None };
+    let push = |next, number| Node { number, next: Some(Box::new(next)) };
+    Box::leak(Box::new((1..length).fold(end, push)))
+}
+
+/// Runs on a thread with a stack as small as that of a runtime's worker.
+#[test]
+fn a_deeply_nested_value_is_weighed_in_part() {
+    let run = || {
+        let node = block_size(size_of::<Node>());
+        assert_eq!(of(list(400)), Some(weight_without_heap::<Node>() + 399 * node));
+        let long = of(list(100_000));
+        assert!(long > of(list(400)), "{long:?}");
+        assert_eq!(of(list(5_000)), long);
+        let nested = of(&vec![vec![list(100_000)]]);
+        assert!(nested > of(list(400)), "{nested:?}");
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run);
+    thread.expect("the thread starts").join().expect("nothing overflows");
+}
