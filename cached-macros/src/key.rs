@@ -12,7 +12,7 @@ use crate::errors::{Errors, nearest, prose_list};
 use crate::item::{Function, Parameter};
 use crate::mentions::mentions;
 use crate::signature::{find_mutable_reference, shows_all_names};
-use crate::unordered::find_unordered;
+use crate::unordered::{collected_in_order, find_unordered, unordered_elements};
 
 /// Checks `version`, `identifier` and `skip` against the function's parameters.
 pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
@@ -28,6 +28,7 @@ pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
     check_completeness(args, function, &mut reported, errors);
     check_mutable_references(args, function, &reported, errors);
     check_unordered(args, function, &reported, errors);
+    check_collected(args, function, errors);
 }
 
 /// Checks that each name in `skip` is a parameter, is listed once and is not in the key.
@@ -234,7 +235,8 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
             continue;
         }
         let name = collection.name();
-        let sorted = match collection.is_whole {
+        // In a set, the equal elements of a `BinaryHeap` would be one.
+        let sorted = match collection.is_whole && name != "BinaryHeap" {
             true => format!("put `{ident}.iter().collect::<BTreeSet<_>>()` into `identifier`"),
             false => format!("put a sorted copy of `{ident}` into `identifier`"),
         };
@@ -243,6 +245,45 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
                 take a `BTreeSet`, or {sorted}"
         );
         errors.on(collection.ty, message);
+    }
+}
+
+/// Checks that no part of the key collects the elements of a `HashSet` or a `HashMap` into a sequence.
+/// The sequence has the order of the collection, which is not stable.
+fn check_collected(args: &Args, function: &Function, errors: &mut Errors) {
+    let options = [&args.identifier, &args.version].into_iter().flatten();
+    let parts = options.flat_map(|option| {
+        tuple_elements(&option.value).into_iter().map(move |part| (option, part))
+    });
+    for (option, part) in parts {
+        let Some(collected) = collected_in_order(part) else { continue };
+        let Some(parameter) = function.parameter(collected.variable) else { continue };
+        // A pattern may bind another part of the argument, so only a plain name is checked.
+        let Some(FnArg::Typed(argument)) = function.signature.inputs.get(parameter.argument) else {
+            continue;
+        };
+        if matches!(*argument.pat, Pat::Ident(_))
+            && let Some(collection) = unordered_elements(&argument.ty)
+        {
+            // In a set, `[1, 1]` and `[1]` would be one key.
+            let is_set = collected.is_distinct && collection != "BinaryHeap";
+            let sorted = match is_set {
+                true => "collect them into a `BTreeSet<_>`".to_owned(),
+                false => format!("put a sorted copy into `{}`", option.key),
+            };
+            let message = format!(
+                "the elements of a `{collection}` have no stable order, so equal ones would miss; {sorted}"
+            );
+            errors.on(part, message);
+        }
+    }
+}
+
+/// Returns the elements of a tuple and of the tuples in it, or the one expression that is not a tuple.
+fn tuple_elements(expression: &Expr) -> Vec<&Expr> {
+    match without_wrappers(expression) {
+        Expr::Tuple(tuple) => tuple.elems.iter().flat_map(tuple_elements).collect(),
+        other => vec![other],
     }
 }
 

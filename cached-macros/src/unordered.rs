@@ -1,8 +1,9 @@
 //! Finds collections without a stable order in the type of a parameter. Equal collections of such a
 //! type give different keys.
 
+use proc_macro2::Ident;
 use quote::ToTokens;
-use syn::{GenericArgument, PathArguments, Type, TypePath};
+use syn::{Expr, ExprMethodCall, GenericArgument, PathArguments, Type, TypePath};
 
 /// The names of collections without a stable order.
 const UNORDERED: [&str; 5] = ["HashSet", "FxHashSet", "AHashSet", "DashSet", "BinaryHeap"];
@@ -72,6 +73,89 @@ fn find(ty: &Type, is_whole: bool) -> Option<UnorderedCollection<'_>> {
     }
 }
 
+/// The names of maps without a stable order. A whole map may be in a key, because its entries are sorted
+/// there.
+const UNORDERED_MAPS: [&str; 4] = ["HashMap", "FxHashMap", "AHashMap", "DashMap"];
+
+/// The methods that keep the order of the elements.
+const KEEPING_ORDER: [&str; 10] = [
+    "iter",
+    "into_iter",
+    "keys",
+    "into_keys",
+    "values",
+    "into_values",
+    "copied",
+    "cloned",
+    "map",
+    "by_ref",
+];
+
+/// The collections that keep the order in which they were collected.
+const SEQUENCES: [&str; 5] = ["Vec", "VecDeque", "LinkedList", "Box", "String"];
+
+/// Returns the name of the type if the elements of a value of the type come in no stable order.
+pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
+    if let Some(found) = find_unordered(ty) {
+        return found.is_whole.then(|| found.name());
+    }
+    match ty {
+        Type::Group(inner) => unordered_elements(&inner.elem),
+        Type::Paren(inner) => unordered_elements(&inner.elem),
+        Type::Reference(inner) => unordered_elements(&inner.elem),
+        Type::Path(ty) => {
+            let last = ty.path.segments.last()?;
+            UNORDERED_MAPS.iter().find(|name| last.ident == **name).map(|name| (*name).to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The methods after which two elements may be equal.
+const REPEATING: [&str; 3] = ["map", "values", "into_values"];
+
+/// A sequence that is collected from a variable in the order of the variable's elements.
+pub(crate) struct CollectedSequence<'a> {
+    pub(crate) variable: &'a Ident,
+    /// No two elements are equal if no two elements of the variable are.
+    pub(crate) is_distinct: bool,
+}
+
+/// Returns the variable whose elements the expression collects into a sequence in their own order, such as
+/// `ids` in `ids.iter().copied().collect::<Vec<_>>()`. A chain with any other method may sort.
+pub(crate) fn collected_in_order(expression: &Expr) -> Option<CollectedSequence<'_>> {
+    let Expr::MethodCall(collect) = expression else { return None };
+    let elements = is_collect_of_sequence(collect).then_some(&*collect.receiver)?;
+    let (mut inner, mut is_distinct) = (elements, true);
+    while let Expr::MethodCall(call) = inner {
+        if !KEEPING_ORDER.iter().any(|method| call.method == method) {
+            return None;
+        }
+        is_distinct &= !REPEATING.iter().any(|method| call.method == method);
+        inner = &call.receiver;
+    }
+    match inner {
+        Expr::Path(path) => {
+            let variable = path.path.get_ident()?;
+            Some(CollectedSequence { variable, is_distinct })
+        }
+        _ => None,
+    }
+}
+
+/// Returns true for the call `collect::<Vec<…>>()`, or of another sequence.
+fn is_collect_of_sequence(call: &ExprMethodCall) -> bool {
+    let arguments = call.turbofish.iter().flat_map(|turbofish| &turbofish.args);
+    let is_sequence = arguments.into_iter().any(|argument| match argument {
+        GenericArgument::Type(Type::Path(ty)) => {
+            let last = ty.path.segments.last();
+            last.is_some_and(|last| SEQUENCES.iter().any(|name| last.ident == name))
+        }
+        _ => false,
+    });
+    call.method == "collect" && is_sequence
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +180,38 @@ mod tests {
             let ty: Type = syn::parse_str(ty).expect("a type");
             assert!(find_unordered(&ty).is_none(), "{}", ty.to_token_stream());
         }
+    }
+
+    #[test]
+    fn a_collected_sequence_keeps_the_order_of_its_elements() {
+        let found = |text: &str| {
+            let expression: Expr = syn::parse_str(text).expect("an expression");
+            let found = collected_in_order(&expression)?;
+            Some((found.variable.to_string(), found.is_distinct))
+        };
+        for (text, is_distinct) in [
+            ("ids.iter().collect::<Vec<_>>()", true),
+            ("ids.into_iter().map(|id| id / 2).collect::<std::vec::Vec<u32>>()", false),
+            ("ids.values().copied().collect::<VecDeque<u32>>()", false),
+            ("ids.keys().cloned().collect::<Box<[_]>>()", true),
+        ] {
+            assert_eq!(found(text), Some(("ids".to_owned(), is_distinct)), "{text}");
+        }
+        for text in [
+            "ids.iter().collect::<BTreeSet<_>>()",
+            "ids.iter().sorted().collect::<Vec<_>>()",
+            "ids.iter().filter(|id| **id == 7).collect::<Vec<_>>()",
+            "sorted(ids.iter().collect::<Vec<_>>())",
+            "self.ids.iter().collect::<Vec<_>>()",
+            "ids.iter().collect()",
+            "ids.len()",
+        ] {
+            assert_eq!(found(text), None, "{text}");
+        }
+        let unordered = |text: &str| unordered_elements(&syn::parse_str(text).expect("a type"));
+        assert_eq!(unordered("&HashMap<u8, u8>").as_deref(), Some("HashMap"));
+        assert_eq!(unordered("Arc<HashSet<u8>>").as_deref(), Some("HashSet"));
+        assert_eq!(unordered("Vec<HashSet<u8>>"), None);
+        assert_eq!(unordered("BTreeMap<u8, u8>"), None);
     }
 }

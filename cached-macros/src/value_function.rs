@@ -8,9 +8,10 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Expr, ExprPath};
+use syn::visit::Visit;
+use syn::{Expr, ExprPath, UnOp};
 
-use crate::args::Args;
+use crate::args::{Args, OPTIONS};
 use crate::errors::Errors;
 use crate::expand::{CratePath, has_generic_type};
 use crate::item::{Function, Parameter};
@@ -18,6 +19,7 @@ use crate::lifetimes::{borrows_otherwise, is_shared_reference};
 use crate::mentions::{may_mention, mentions};
 use crate::receiver::with_receiver;
 use crate::signature::find_mutable_reference;
+use crate::source_text::source_text;
 use crate::validate::OWNING_TYPE;
 
 /// An option that is a function of the cached value.
@@ -63,6 +65,10 @@ pub(crate) fn value_functions<'a>(
 pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
     for ValueFunction { option, function: expression, mentioned } in value_functions(args, function)
     {
+        if let Some(message) = not_a_function(option, expression, function) {
+            errors.on(expression, message);
+            continue;
+        }
         for parameter in mentioned {
             let name = &parameter.ident;
             let Some(argument) = function.signature.inputs.get(parameter.argument) else {
@@ -92,6 +98,58 @@ pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &m
             errors.on(mention(expression, name), message);
         }
     }
+}
+
+/// Returns the error message if the expression cannot be a function, such as `payment.state == state`.
+/// A call or a path may be one.
+fn not_a_function(option: &str, expression: &Expr, function: &Function) -> Option<String> {
+    let is_computed = match expression {
+        Expr::Paren(inner) => return not_a_function(option, &inner.expr, function),
+        Expr::Binary(_) => true,
+        Expr::Unary(unary) => !matches!(unary.op, UnOp::Deref(_)),
+        Expr::Macro(call) if call.mac.path.is_ident("matches") => true,
+        Expr::Lit(_) | Expr::Tuple(_) | Expr::Array(_) => false,
+        _ => return None,
+    };
+    let example = match is_computed {
+        true => {
+            let value = unknown_name(expression, function);
+            let value = value.map_or_else(|| "value".to_owned(), |name| name.to_string());
+            format!("{option} = |{value}| {}", source_text(expression.to_token_stream()))
+        }
+        false => {
+            let syntax = OPTIONS.iter().find(|syntax| syntax.name == option);
+            syntax.map(|syntax| syntax.example.to_owned())?
+        }
+    };
+    Some(format!("`{option}` is a function of the value; write a closure: `{example}`"))
+}
+
+/// Returns the first variable in the expression that is not a parameter of the function. The user means
+/// the value by it.
+fn unknown_name(expression: &Expr, function: &Function) -> Option<Ident> {
+    struct Search<'f>(&'f Function, Option<Ident>);
+    impl<'ast> Visit<'ast> for Search<'_> {
+        fn visit_expr_path(&mut self, path: &'ast ExprPath) {
+            let name = path.path.get_ident().filter(|name| {
+                let is_variable = name.to_string().starts_with(|c: char| c.is_ascii_lowercase());
+                is_variable && self.0.parameter(name).is_none()
+            });
+            self.1 = self.1.take().or_else(|| name.cloned());
+        }
+    }
+    let mut search = Search(function, None);
+    match expression {
+        // The macro `matches!` begins with the expression that it matches.
+        Expr::Macro(call) => {
+            let first = call.mac.tokens.clone().into_iter().next();
+            if let Some(TokenTree::Ident(name)) = first {
+                search.1 = Some(name).filter(|name| function.parameter(name).is_none());
+            }
+        }
+        _ => search.visit_expr(expression),
+    }
+    search.1
 }
 
 impl ValueFunction<'_> {
