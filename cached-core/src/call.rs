@@ -145,9 +145,9 @@ pub(crate) struct PendingCall {
     pub(crate) span: FetchSpan,
     is_fetch_polled: bool,
     waker_cache: LeaderWakerCache,
-    /// Collects what the log says about the miss, and the outcome of the call. `None` if the log
-    /// does not ask for it and no outcome is recorded. Dropping this field writes the log. It must
-    /// be the last field, so that the flight and the lease are released first.
+    /// Collects the facts for the log line about the miss and for the outcome of the call. `None`
+    /// if neither is wanted. Dropping this field writes the line. It must be the last field, so
+    /// that the flight and the lease are released first.
     pub(crate) trace: Option<Box<MissTrace>>,
 }
 
@@ -155,7 +155,7 @@ pub(crate) struct PendingCall {
 pub(crate) enum CallPlan {
     /// Returns a value of a tier or of another caller's fetch.
     Answer(Value, AnswerSource),
-    /// Returns the error of another caller's fetch, or of an earlier one.
+    /// Returns the error of another caller's fetch, or of an earlier fetch.
     Error(SharedError, AnswerSource),
     /// Returns a value of the remote tier, and refreshes its entry in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
@@ -262,7 +262,7 @@ pub(crate) enum FillTarget {
     /// until this variant is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
     /// Both tiers, because this process holds the lease. `None` while the lease is stored in the
-    /// flight. If another caller takes over the lead, it takes the lease from the flight.
+    /// flight. A caller that takes over the lead also takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
     /// Both tiers. The remote tier stores the value only if the item that this call read is
     /// unchanged.
@@ -376,7 +376,7 @@ impl PendingCall {
         }
     }
 
-    /// Reports the source of the call's answer, which counts the call.
+    /// Reports the source of the call's answer. This report counts the call.
     pub(crate) fn report_answer(&mut self, source: AnswerSource) {
         self.is_counted = true;
         self.handle.emit(|entry| match source {
@@ -519,7 +519,8 @@ impl PendingCall {
 impl Drop for PendingCall {
     fn drop(&mut self) {
         if !self.is_counted {
-            // An observer of the event must not hold up the next leader.
+            // The plan, which may contain the lead, is dropped first: an observer of the event must
+            // not hold up the next leader.
             drop(std::mem::replace(&mut self.plan, CallPlan::Bypass));
             let took = self.fetch_began.map(|began| began.elapsed());
             self.handle.emit(|entry| Event::Cancelled { entry, took });

@@ -3,7 +3,7 @@
 use std::ops::Add;
 use std::time::{Duration, Instant};
 
-/// A time of the system's coarse clock. Reading this clock takes a fifth of the time that
+/// A reading of the system's coarse clock. Reading this clock takes a fifth of the time that
 /// [`Instant::now`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(u64);
@@ -84,8 +84,8 @@ impl Clock {
         Instant::now() + self.advanced()
     }
 
-    /// Converts a time of the system's clock into a time of this clock, by adding the duration by
-    /// which a test has advanced this clock.
+    /// Converts a system time into this clock's time: adds the duration by which a test has
+    /// advanced this clock.
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
         time + self.advanced()

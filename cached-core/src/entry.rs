@@ -252,8 +252,8 @@ impl<V, P> CacheEntry<V, P> {
     }
 }
 
-/// A guard that removes an entry from the tiers of this process when it is dropped. A caller that
-/// cancels the change drops the guard too.
+/// A guard that removes an entry from the tiers of this process when it is dropped. The guard is
+/// also dropped if the change is cancelled.
 struct RemoveOnDrop<'s>(&'s EntryHandle);
 
 impl Drop for RemoveOnDrop<'_> {

@@ -214,8 +214,8 @@ struct FlightState {
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
-    /// The undriven runtime because of which a leader lost the lead. `None` once the successor has
-    /// taken the lead.
+    /// The undriven runtime whose leader lost the lead. `None` once the successor has taken the
+    /// lead.
     undriven: Option<Id>,
 }
 

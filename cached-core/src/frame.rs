@@ -7,7 +7,7 @@
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! This is format 2, of the positional codec. Format 3 is of the named codec. It has the
+//! This is format 2, which the positional codec uses. The named codec uses format 3, which has the
 //! fingerprint of a program before the outline's entries; see `program`.
 //!
 //! ```text
@@ -16,8 +16,8 @@
 //!
 //! All numbers are big-endian. The header is the part before the outline's entries. The checksum
 //! covers the canonical key, the header and the payload. The outline's hash in the header covers
-//! the entries. The checksum leaves the entries out, because SHA-256 takes half of the time of a
-//! remote hit.
+//! the entries. The checksum leaves the entries out, because SHA-256 already takes half the time of
+//! a remote hit.
 //!
 //! The checksum is compared before the payload is decoded. It reveals a garbled frame, a truncated
 //! frame, and a frame of another key.
@@ -29,10 +29,10 @@ use crate::encoded::EncodedView;
 use crate::outline::{ENTRY_BYTES, Outline};
 
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
-/// The layout of a value of the positional codec. Format 1 had no outline.
+/// The format of a frame whose value the positional codec has encoded. Format 1 had no outline.
 const FORMAT_POSITIONAL: u8 = 2;
-/// The layout of a value of the named codec. Builds that do not know this format leave the frame
-/// alone.
+/// The format of a frame whose value the named codec has encoded. Builds that do not know this
+/// format leave the frame alone.
 const FORMAT_NAMED: u8 = 3;
 // The offsets of the parts of the header.
 const SHAPE: usize = 3;
@@ -84,7 +84,8 @@ pub(crate) enum FrameContents<'f> {
     Corrupt,
 }
 
-/// Checks the bytes of an item in memcached. `key` is the canonical key under which they were read.
+/// Checks the bytes of an item in memcached. `key` is the canonical key under which the bytes were
+/// read.
 pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
         return FrameContents::Corrupt;

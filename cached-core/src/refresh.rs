@@ -156,7 +156,7 @@ impl PendingCall {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return };
-        // In the task, the caller's span is no longer the current one.
+        // In the task, the caller's span is no longer the current span.
         self.span = FetchSpan::of_refresh(EventSubject::of(&self.handle.key));
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });

@@ -1,8 +1,8 @@
 //! Telemetry: spans and events for the crate `tracing`, and histograms for the crate `metrics`.
 //!
 //! The features `tracing` and `metrics` turn on one half each. While a feature is off, a stand-in
-//! with the same names takes the place of its half, so no other module has a condition. A hit of
-//! this process calls nothing here.
+//! with the same names takes the place of its half, so no other module needs a `cfg`. A hit in the
+//! request tier or the local tier calls nothing here.
 //!
 //! To *fetch* is to run the annotated function. An *exchange* sends commands to one memcached
 //! server and receives the results.

@@ -10,7 +10,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Tier {
-    /// The values that the current web request has received before.
+    /// The values that the current web request has already received.
     Request,
     /// The memory of this process.
     Local,

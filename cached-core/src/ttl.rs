@@ -14,7 +14,8 @@ use crate::tier::remote::{RemoteStore, Store};
 pub(crate) const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
 /// The limit of the ttl and the stale time if there is no remote tier. It is also the limit of
-/// `refresh_ahead`, in every cache. The time of a clock plus this duration does not overflow.
+/// `refresh_ahead`, in every cache. Adding this duration to an [`Instant`](std::time::Instant) does
+/// not overflow.
 const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The longest stale time in the remote tier.

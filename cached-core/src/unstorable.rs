@@ -20,7 +20,8 @@ impl Unstorable {
 /// A part of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ValuePart {
-    /// The field of a struct that holds the part. `None` for an element of a sequence and the like.
+    /// The struct field that holds the part. `None` if no field holds the part, for example if the
+    /// part is an element of a sequence.
     pub(crate) field: Option<&'static str>,
     pub(crate) type_name: &'static str,
 }
@@ -34,10 +35,10 @@ impl fmt::Display for ValuePart {
     }
 }
 
-/// The reason why memcached cannot store a value of a function. It shows the type of the value and of
-/// the part that is to blame, and not the value.
+/// The reason why memcached cannot store a value of a function. It names the type of the value and
+/// of the part that is to blame, but does not show the value.
 ///
-/// `Display` writes one line. [`Ledger::audit`](crate::Ledger::audit) has the line, too.
+/// `Display` writes one line. [`Ledger::audit`](crate::Ledger::audit) also returns this line.
 #[derive(Debug)]
 pub struct UnstorableValue {
     /// The name of the value's type.

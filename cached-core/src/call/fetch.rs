@@ -27,8 +27,8 @@ pub(crate) enum FetchEnd<R> {
 }
 
 impl PendingCall {
-    /// Returns the answer if the plan holds one of the call's type. Otherwise begins a fetch and
-    /// returns `None`.
+    /// Returns the answer if the plan holds an answer of the call's type. Otherwise begins a fetch
+    /// and returns `None`.
     pub(crate) fn answer_or_begin_fetch<R, V>(
         &mut self,
         returns: &ReturnOperations<R, V>,
@@ -77,7 +77,7 @@ impl PendingCall {
         self.trace(|report| report.fetch_began = Some(Instant::now()));
         let handle = &self.handle;
         if let CallPlan::Fetch(fetch) = &mut self.plan {
-            // The caller of a refresh has started the span before the refresh had a task.
+            // The span of a refresh was already started, in the caller's task.
             if !fetch.is_refresh {
                 self.span = FetchSpan::of_miss(EventSubject::of(&handle.key));
             }

@@ -1,6 +1,5 @@
 //! The trace of a call that missed: neither the request tier nor the local tier had the value. A
-//! call has a trace only while the log asks for one, see [`MissReport`], or if its outcome is
-//! recorded.
+//! call has a trace if the log asks for one (see [`MissReport`]), or if its outcome is recorded.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

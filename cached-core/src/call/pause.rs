@@ -1,4 +1,4 @@
-//! The option `error_ttl`: a failed fetch pauses the next fetches of its key for a time.
+//! The option `error_ttl`: a failed fetch pauses further fetches of its key for a time.
 //!
 //! During a pause, a call still looks for the value in each tier, so it finds a value that another
 //! process has stored. If no tier has the value, the call does not run the function. The call
@@ -43,9 +43,9 @@ impl PendingCall {
         Some(error)
     }
 
-    /// Returns the plan to run the function. A `pause` is the error of an earlier fetch, and then
-    /// the function does not run: the call and the followers of its flight get a stale value, or
-    /// else the error.
+    /// Returns the plan to run the function. If there is a `pause`, the error of an earlier fetch,
+    /// the function does not run. The call and the followers of its flight then get a stale value
+    /// or, without one, the error.
     pub(super) fn fetch_unless_paused(
         &self,
         fetch: PlannedFetch,

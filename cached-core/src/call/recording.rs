@@ -35,7 +35,7 @@ fn read_local_times(cache: &Cache, key: &[u8], outcome: &mut Outcome) {
     }
 }
 
-/// A call that runs the function without the cache, as its recorders see it.
+/// The record of a call that runs the function without the cache.
 pub(crate) struct BypassRecord {
     declaration: &'static Declaration,
     began: Instant,
@@ -52,7 +52,7 @@ impl BypassRecord {
         Some(Box::new(BypassRecord { declaration, began: Instant::now(), recorders }))
     }
 
-    /// Records the outcome of the call, whose function has returned.
+    /// Records the outcome of the call after the function has returned.
     pub(crate) fn end(self) {
         let mut outcome = Outcome::new(self.declaration, self.began, CallResult::Bypassed);
         outcome.fetch_time = Some(self.began.elapsed());

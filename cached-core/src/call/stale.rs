@@ -36,7 +36,8 @@ impl PendingCall {
         }
     }
 
-    /// Answers the followers of a failed fetch with an expired value, and reports it.
+    /// Answers the followers of a failed fetch with an expired value. Notes the value's tier in the
+    /// call's trace.
     pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
         self.trace(|report| report.serve_stale(fetch.stale_tier()));
         fetch.end_without_value(|| FlightOutcome::Uncached(value));
@@ -44,8 +45,8 @@ impl PendingCall {
 
     /// Ends a fetch whose value may not be cached, and answers the followers with the value.
     ///
-    /// The tiers may keep an expired value for errors. The fetch did not fail, so that value is out
-    /// of date, and this method removes it.
+    /// The tiers may keep an expired value for errors. The fetch did not fail, so the expired value
+    /// is out of date, and this method removes it.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
         let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;

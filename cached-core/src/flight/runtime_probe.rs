@@ -89,9 +89,9 @@ mod tests {
             assert_eq!(
                 probes.probe_finds_undriven(undriven.handle()),
                 round >= MAX_ROUNDS,
-                "{round}"
+                "round {round}"
             );
-            assert!(!probes.probe_finds_undriven(driven.handle()), "{round}");
+            assert!(!probes.probe_finds_undriven(driven.handle()), "round {round}");
             probes.end_round();
             std::thread::sleep(Duration::from_millis(20));
         }

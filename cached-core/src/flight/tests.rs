@@ -117,7 +117,7 @@ fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     }
 }
 
-/// A value or a waker that holds a follower of the same flight, as a value of the program may.
+/// A value or a waker that holds a follower of the same flight, as a program's value may.
 struct FollowerHolder(
     #[expect(dead_code, reason = "the follower is only dropped")] Mutex<Option<Follower>>,
 );

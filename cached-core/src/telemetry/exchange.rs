@@ -58,7 +58,7 @@ impl Exchange {
     }
 }
 
-/// Returns the host and the port of an address. An IPv6 host has no brackets.
+/// Returns the host and the port of an address. The brackets around an IPv6 host are removed.
 pub(super) fn host_and_port(address: &str) -> (&str, Option<u16>) {
     match address.rsplit_once(':') {
         Some((host, port)) => {
@@ -68,8 +68,8 @@ pub(super) fn host_and_port(address: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Returns the cache name and the digest in a key of memcached: `namespace:name:digest`, with the
-/// words for a second slot and a gutter server behind it.
+/// Returns the cache name and the digest from a memcached key. The key is `namespace:name:digest`,
+/// followed by `:2` in a second slot and by `:gutter` on a gutter server.
 pub(super) fn name_and_digest(key: &str) -> Option<(&str, &str)> {
     let key = key.strip_suffix(":gutter").unwrap_or(key);
     let key = key.strip_suffix(":2").unwrap_or(key);

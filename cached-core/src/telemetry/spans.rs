@@ -1,5 +1,5 @@
 //! The spans `cache.fetch` and `cache.remote`, and the choice between the crates `tracing` and
-//! `log` for a line.
+//! `log` for each log line.
 //!
 //! A span is entered for each poll, and never held across an await. If no subscriber wants the
 //! spans, a fetch and an exchange each pay for one comparison.
@@ -23,15 +23,15 @@ const REMOTE_TARGET: &str = "cached_core::remote";
 
 /// Returns true if some subscriber accepts the level of the spans.
 ///
-/// Without a subscriber, the macros of `tracing` may write a span to the crate `log`. A line of
-/// such a span would be one more than a program without the feature has.
+/// Without a subscriber, the macros of `tracing` may write a span to the crate `log`. Without the
+/// feature, the program's log has no such line.
 #[inline]
 fn accepts_spans() -> bool {
     LevelFilter::current() >= LevelFilter::INFO
 }
 
-/// Returns true if the subscriber of this thread, or without one the log, accepts the lines that
-/// say why a call missed.
+/// Returns true if this thread's subscriber accepts the lines that say why a call missed. Without a
+/// subscriber, the log must accept these lines.
 #[inline]
 pub(crate) fn accepts_miss_lines() -> bool {
     tracing::enabled!(target: MISS_TARGET, tracing::Level::DEBUG)
@@ -74,7 +74,7 @@ macro_rules! write_line {
 }
 pub(crate) use write_line;
 
-/// The end of a span: why its outcome is missing if the span is dropped without one.
+/// Returns the outcome of a span that is dropped before its end.
 fn outcome_of_drop() -> &'static str {
     if std::thread::panicking() { "panicked" } else { "cancelled" }
 }
@@ -86,7 +86,7 @@ fn outcome_of_drop() -> &'static str {
 pub(crate) struct FetchSpan(Option<Box<Span>>);
 
 /// Creates the span of a fetch. `parent` is given for a span that is not a child of the current
-/// one.
+/// span.
 macro_rules! fetch_span {
     ($name:expr, $reason:literal $(, parent: $parent:expr)?) => {
         tracing::info_span!(
@@ -275,7 +275,7 @@ impl Drop for ExchangeSpan {
     }
 }
 
-/// Returns a future that is polled within the span of this caller, for a task of its own.
+/// Returns a future that is polled within the caller's current span, even in another task.
 #[cfg(feature = "memcached")]
 pub(crate) fn in_current_span<F: Future>(future: F) -> InSpan<F> {
     tracing::Instrument::in_current_span(future)

@@ -12,9 +12,8 @@
 //! only after the index contains the entry, because the policy may evict the entry at once.
 //! Evictions and sweeps need no lock, because they remove an entry by its unique id.
 //!
-//! The drop of a removed entry's value is *deferred* until the value's `Drop` cannot cause a
-//! deadlock. The leader of a flight (see [`flight`](crate::flight)) therefore runs no deferred
-//! drops.
+//! The value of a removed entry is not dropped at once. The module [`deferred_drops`] *defers* the
+//! drop until the value's `Drop` cannot cause a deadlock.
 
 mod bookkeeping;
 mod clearing;
@@ -60,9 +59,9 @@ struct KeyStripe {
     /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so
     /// an invalidation cannot come between the check and the insertion.
     lock: Mutex<()>,
-    /// How many times [`LocalTier::invalidate`] was called for these keys, or
-    /// [`LocalTier::begin_clearing`] for all keys. The number is raised before an entry is removed,
-    /// so a token with the new number was created after the removal began.
+    /// The number of calls of [`LocalTier::invalidate`] for these keys, plus the number of calls of
+    /// [`LocalTier::begin_clearing`]. The number is raised before an entry is removed, so a token
+    /// with the new number was created after the removal began.
     epoch: AtomicU64,
     sequences: SequenceCounter,
 }
@@ -208,13 +207,13 @@ impl LocalTier {
         guard.find(&key).filter(|(entry, _)| entry.is_live(self.now()))
     }
 
-    /// Returns the time of the precise clock.
+    /// Reads the precise clock.
     fn now(&self) -> CoarseInstant {
         self.schedule.now()
     }
 
-    /// Returns the value of a live entry. The policy is not told of this lookup, because it repeats
-    /// an earlier lookup of the caller. No deferred drops are run.
+    /// Returns the value of a live entry. The policy is not told of this lookup, because the caller
+    /// has looked the key up before. No deferred drops are run.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
@@ -243,8 +242,8 @@ impl LocalTier {
         (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
 
-    /// Returns a token for a value that is read from memcached or passed in by the program after
-    /// this method returns.
+    /// Returns a token for a value that will now be read from memcached, or that the program will
+    /// pass in.
     pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);

@@ -151,15 +151,15 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Ends the permit. Removes the item that the permit may replace. An item that has changed
-    /// stays. The removal runs in the background.
+    /// Removes the item that the permit may replace, unless the item has changed. The removal runs
+    /// in the background.
     fn remove_item(self);
 
     /// Gives the permit's write the timeout of a background write, which is longer.
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Ends the renewals of the permit's lease when the fetch that `leader` monitors has stopped.
+    /// Stops renewing the permit's lease once the fetch that `leader` monitors has stopped.
     fn hold_while(&self, leader: LeaderMonitor);
 
     /// Moves the renewal of the permit's lease to the current runtime, because the runtime that won

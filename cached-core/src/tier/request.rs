@@ -2,16 +2,16 @@
 //!
 //! A request is the future that a [`RequestScope`] runs, for example the handling of one HTTP
 //! request. The request owns its values. While a thread polls the request, the values are in a
-//! thread-local of the thread.
+//! thread-local variable.
 //!
-//! A request may spread over several tasks: [`in_current_request`] carries it into another future,
-//! which another thread may poll at the same time. From then on, all futures of the request *share*
-//! the values behind a lock, and a hit takes the path through `private/slow_path`.
+//! A request may spread over several tasks: [`in_current_request`] carries the request into another
+//! future, which another thread may poll at the same time. From then on, all futures of the request
+//! *share* the values behind a lock, and a hit takes the path through `private/slow_path`.
 //!
 //! The outcomes of calls are recorded on that path too. While a thread records outcomes, the values
 //! of its request are *hidden* from the inlined lookup. Outside of a request, an empty
-//! [`RequestValues`] keeps the inlined lookup from the local tier. So the inlined lookup has no
-//! instruction that serves the recording.
+//! [`RequestValues`] keeps the inlined lookup from the local tier. So the inlined lookup contains
+//! no code for the recording.
 
 mod table;
 
@@ -46,7 +46,7 @@ impl Drop for RequestValuesCell {
     }
 }
 
-/// A request, as the thread that polls it sees it.
+/// The data of a request that the polling thread holds.
 #[derive(Default)]
 struct RequestValues {
     /// `None` if the thread polls no request, and only records outcomes.
@@ -73,8 +73,7 @@ pub(crate) struct CallScope {
 /// A reference to a request. A call makes a handle of the current request when the call begins.
 ///
 /// The methods find and change no values while the current thread polls another request, or polls
-/// no request. So a call that is moved out of its request does not take part in the request any
-/// more.
+/// no request. So a call that is moved out of its request no longer takes part in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHandle {
     id: u64,
@@ -84,7 +83,7 @@ pub(crate) struct RequestHandle {
     changes: u64,
 }
 
-/// The values of the current request, taken out of the thread. `Drop` puts them back.
+/// The values of the current request, taken out of [`CURRENT_REQUEST`]. `Drop` puts them back.
 ///
 /// While the values are taken out, a call of an annotated function runs outside of the request.
 /// Such a call can come from the `Clone` of a value.
@@ -127,8 +126,8 @@ impl TakenRequestValues {
     /// Runs `update` on the values of the request.
     ///
     /// `update` must return the values that it removes, and must not drop them. The `Drop` of a
-    /// value may call an annotated function, which needs the values of the request back in the
-    /// thread.
+    /// value may call an annotated function, which needs the request's values in
+    /// [`CURRENT_REQUEST`] again.
     fn update<T>(&mut self, update: impl FnOnce(&mut RequestTables) -> T) -> Option<T> {
         let values = self.0.as_mut()?;
         Some(match (&values.shared, &mut values.hidden) {
@@ -226,9 +225,8 @@ impl RequestHandle {
         drop(self.set(cache, key, None));
     }
 
-    /// Removes the values that the request has from a cache: those of the function whose
-    /// declaration has this index, or those of all functions. The results of calls that are under
-    /// way are not kept.
+    /// Removes the request's values for one cache: the values of the function whose declaration has
+    /// this index, or of all functions. The results of calls that are under way are not kept.
     pub(crate) fn remove_all(&self, cache: u64, function: Option<usize>) {
         drop(self.update(cache, |table, changes| {
             *changes += 1;
@@ -262,8 +260,9 @@ impl RequestHandle {
     }
 }
 
-/// Carries the request that this thread is polling into `future`, and the recorders that record
-/// outcomes on this thread. Outside of a request, the returned future runs wherever it is polled.
+/// Carries the current request into `future`, together with the recorders that are active on this
+/// thread. If there is no current request, the returned future runs in the request, if any, of the
+/// thread that polls it.
 pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
     let values = TakenRequestValues::take().and_then(|mut values| values.share());
     RequestFuture {
@@ -297,8 +296,8 @@ pub(crate) struct RequestFuture<F> {
     /// False if the future belongs to no request of its own. It is then polled in the request of
     /// the thread.
     is_in_request: bool,
-    /// The values of the request. While the future is polled, the values that the thread had
-    /// before.
+    /// The values of the request. While the future is polled, this field holds the values that the
+    /// thread had before.
     values: Option<Box<RequestValues>>,
     /// The recorders that record the outcomes of this future's calls, in addition to those of the
     /// thread that polls the future.
@@ -307,8 +306,8 @@ pub(crate) struct RequestFuture<F> {
     future: Option<Pin<Box<F>>>,
 }
 
-/// A thread's stay in the scope of a future. `Drop` leaves the scope; the fields are dropped in the
-/// order of their declaration.
+/// A guard: while it exists, the thread is in the scope of a future. The fields are dropped in the
+/// order of their declaration, and their `Drop`s leave the scope.
 struct EnteredScope<'r> {
     _lookups: Option<RecordedLookups>,
     _recorders: ActiveRecorders,
@@ -328,7 +327,7 @@ impl EnteredScope<'_> {
 }
 
 /// A guard that makes each lookup of this thread take the path through `private/slow_path`, which
-/// records the outcomes of calls. `Drop` undoes it.
+/// records the outcomes of calls. The drop of the guard undoes this.
 struct RecordedLookups(BeforeRecording);
 
 /// The state of the thread's request before the thread began to record outcomes.
@@ -511,8 +510,8 @@ impl RequestScope {
         self.run_made(Vec::new(), || future)
     }
 
-    /// Runs the future that `make` returns in a new request, and calls `make` in this request.
-    /// `recorders` record the outcomes of its calls.
+    /// Creates a request, and calls `make` and runs the future that `make` returns in this request.
+    /// `recorders` record the outcomes of the future's calls.
     pub(crate) fn run_made<F: Future>(
         self,
         recorders: Vec<Arc<OutcomeRecorder>>,

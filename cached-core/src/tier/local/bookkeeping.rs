@@ -11,9 +11,9 @@ use super::policy::KeyFingerprint;
 use crate::clock::CoarseInstant;
 use crate::event::{Event, EventSubject, EvictionReason};
 
-/// At most one hit on an entry is reported in an interval of insertions. The interval is the number
-/// of entries in the index, divided by this number. The policy is therefore told of an entry in use
-/// long before the policy could evict the entry.
+/// The report interval is counted in insertions. It is the number of entries in the index, divided
+/// by this number. At most one hit on each entry is reported in an interval. This is often enough:
+/// the policy is told of an entry in use long before the policy could evict the entry.
 const REPORT_INTERVAL_DIVISOR: usize = 2;
 /// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
@@ -24,8 +24,8 @@ const MAX_SWEPT_ENTRIES: usize = 1 << 16;
 /// because it keeps removed entries in memory.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
-/// Decides which hits are reported to the policy: at most one hit on each entry in an interval of
-/// insertions.
+/// Decides which hits are reported to the policy: at most one hit on each entry in a report
+/// interval.
 pub(super) struct HitReportThrottle {
     /// The number of entries that were inserted while the policy was active.
     insertions: AtomicU32,

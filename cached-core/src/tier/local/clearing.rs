@@ -47,10 +47,11 @@ impl LocalTier {
         Clearing { local: self, function, epochs: self.stripes.iter().map(raise_epoch).collect() }
     }
 
-    /// Refuses every fill, of any key, whose value may be older than this call. Entries stay.
+    /// Refuses each later fill whose value may have been obtained before this call. Removes no
+    /// entries.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(crate) fn refuse_earlier_fills(&self) {
-        // The clearing has removed nothing yet.
+        // A clearing removes entries only in `finish`.
         let Clearing { .. } = self.begin_clearing(None);
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! A value's `Drop` is code of the program. This code may call an annotated function, invalidate an
 //! entry, or wait for a thread that does so. But the index may free a removed entry at any time:
-//! during a call for another key, while a stripe is locked, or at the end of a thread. So the drop
-//! of an entry only moves the entry's value into a queue.
+//! during a call for another key, while a stripe is locked, or at the end of a thread. The `Drop`
+//! could then wait for a lock that its own thread holds. So the drop of an entry only moves the
+//! entry's value into a queue.
 //!
 //! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper,
-//! and when a cache is dropped. At these points the thread holds no lock, and runs no fetch for
-//! which the value's `Drop` could wait. (A *flight* is a fetch with all calls that wait for the
-//! fetch. The flight's *leader* is the call that fetches.)
+//! and when a cache is dropped. At these points the thread holds no lock and is not the *leader* of
+//! a flight. (A leader is a call that runs a fetch for which other calls wait. A value's `Drop` on
+//! the leader's thread could wait for this fetch.)
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -101,7 +102,7 @@ fn drop_values(count: usize, max_time: Duration) {
     }
 }
 
-/// Takes one value from the queue. Other threads can take the values that follow.
+/// Takes one value from the queue.
 fn pop_value() -> Option<Value> {
     let mut queue = lock(&QUEUE);
     let value = queue.pop_front();

@@ -85,10 +85,10 @@ impl Expiry {
     }
 }
 
-/// Converts times of the precise clock into times of the coarse clock. An entry stores coarse
+/// Converts an [`Instant`] of the precise clock into a [`CoarseInstant`]. An entry stores coarse
 /// times: they take half the memory of an [`Instant`], and a hit only compares two integers.
 pub(super) struct ClockConverter {
-    // The times of the two clocks at the same moment.
+    // The readings of both clocks at one moment.
     precise: Instant,
     coarse: CoarseInstant,
 }
@@ -123,8 +123,8 @@ pub(super) struct LocalEntry {
 /// The state that the index stores with an entry for the eviction policy.
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
-    /// The value of `HitReportThrottle::insertions` at the policy's last report of a hit on this
-    /// entry, or at the entry's insertion if there was none.
+    /// The value that `HitReportThrottle::insertions` had when a hit on this entry was last
+    /// reported, or when the entry was inserted.
     reported_at: AtomicU32,
     /// True if the policy has a record of this entry, or if a caller is about to create the record.
     is_admission_claimed: AtomicBool,
@@ -194,7 +194,7 @@ impl LocalEntry {
         self.id
     }
 
-    /// Returns the key as the callers of the tier know it.
+    /// Returns the whole key: the header and the body.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(super) fn key(&self) -> std::sync::Arc<[u8]> {
         self.header.to_bytes().iter().chain(&self.body).copied().collect()
@@ -221,14 +221,14 @@ impl LocalEntry {
         coarse + COARSE_CLOCK_MARGIN < self.expires
     }
 
-    /// Returns true if the entry has not expired. `now` must be a time of the precise clock that a
+    /// Returns true if the entry has not expired. `now` must be a precise time that a
     /// [`ClockConverter`] has converted.
     pub(super) fn is_live(&self, now: CoarseInstant) -> bool {
         now < self.expires
     }
 
     /// Returns the time until the entry expires; zero if the entry has expired. `now` must be a
-    /// time of the precise clock that a [`ClockConverter`] has converted.
+    /// precise time that a [`ClockConverter`] has converted.
     pub(super) fn time_left(&self, now: CoarseInstant) -> Duration {
         self.expires.since(now)
     }

@@ -87,15 +87,15 @@ impl IndexGuard<'_> {
         self.index.entries.get_key_value(&QueriedKey(key), &self.guard)
     }
 
-    /// Returns the entry with this id, or `None` if the index does not contain it. Another entry
-    /// with the same key is not returned.
+    /// Returns the entry with this id. Returns `None` if the entry was removed, even if a later
+    /// entry has the same key.
     pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         let found = self.index.entries.get_key_value(&id, &self.guard);
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Returns the entry with the same key as the entry with this id. The entry with this id may have
-    /// been replaced.
+    /// Returns the current entry for the key of the entry with this id, which may have been
+    /// replaced.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(super) fn find_same_key(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         self.index.entries.get_key_value(&id, &self.guard)

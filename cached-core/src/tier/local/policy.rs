@@ -24,8 +24,8 @@ use crate::sync::lock;
 /// record of an entry takes twice the memory that the index takes.
 const ACTIVATION_DIVISOR: u64 = 2;
 
-/// The index may exceed the capacity by the capacity divided by this number. The excess is the
-/// weight of entries that moka has evicted but whose records moka has not dropped yet.
+/// The weight of the index may exceed the capacity by the capacity divided by this number. The
+/// excess comes from entries that moka has evicted but whose records moka has not dropped yet.
 const SLACK_DIVISOR: u64 = 32;
 /// How many times the epoch of `crossbeam-epoch` must advance before a record that moka has removed
 /// is dropped.
@@ -38,7 +38,7 @@ pub(super) struct EvictionPolicy {
     capacity: u64,
     /// The weight of all entries in the index.
     weight: AtomicU64,
-    /// Set when the entries first become as heavy as [`ACTIVATION_DIVISOR`] says, and never
+    /// Set when the weight first exceeds the limit that [`ACTIVATION_DIVISOR`] describes, and never
     /// cleared.
     is_active: AtomicBool,
 }
@@ -161,8 +161,8 @@ thread_local! {
 /// Keeps moka's code on this thread from calling moka again, until the guard is dropped.
 ///
 /// moka holds locks, and may drop values of any moka cache in the program. The `Drop` of such a
-/// value may use this tier. If this use called moka, the thread could wait for a lock that it holds
-/// itself.
+/// value may use this tier. If the tier then called moka, the thread could wait for a lock that it
+/// holds itself.
 struct MokaReentryGuard;
 
 impl MokaReentryGuard {

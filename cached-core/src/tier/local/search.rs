@@ -13,7 +13,7 @@ use crate::key::Digest;
 /// long, because it keeps removed entries in memory.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
-/// What the tier has of one entry, apart from its value.
+/// The data that the tier stores for one entry, except the value.
 pub(crate) struct FoundEntry {
     pub(crate) key: Arc<[u8]>,
     pub(crate) declaration: &'static Declaration,
@@ -29,8 +29,8 @@ impl LocalTier {
     /// Returns the entry whose key has this digest. If `function` is the index of a declaration,
     /// only the entries of this function are searched.
     ///
-    /// The digest of each entry is computed anew, because no other part of the library needs an
-    /// index by digest. The caller must be on a thread that may be busy for a while.
+    /// The search computes the digest of each entry, because no index by digest exists. This may
+    /// take a while, so the caller must be on a thread that may block.
     pub(crate) fn find_by_digest(
         &self,
         digest: &Digest,
@@ -45,7 +45,8 @@ impl LocalTier {
         };
         ids.chunks(ENTRIES_PER_GUARD).find_map(|ids| {
             let guard = self.index_guard()?;
-            // An entry may have been replaced since its id was noted. The later one has the same key.
+            // An entry may have been replaced since its id was collected. Its replacement has the
+            // same key.
             let mut entries = ids.iter().filter_map(|id| guard.find_same_key(*id));
             let (entry, state) =
                 entries.find(|(entry, _)| entry.event_subject().digest() == *digest)?;

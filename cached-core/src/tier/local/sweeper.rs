@@ -71,7 +71,7 @@ impl SweepSchedule {
         &self.converter
     }
 
-    /// Returns the time of the precise clock.
+    /// Reads the precise clock.
     pub(super) fn now(&self) -> CoarseInstant {
         self.converter.to_coarse(self.clock.now())
     }

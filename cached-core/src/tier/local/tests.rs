@@ -396,14 +396,14 @@ fn a_leaders_operations_run_no_deferred_drops() {
         operation();
         // The thread of another test may drop the value at any time.
         if let Ok(thread) = dropped.try_recv() {
-            assert_ne!(thread, here, "operation {number}");
+            assert_ne!(thread, here, "operation {number} has run a deferred drop");
             continue;
         }
         // The next lookup usually drops the value. Another test may have deferred too many drops.
         let give_up = Instant::now() + Duration::from_secs(10);
         while dropped.recv_timeout(Duration::from_millis(1)).is_err() {
             assert!(local.get(&numbered_key(1)).is_none());
-            assert!(Instant::now() < give_up, "operation {number}");
+            assert!(Instant::now() < give_up, "no lookup has dropped value {number}");
         }
     }
 }
@@ -617,7 +617,11 @@ fn an_observer_may_invalidate_an_evicted_key() {
         clock.advance(Duration::from_secs(61));
         local.remove_expired(&key(), local.fill_token(&key()));
         assert_eq!(evictions(), 5);
-        assert_eq!(observer.evictions.load(Ordering::Relaxed), 4, "one event was its own");
+        assert_eq!(
+            observer.evictions.load(Ordering::Relaxed),
+            4,
+            "the observer does not receive its own event"
+        );
     });
 }
 
@@ -628,7 +632,7 @@ fn a_capacity_of_zero_stores_nothing() {
     assert_eq!(stored_number(&local), None);
 }
 
-/// A value in a moka cache of the program. moka may drop the value while the tier calls moka.
+/// A value in another moka cache. moka may drop the value while the tier calls moka.
 #[derive(Clone)]
 struct OtherCacheValue(Arc<TierUsingValue>);
 

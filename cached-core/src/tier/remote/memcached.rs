@@ -149,7 +149,7 @@ impl MemcachedStore {
         self.servers().iter().any(|server| server.address() == address)
     }
 
-    /// Returns the address of the server that a lookup of the key asks now.
+    /// Returns the address of the server from which a lookup would now read the key.
     #[cfg(feature = "console")]
     pub(crate) fn server_of(&self, key: &Key) -> Option<String> {
         Some(self.route(key).ok()?.server().address().to_owned())
@@ -451,7 +451,8 @@ impl RemoteStore for MemcachedStore {
 }
 
 /// Returns the timeout of one exchange. With several servers the timeout is shorter than
-/// `remote_timeout`: if the home server hangs, a lookup needs time to read from the gutter server.
+/// `remote_timeout`. If the home server hangs, a lookup then has time left to read from the gutter
+/// server.
 fn exchange_timeout(config: &Config, servers: usize) -> Duration {
     match servers {
         1 => config.remote_timeout,

@@ -114,8 +114,8 @@ impl ValueTable {
     }
 }
 
-/// Returns true if the key with this header is of the function, or if `function` stands for all
-/// functions.
+/// Returns true if the key with this header belongs to the function, or if `function` stands for
+/// all functions.
 fn is_of(header: KeyHeader, function: Option<usize>) -> bool {
     function.is_none_or(|index| index == header.index())
 }

@@ -14,7 +14,7 @@ fn number(value: Option<Value>) -> Option<u64> {
 
 #[tokio::test]
 async fn a_value_is_found_among_kept_and_removed_ones() {
-    // Five keys have the same header, and many headers begin their search at the same slot.
+    // Five keys share each header, and the searches for many headers begin at the same slot.
     let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
     let request = async {
         let request = RequestHandle::current().expect("the thread polls a request");
@@ -59,11 +59,11 @@ async fn a_value_is_found_among_kept_and_removed_ones() {
 async fn a_request_forgets_all_values_of_a_function() {
     let of = |index: u64, body: u64| key(index << 32 | 7, body);
     let found = |cache: u64, key: &Arc<[u8]>| {
-        let request = RequestHandle::current().expect("it is polled in a request");
+        let request = RequestHandle::current().expect("the thread polls a request");
         request.get(cache, key).is_some()
     };
     let request = async {
-        let early = RequestHandle::current().expect("it is polled in a request");
+        let early = RequestHandle::current().expect("the thread polls a request");
         let keep = |request: RequestHandle, cache: u64, key: &Arc<[u8]>| {
             request.keep(cache, key, Arc::new(1_u64));
         };
@@ -84,7 +84,7 @@ async fn a_request_forgets_all_values_of_a_function() {
         keep(early, CACHE, &of(2, 99));
         assert!(!found(CACHE, &of(1, 3)) && !found(CACHE, &of(1, 99)));
         assert!(found(CACHE, &of(2, 99)));
-        let late = RequestHandle::current().expect("it is polled in a request");
+        let late = RequestHandle::current().expect("the thread polls a request");
         keep(late, CACHE, &of(1, 98));
         assert!(found(CACHE, &of(1, 98)));
 
@@ -98,9 +98,9 @@ async fn a_request_forgets_all_values_of_a_function() {
 
 #[tokio::test]
 async fn a_future_is_polled_and_dropped_in_its_request() {
-    /// Stores the id of the request that it is dropped in, plus one.
-    struct RecordsRequest(Arc<AtomicU64>);
-    impl Drop for RecordsRequest {
+    /// A value that records, when it is dropped, the id of the current request, plus one.
+    struct RequestIdRecorder(Arc<AtomicU64>);
+    impl Drop for RequestIdRecorder {
         fn drop(&mut self) {
             self.0.store(
                 RequestHandle::current().map_or(0, |request| request.id() + 1),
@@ -109,7 +109,7 @@ async fn a_future_is_polled_and_dropped_in_its_request() {
         }
     }
     let dropped_in = Arc::new(AtomicU64::new(0));
-    let recorder = RecordsRequest(Arc::clone(&dropped_in));
+    let recorder = RequestIdRecorder(Arc::clone(&dropped_in));
     let outer = async move {
         let outer = RequestHandle::current();
         let inner = async {

@@ -19,7 +19,7 @@ pub(super) struct Incarnation(u64);
 impl Incarnation {
     pub(super) const UNKNOWN: Incarnation = Incarnation(0);
 
-    /// `started` is in seconds of the server's clock.
+    /// `started` is in seconds, by the server's clock.
     pub(super) fn new(process: u64, started: u64) -> Incarnation {
         // Process ids of the supported systems fit into 24 bits.
         Incarnation(started << 24 | process & 0x00ff_ffff)
@@ -51,7 +51,7 @@ impl Cas {
     }
 }
 
-/// Creates a CAS of a server whose incarnation is unknown.
+/// Creates a CAS whose incarnation is unknown.
 #[cfg(test)]
 impl From<u64> for Cas {
     fn from(number: u64) -> Cas {

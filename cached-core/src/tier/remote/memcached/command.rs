@@ -124,7 +124,8 @@ impl Command {
         match self {
             Command::Read { .. } => "get",
             Command::Write { .. } | Command::Renew { .. } => "set",
-            // memcached marks the item of a claim that is given back with its delete command.
+            // A claim is given back with memcached's delete command, whose options then only mark
+            // the item.
             Command::Delete { .. } | Command::ReleaseRefresh { .. } => "delete",
         }
     }

@@ -192,7 +192,7 @@ mod tests {
         for dialer in [dialer, other] {
             let began = Instant::now();
             assert!(dialer.dial(began + timeout).await.is_ok());
-            assert!(began.elapsed() < timeout / 4, "{:?}", began.elapsed());
+            assert!(began.elapsed() < timeout / 4, "dialing took {:?}", began.elapsed());
         }
     }
 

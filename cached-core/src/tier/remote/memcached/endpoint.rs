@@ -96,7 +96,8 @@ impl ExchangeCounters {
     }
 
     pub(super) fn read(&self, address: &str, state: ServerState, ejections: u64) -> ServerStats {
-        // The errors are read first, so they are not more than the exchanges.
+        // An exchange is counted before its error, and the errors are read first. So there are
+        // never more errors than exchanges.
         let (timeouts, errors) = (self.timeouts.get(), self.errors.get());
         let durations = self.durations.read();
         ServerStats {

@@ -205,7 +205,7 @@ impl ExchangeSummary {
         self.has_timed_out
     }
 
-    /// Returns the server's failure, or `None` if the exchange does not count as one.
+    /// Returns the server's failure, or `None` if the exchange does not count as a failure.
     pub(super) fn failure(self) -> Option<CommandError> {
         match self {
             // A server that has answered some commands of a batch works, but is slow.
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn an_ejected_server_is_tried_once_per_pause() {
         let health = ServerHealth::default();
-        // More exchanges fail than an ejection needs. The pause does not grow.
+        // More exchanges fail than an ejection needs, but the pause must not grow.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
         assert_eq!(ejections, 1, "the server is ejected once");
         assert_eq!(health.ejections(), 1);

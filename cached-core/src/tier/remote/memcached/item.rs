@@ -28,7 +28,7 @@ pub(super) enum ReadReply {
 }
 
 impl ReadReply {
-    /// Returns the outcome of the read, as spans name it.
+    /// Returns the read's outcome in the words that spans use.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             ReadReply::Item(_) => "hit",
@@ -39,7 +39,7 @@ impl ReadReply {
     }
 }
 
-/// Another caller's lease, as a read finds it.
+/// Another caller's lease that a read has found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BusyLease {
     /// The CAS of the lease's placeholder or marker; `None` if the reply contains no CAS.

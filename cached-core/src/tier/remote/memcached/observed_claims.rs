@@ -1,8 +1,8 @@
-//! The refresh claims of other processes, as this process sees them.
+//! Records when this process first saw each refresh claim of another process.
 //!
 //! A *refresh claim* is the right to run the annotated function again before an item expires.
 //! memcached gives the claim to one read. If the claim's holder is killed, the claim is never given
-//! back, so this process notes when it first saw each claim.
+//! back. A claim that this process first saw long ago therefore counts as abandoned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -200,7 +200,7 @@ mod tests {
         for answer in bad {
             match judge(answer) {
                 Some(Err(failure)) => assert_eq!(failure.kind, RemoteErrorKind::Unusable),
-                other => panic!("{other:?} of {}", loggable(answer)),
+                other => panic!("{other:?} for {}", loggable(answer)),
             }
         }
     }

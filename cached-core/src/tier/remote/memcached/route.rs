@@ -235,8 +235,8 @@ impl KeyRoute {
         }
     }
 
-    /// Empties the frame of an item that may be stale. These are the items whose CAS number is
-    /// below the server's *fence*, because they are older than a removal that the server has
+    /// Empties the frame of an item that may be stale. An item may be stale if its CAS number is
+    /// below the server's *fence*: the item is then older than a removal that the server has
     /// missed. Readers treat an empty frame as corrupt, and any caller may replace a corrupt item.
     /// Also checks in the background whether the fence is still needed.
     pub(super) fn empty_if_fenced(&self, mut item: RawItem) -> RawItem {

@@ -29,7 +29,7 @@ const MOST_PROBES: u32 = 8;
 pub(super) struct LeaseWaitBreaker {
     /// The number of endless leases in a row.
     endless: AtomicU32,
-    /// When the breaker closes, in the milliseconds of [`CoarseInstant`]; 0 if the breaker is
+    /// The time at which the breaker closes, as [`CoarseInstant::millis`]; 0 if the breaker is
     /// closed.
     open_until: AtomicU64,
     /// The number of [`LeaseProbeGuard`]s.

@@ -177,9 +177,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         Ok(())
     }
 
-    /// Parses the replies that have arrived. Returns how many bytes the next reply needs. If the
-    /// reply's first line has not arrived, this is the longest length of a line. Returns `None` if
-    /// every command has a result.
+    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, or the
+    /// greatest length of a line if the reply's first line has not arrived. Returns `None` if every
+    /// command has a result.
     fn parse_replies(
         &mut self,
         commands: &[Command],

@@ -36,7 +36,7 @@ enum ServerAction {
 }
 
 /// Runs `test` with connections to a server. For each request, on any connection, the server
-/// performs the next of the actions.
+/// performs the next action.
 fn with_server<F: Future<Output = ()>>(
     actions: Vec<ServerAction>,
     test: impl FnOnce(ConnectionPool) -> F,
@@ -186,7 +186,7 @@ fn a_malformed_reply_ends_its_connection() {
                 Err(failure) => assert_eq!(failure.kind, kind, "{reply}"),
                 other => panic!("{other:?} for {reply}"),
             }
-            assert!(connections.idle().is_empty(), "{reply}");
+            assert!(connections.idle().is_empty(), "the connection is closed after {reply}");
             assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
         });
     }
@@ -267,8 +267,8 @@ fn flooding_server() -> (String, Receiver<usize>) {
 fn an_endless_reply_is_read_until_the_deadline() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the runtime starts");
-    // One round is not enough: if the server falls behind in a round, a timer alone would end the
-    // exchange.
+    // If the server falls behind, the client waits, and its timer ends the exchange. Five rounds
+    // make it likely that the client does not wait in one of them.
     for _ in 0..5 {
         let (address, sent) = flooding_server();
         runtime.block_on(async {

@@ -163,7 +163,7 @@ fn the_replies_match_memcached() {
 }
 
 #[test]
-fn items_expire_by_the_clock_of_the_test() {
+fn items_expire_by_the_tests_clock() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
     let clock = Clock::default();

@@ -1,5 +1,5 @@
 //! Notices that a server answers reads but stores no values, for example because it has no memory
-//! left for items of their size. Such a server is not ejected, because its reads succeed.
+//! left for items of that size. Such a server is not ejected, because its reads succeed.
 //!
 //! The writes of an annotated function count as failing from several failures in a row until the
 //! next success. Each function has its own count, because functions store values of different

@@ -51,8 +51,8 @@ pub(super) struct FenceSnapshot {
 }
 
 impl CasFence {
-    /// Raises the fence over every item that the server has now. With a `former_owner`, a removed
-    /// server, the raise covers only the items whose keys the former owner had.
+    /// Raises the fence over every item that the server has now. If a removed server is given as
+    /// `former_owner`, the raise covers only the items whose keys that server owned.
     pub(super) fn raise(&self, former_owner: Option<RendezvousSeed>) {
         let mut state = lock(&self.state);
         match former_owner {
@@ -124,8 +124,8 @@ impl CasFence {
 
 impl Server {
     /// Raises the fence over every item that the server has now, and ejects the server until the
-    /// CAS number of the fence is known. With a `former_owner`, a removed server, the raise covers
-    /// only the items whose keys the former owner had.
+    /// CAS number of the fence is known. If a removed server is given as `former_owner`, the raise
+    /// covers only the items whose keys that server owned.
     pub(in crate::tier::remote::memcached) fn raise_fence(&self, former_owner: Option<&Server>) {
         self.fence.raise(former_owner.map(|owner| owner.seed));
         self.eject_until_fence_is_settled();
