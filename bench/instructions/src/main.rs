@@ -4,14 +4,14 @@
 //! The file `counts` has the counts of four operations: `hit` calls for one key, `hit-10000` for
 //! 10,000 keys in random order, `miss` for new keys, and `remote` reads from memcached. `request`
 //! and `scope` are hits within a request and within a scope. `recorded`, `recorded-request` and
-//! `with-outcome` are hits whose outcomes are recorded, and `recorded-miss` are such misses. `look`
-//! is the `get` of an entry in memcached, and `bare` a get of the same item by the memcached client
+//! `with-outcome` are hits whose outcomes are recorded, `recorded-miss` are such misses, and
+//! `recorded-remote` such reads from memcached. `look` is the `get` of an entry in memcached, and `bare` a get of the same item by the memcached client
 //! alone.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use cached_core::{Cache, RequestScope, coordinator_cached, with_outcome, with_outcomes};
+use cached_core::{Cache, RequestScope, Tier, coordinator_cached, with_outcome, with_outcomes};
 use memcache::exp::AsyncMetaClient;
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +55,7 @@ fn main() {
     let [_, operation, count, servers @ ..] = &arguments[..] else {
         panic!(
             "cached-instructions hit|hit-10000|request|scope|recorded|recorded-request|\
-             with-outcome|recorded-miss|miss|remote|look|bare COUNT [SERVER]"
+             with-outcome|recorded-miss|recorded-remote|miss|remote|look|bare COUNT [SERVER]"
         );
     };
     let count: usize = count.parse().expect("the text is a number");
@@ -124,6 +124,18 @@ fn main() {
                 for number in 0..count {
                     let _ = black_box(payment(&format!("payment-{number:06}"), State::Paid).await);
                 }
+            }
+            "recorded-remote" => {
+                let _ = remote_payment("payment-000007", State::Paid).await;
+                cache.flush().await;
+                let calls = async {
+                    for _ in 0..count {
+                        let call = remote_payment(black_box("payment-000007"), State::Paid);
+                        let _ = black_box(call.await);
+                    }
+                };
+                let (_, outcomes) = with_outcomes(calls).await;
+                assert_eq!(outcomes.hits(Tier::Remote), count as u64, "{outcomes}");
             }
             "remote" => {
                 let _ = remote_payment("payment-000007", State::Paid).await;

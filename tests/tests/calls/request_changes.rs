@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cached_core::{Cache, RequestScope, coordinator_cached};
+use cached_core::{Cache, RequestScope, coordinator_cached, with_outcomes};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
@@ -204,7 +204,9 @@ async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: 
     }
 }
 
-/// Runs three tasks in a request and one task outside the request, all concurrently.
+/// Runs three tasks in a request and one task outside the request, all concurrently. The calls of one
+/// task in the request are recorded, which hides the answers of the request from the inlined lookup
+/// for as long as this task is polled.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
     let price = Arc::new(Price::default());
     let [a, b, c, outside] = steps;
@@ -212,7 +214,9 @@ async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss
         let price = Arc::clone(&price);
         async move {
             let run = |steps| run_steps(&price, steps, is_local, true);
-            tokio::join!(run(a), run(b), run(c));
+            let calls = c.iter().filter(|step| matches!(step, Step::Call)).count() as u64;
+            let ((), (), ((), outcomes)) = tokio::join!(run(a), run(b), with_outcomes(run(c)));
+            assert_eq!(outcomes.calls(), calls, "each call of the recorded task is recorded");
         }
     };
     let request = RequestScope::new().force_miss(force_miss).run(request);

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use cached_core::testing::TestCache;
 use cached_core::tower::{CacheStatus, RequestScopeLayer};
-use cached_core::{Cache, coordinator_cached, first_found, in_scope};
+use cached_core::{Cache, coordinator_cached, first_found, in_scope, outcomes};
 use cached_tests::{Upstream, UpstreamDown};
 use http::Request;
 use hyper_util::rt::TokioIo;
@@ -134,6 +134,13 @@ fn app(upstream: &Upstream) -> Router {
         .route("/rate", get(async |State(up): State<Upstream>| text(rate(&up, 1).await).await))
         .route("/nothing", get(async || "no call"))
         .route(
+            "/so-far",
+            get(async |State(up): State<Upstream>| {
+                course(&up, 50, 1).await.expect("the upstream is up");
+                outcomes().map_or_else(|| "not recorded".to_owned(), |so_far| so_far.to_string())
+            }),
+        )
+        .route(
             "/known",
             get(async || {
                 let known = first_found([course_entry(1, 1)]).await;
@@ -187,6 +194,8 @@ async fn axum_sends_the_status_of_each_response() {
     assert!(joined.starts_with("fwd=miss; collapsed=?0; stored; ttl=59"), "{joined}");
     assert_eq!(status_of(at, "/nothing", "").await, "no header");
     assert_eq!(status_of(at, "/known", "").await, "no header");
+    let so_far = request(at, "/so-far", "").await.1;
+    assert!(so_far.ends_with("1 call: 1 miss"), "a handler reads it too: {so_far}");
 
     // A forced miss leaves a write-once entry as it is.
     let fetches = upstream.fetches();
@@ -374,6 +383,7 @@ async fn a_layer_without_a_status_is_only_a_scope() {
     assert_eq!(status_of(at, "/twice/1", "").await, "no header");
     let stats = cache.stats().get("tower_course").expect("the function was called");
     assert_eq!((stats.fetches, stats.request_hits), (1, 1));
+    assert!(request(at, "/so-far", "").await.1.ends_with("not recorded"));
 }
 
 /// A service whose future never ends, to see that dropping it drops the handling in its scope.
