@@ -111,8 +111,8 @@ impl RequestScopeLayer {
     /// The header is written when the handler returns the response. Calls that are made later, while
     /// a body is streamed, are not in it.
     ///
-    /// The layer then records the outcome of each call, so a hit takes about as long as two or three
-    /// hits.
+    /// The layer then records the outcome of each call, so a hit costs more:
+    /// [the guide](crate::guide::requests) has the figures.
     pub fn cache_status(mut self, status: impl Into<CacheStatus>) -> RequestScopeLayer {
         self.cache_status = Some(Arc::new(status.into()));
         self

@@ -5,8 +5,8 @@
 //! 10,000 keys in random order, `miss` for new keys, and `remote` reads from memcached. `request`
 //! and `scope` are hits within a request and within a scope. `recorded`, `recorded-request` and
 //! `with-outcome` are hits whose outcomes are recorded, `recorded-miss` are such misses, and
-//! `recorded-remote` such reads from memcached. `look` is the `get` of an entry in memcached, and `bare` a get of the same item by the memcached client
-//! alone.
+//! `recorded-remote` such reads from memcached. `look` is the `get` of an entry in memcached, and
+//! `bare` a get of the same item by the memcached client alone.
 
 use std::hint::black_box;
 use std::sync::Arc;

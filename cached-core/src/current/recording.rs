@@ -16,8 +16,8 @@ use crate::tier::request::recorded_into;
 /// [`RequestScope`](crate::RequestScope). The calls of tasks are recorded if
 /// [`in_scope`](crate::in_scope) or [`Cache::spawn`](crate::Cache::spawn) carries the recording into
 /// the task. The lookups of a [`CacheEntry`](crate::CacheEntry) and of
-/// [`first_found`](crate::first_found) are not recorded. A hit takes longer while it is recorded,
-/// about as long as two or three hits.
+/// [`first_found`](crate::first_found) are not recorded. A call that is recorded costs more, and
+/// other calls cost nothing: [the guide](crate::guide::requests) has the figures.
 ///
 /// # Cancellation
 /// Dropping the returned future drops the given future.
