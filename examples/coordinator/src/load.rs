@@ -1,5 +1,6 @@
 //! The load of the example: checkout sessions that call the broker over HTTP, as browsers do.
 
+use crate::agreement::HeaderCounts;
 use crate::broker::{CoursePage, StatusPage, http_client};
 use crate::model::PaymentState;
 use crate::processes::{BrokerProcess, MemcachedProcess, answers};
@@ -9,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::de::DeserializeOwned;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -132,17 +133,19 @@ async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outa
     Ok(Outage { killed, restarted, is_restarted })
 }
 
-/// Plays checkout sessions against a running broker, until the task is aborted. Each of a few
-/// customers plays one session after the other.
-pub(crate) async fn play_on(broker: String) {
+/// Plays checkout sessions against a running broker, until the broker closes. Each of a few customers
+/// plays one session after the other. Returns what the customers read in the headers of their
+/// responses.
+pub(crate) async fn play_until_closed(broker: String, closing: ClosingFlag) -> HeaderCounts {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let run = now.map_or(0, |time| time.as_micros() as u64);
+    let progress = Arc::new(Progress::until(closing));
     let browser = Browser {
         http: http_client(),
         brokers: [broker].into(),
         at: 0,
         pause: CALM_PAUSE,
-        progress: Arc::new(Progress::hidden()),
+        progress: Arc::clone(&progress),
     };
     let mut customers = JoinSet::new();
     for customer in 0..CONCURRENT_SESSIONS as u64 {
@@ -151,7 +154,11 @@ pub(crate) async fn play_on(broker: String) {
             let mut dice = Dice::new(run ^ customer);
             for session in 0.. {
                 let session = Session::draw(&mut dice, run, customer << 32 | session);
-                if let Err(message) = session.play(browser.clone()).await {
+                let played = session.play(browser.clone()).await;
+                if browser.progress.closing.is_set() {
+                    break;
+                }
+                if let Err(message) = played {
                     eprintln!("a session ended early: {message}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -159,6 +166,22 @@ pub(crate) async fn play_on(broker: String) {
         });
     }
     while customers.join_next().await.is_some() {}
+    drop(browser);
+    Arc::into_inner(progress).map(|progress| progress.headers).unwrap_or_default()
+}
+
+/// A flag that tells the customers to send no more requests.
+#[derive(Clone, Default)]
+pub(crate) struct ClosingFlag(Arc<AtomicBool>);
+
+impl ClosingFlag {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Session {
@@ -301,9 +324,13 @@ impl Browser {
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, String> {
         tokio::time::sleep(self.pause).await;
+        if self.progress.closing.is_set() {
+            return Err("the broker closes".to_owned());
+        }
         let started = Instant::now();
         let answer = request.send().await.map_err(|error| error.to_string())?;
         waits.push(started.elapsed());
+        self.progress.headers.add(answer.headers());
         self.progress.one_more();
         if answer.status().is_success() {
             return Ok(answer);
@@ -327,6 +354,8 @@ struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
     done: AtomicU64,
+    closing: ClosingFlag,
+    headers: HeaderCounts,
 }
 
 impl Progress {
@@ -341,12 +370,13 @@ impl Progress {
             );
             bar.with_prefix(label)
         });
-        Progress { label, bar, total, done: AtomicU64::new(0) }
+        Progress { label, bar, total, ..Progress::until(ClosingFlag::default()) }
     }
 
-    /// Returns a progress without an end, which shows nothing.
-    fn hidden() -> Progress {
-        Progress { label: "", bar: None, total: u64::MAX, done: AtomicU64::new(0) }
+    /// Returns a progress that shows nothing, and that ends when the flag is set.
+    fn until(closing: ClosingFlag) -> Progress {
+        let (done, headers) = (AtomicU64::new(0), HeaderCounts::default());
+        Progress { label: "", bar: None, total: u64::MAX, done, closing, headers }
     }
 
     fn one_more(&self) {

@@ -6,6 +6,7 @@
 //!
 //! Read `broker.rs` first. It contains the annotated functions.
 
+mod agreement;
 mod broker;
 mod load;
 mod metrics;
@@ -14,12 +15,13 @@ mod processes;
 mod report;
 mod upstream;
 
+use agreement::Agreement;
 use axum::Router;
 use broker::{Broker, Checkouts, Client};
 use cached_core::Cache;
 use cached_core::console::Console;
 use clap::{Parser, Subcommand};
-use load::Load;
+use load::{ClosingFlag, Load};
 use metrics::metrics_router;
 use processes::MemcachedProcess;
 use report::Table;
@@ -27,6 +29,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use upstream::Upstream;
@@ -61,7 +64,7 @@ enum Command {
         /// Play checkout sessions against the broker, so that the page /_cache shows a cache at work
         #[arg(long)]
         load: bool,
-        /// End after this many seconds
+        /// End after this many seconds. A broker with a load then compares what its parts have counted
         #[arg(long, value_name = "SECONDS")]
         seconds: Option<u64>,
         /// The current edition of the catalogue
@@ -235,7 +238,7 @@ async fn serve(
     let cache = cache_from_env().await?;
     cache.install().map_err(|error| Failure(1, error.to_string()))?;
     // The upstream server ends when this value is dropped.
-    let (_own, upstream) = match upstream {
+    let (own_upstream, upstream) = match upstream {
         Some(url) => (None, url),
         None => {
             let own = Upstream::start().await;
@@ -272,7 +275,14 @@ async fn serve(
     let routes = broker.router().nest_service("/_cache", console(&cache)).merge(metrics);
     // The console answers only clients on this machine, so the server must say where they are.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-    let load = load.then(|| tokio::spawn(load::play_on(format!("http://{address}"))));
+    let closing = ClosingFlag::default();
+    let load = load.then(|| {
+        tokio::spawn(load::play_until_closed(format!("http://{address}"), closing.clone()))
+    });
+    let reads = own_upstream.as_ref().map(Upstream::read_counter);
+    // What each part of the broker has counted, once the customers have left.
+    let agreement = Arc::new(OnceLock::new());
+    let (agreement_out, counted_cache) = (Arc::clone(&agreement), cache.clone());
     let (request_end, mut end_requested) = tokio::sync::watch::channel(());
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         tokio::select! {
@@ -280,7 +290,14 @@ async fn serve(
             () = seconds_over(seconds) => {}
         }
         // The customers leave before the broker.
-        load.inspect(tokio::task::JoinHandle::abort);
+        closing.set();
+        if let Some(load) = load
+            && let Ok(headers) = load.await
+            && let Some(reads) = reads
+        {
+            let agreement = Agreement::ask(&address, &counted_cache, reads(), &headers).await;
+            let _ = agreement_out.set(agreement);
+        }
         // Without a receiver the server has ended already.
         let _ = request_end.send(());
     });
@@ -295,7 +312,17 @@ async fn serve(
     }
     cache.flush().await;
     say("The broker has ended, and all entries are written.");
-    Ok(())
+    match agreement.get() {
+        None => Ok(()),
+        Some(Err(message)) => Err(Failure(1, format!("cannot compare the counts: {message}"))),
+        Some(Ok(agreement)) => {
+            say(format_args!("\n{agreement}"));
+            match agreement.holds() {
+                true => Ok(()),
+                false => Err(Failure(1, "the counts differ".to_owned())),
+            }
+        }
+    }
 }
 
 /// Returns the page that shows the cache at work. Whoever knows the token in CACHE_CONSOLE_TOKEN may

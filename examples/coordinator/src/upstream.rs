@@ -3,7 +3,7 @@
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, put};
@@ -77,7 +77,11 @@ pub(crate) struct Upstream {
 }
 
 #[derive(Default)]
-struct Calls([AtomicU64; SERVICES.len()]);
+struct Calls {
+    by_service: [AtomicU64; SERVICES.len()],
+    /// The calls that change nothing. Only these are cached.
+    reads: AtomicU64,
+}
 
 impl Upstream {
     /// Starts the server on a free loopback port.
@@ -102,7 +106,13 @@ impl Upstream {
 
     /// Returns the number of calls that each of the [`SERVICES`] has received.
     pub(crate) fn calls(&self) -> [u64; SERVICES.len()] {
-        self.calls.0.each_ref().map(|count| count.load(Ordering::Relaxed))
+        self.calls.by_service.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Returns a function that returns the number of calls that have changed nothing.
+    pub(crate) fn read_counter(&self) -> impl Fn() -> u64 + Send + use<> {
+        let calls = Arc::clone(&self.calls);
+        move || calls.reads.load(Ordering::Relaxed)
     }
 }
 
@@ -119,7 +129,10 @@ async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next
         Some("users") => 2,
         _ => 1,
     };
-    let n = calls.0[service].fetch_add(1, Ordering::Relaxed);
+    let n = calls.by_service[service].fetch_add(1, Ordering::Relaxed);
+    if request.method() == Method::GET {
+        calls.reads.fetch_add(1, Ordering::Relaxed);
+    }
     tokio::time::sleep(SERVICES[service].latency(n)).await;
     next.run(request).await
 }

@@ -1,5 +1,7 @@
 //! Runs the coordinator as a user does, and checks its output.
 
+mod agreement;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
