@@ -188,7 +188,7 @@ pub(crate) const OPTIONS: &[OptionSyntax] = &[
     },
 ];
 
-/// Why an option was refused.
+/// The reason why an option was refused.
 enum OptionError {
     /// The option is not written like its example. Holds the tokens that the error underlines. An
     /// empty stream stands for the option's name.

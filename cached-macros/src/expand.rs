@@ -337,8 +337,8 @@ impl ExpansionWriter<'_> {
     /// Writes the call that sets the option `share_error`. A companion runs no fetch, so it does
     /// not need the option.
     ///
-    /// The call has the return type's span, so that the compiler reports an error that cannot be
-    /// copied at the return type.
+    /// The call has the return type's span. If the function's error cannot be copied, the compiler
+    /// reports this at the return type.
     fn share_error(&self) -> Option<TokenStream> {
         let ErrorSharing::ByFunction(function) = self.input.error_sharing else { return None };
         let return_type = self.input.return_type;

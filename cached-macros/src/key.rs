@@ -235,7 +235,7 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
             continue;
         }
         let name = collection.name();
-        // In a set, the equal elements of a `BinaryHeap` would be one.
+        // A set would merge the equal elements of a `BinaryHeap`.
         let sorted = match collection.is_whole && name != "BinaryHeap" {
             true => format!("put `{ident}.iter().collect::<BTreeSet<_>>()` into `identifier`"),
             false => format!("put a sorted copy of `{ident}` into `identifier`"),
@@ -370,7 +370,8 @@ fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident
 }
 
 /// Returns a name in the expression that resembles one of the candidates, together with that
-/// parameter. The name must not be a parameter itself, and must not be that of a called function.
+/// parameter. The name must not be a parameter itself, and must not be the name of a called
+/// function.
 fn misspelt_parameter<'a>(
     expression: &Expr,
     function: &Function,

@@ -419,7 +419,7 @@ mod tests {
 
     /// The compiler may remove what is under `#[cfg]`.
     #[test]
-    fn uses_under_cfg_are_no_mentions() {
+    fn uses_under_cfg_are_not_mentions() {
         let state = Ident::new("state", Span::call_site());
         for other in [
             quote!({
@@ -497,15 +497,15 @@ mod tests {
                 payment.state == state
             }),
         ] {
-            assert!(!mentions(&doubtful, &state), "not a sure mention: {doubtful}");
-            assert!(may_mention(&doubtful, &state), "a doubtful mention: {doubtful}");
+            assert!(!mentions(&doubtful, &state), "`{doubtful}` is not a sure mention");
+            assert!(may_mention(&doubtful, &state), "`{doubtful}` may be a mention");
         }
         for other in [
             quote!(|state| state.is_paid()),
             quote!(|payment| payment.state()),
             quote!(|state| unknown!(state)),
         ] {
-            assert!(!may_mention(&other, &state), "not even a doubtful mention: {other}");
+            assert!(!may_mention(&other, &state), "`{other}` cannot be a mention");
         }
     }
 

@@ -8,8 +8,8 @@ use proc_macro2::token_stream::IntoIter;
 use proc_macro2::{Delimiter, Group, Punct, Spacing, TokenStream, TokenTree};
 use std::iter::Peekable;
 
-/// The binary operators that get a space on each side. The signs `<` and `>` get none, because they
-/// may enclose type arguments.
+/// The binary operators that get a space on each side. The characters `<` and `>` get none, because
+/// they may enclose type arguments.
 const SPACED: [&str; 16] =
     ["+", "-", "*", "/", "%", "^", "&", "|", "&&", "||", "==", "!=", "<=", ">=", "=>", "="];
 
@@ -35,8 +35,8 @@ enum PreviousToken {
     Operator,
 }
 
-/// The commas of a group that are written. A formatter adds a last comma when it breaks a list into
-/// lines, so the text must not depend on that comma.
+/// Says which commas of a group are written. A formatter adds a last comma when it breaks a list
+/// into lines, so the text must not depend on that comma.
 #[derive(Clone, Copy, PartialEq)]
 enum CommaPolicy {
     All,
@@ -144,7 +144,7 @@ impl ExpressionTextWriter {
     }
 }
 
-/// Returns the operator that begins with this sign.
+/// Returns the operator that begins with this character.
 fn operator(first: Punct, tokens: &mut Peekable<IntoIter>) -> String {
     let mut operator = String::from(first.as_char());
     let mut spacing = first.spacing();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_what_a_user_writes() {
+    fn the_text_reads_as_a_user_writes_it() {
         for text in [
             "state",
             "(state, self.revision + 1)",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_does_not_count() {
+    fn the_text_ignores_formatting() {
         assert_eq!(write("( state,\n    edition+1 , )"), "(state, edition + 1)");
         assert_eq!(write("of(\n    state,\n)"), "of(state)");
         assert_eq!(write("{ state . number }"), "{ state.number }");

@@ -117,7 +117,7 @@ const REPEATING: [&str; 3] = ["map", "values", "into_values"];
 /// A sequence that is collected from a variable in the order of the variable's elements.
 pub(crate) struct CollectedSequence<'a> {
     pub(crate) variable: &'a Ident,
-    /// No two elements are equal if no two elements of the variable are.
+    /// True if the sequence has no equal elements whenever the variable has none.
     pub(crate) is_distinct: bool,
 }
 

@@ -100,8 +100,8 @@ pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &m
     }
 }
 
-/// Returns the error message if the expression cannot be a function, such as `payment.state == state`.
-/// A call or a path may be one.
+/// Returns the error message if the expression cannot be a function, such as `payment.state ==
+/// state`. A call or a path may be a function.
 fn not_a_function(option: &str, expression: &Expr, function: &Function) -> Option<String> {
     let is_computed = match expression {
         Expr::Paren(inner) => return not_a_function(option, &inner.expr, function),
@@ -125,8 +125,8 @@ fn not_a_function(option: &str, expression: &Expr, function: &Function) -> Optio
     Some(format!("`{option}` is a function of the value; write a closure: `{example}`"))
 }
 
-/// Returns the first variable in the expression that is not a parameter of the function. The user means
-/// the value by it.
+/// Returns the first variable in the expression that is not a parameter of the function. The user
+/// probably means the cached value by this name.
 fn unknown_name(expression: &Expr, function: &Function) -> Option<Ident> {
     struct Search<'f>(&'f Function, Option<Ident>);
     impl<'ast> Visit<'ast> for Search<'_> {

@@ -62,7 +62,7 @@ impl Memcached {
     /// Panics like [`start`](Self::start).
     #[must_use]
     pub fn start_full(bytes: usize) -> Memcached {
-        // memcached uses the last `-m`, so this limit replaces the one that every server gets.
+        // memcached uses the last `-m`, so this limit replaces the limit that every server gets.
         let memcached = Memcached::start_with(&["-m", "2", "-M"], "MN");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, memcached.port));
         let stream = TcpStream::connect(address).expect("memcached answers");

@@ -25,7 +25,11 @@ impl Scrape {
     #[must_use]
     pub fn read(text: &str) -> Scrape {
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Scrape(lines.map(|line| sample(line).unwrap_or_else(|| panic!("{line}"))).collect())
+        Scrape(
+            lines
+                .map(|line| sample(line).unwrap_or_else(|| panic!("malformed line: {line}")))
+                .collect(),
+        )
     }
 
     /// Returns the samples of the metric that have all of these labels.

@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 /// The fields of a span or an event, as text.
 pub type Fields = BTreeMap<&'static str, String>;
 
-/// A span as the subscriber has seen it.
+/// A span that the subscriber has received.
 #[derive(Debug, Clone, Default)]
 pub struct CollectedSpan {
     id: u64,
@@ -32,7 +32,7 @@ pub struct CollectedSpan {
     pub is_closed: bool,
 }
 
-/// An event as the subscriber has seen it.
+/// An event that the subscriber has received.
 #[derive(Debug, Clone)]
 pub struct CollectedEvent {
     /// The level of the event.
@@ -44,11 +44,11 @@ pub struct CollectedEvent {
 /// The spans and events of a test, in the order of their start.
 #[derive(Debug, Clone, Default)]
 pub struct SpanCollector {
-    seen: Arc<Mutex<Collected>>,
+    seen: Arc<Mutex<CollectedRecords>>,
 }
 
 #[derive(Debug, Default)]
-struct Collected {
+struct CollectedRecords {
     spans: Vec<CollectedSpan>,
     events: Vec<CollectedEvent>,
 }
@@ -71,7 +71,7 @@ impl SpanCollector {
     /// Returns the span with this name.
     ///
     /// # Panics
-    /// If there is not exactly one.
+    /// If there is not exactly one such span.
     #[must_use]
     pub fn span(&self, name: &str) -> CollectedSpan {
         let mut spans = self.spans(name);
@@ -96,15 +96,15 @@ impl SpanCollector {
 
     /// Forgets all spans and events.
     pub fn clear(&self) {
-        *self.seen() = Collected::default();
+        *self.seen() = CollectedRecords::default();
     }
 
-    fn seen(&self) -> MutexGuard<'_, Collected> {
+    fn seen(&self) -> MutexGuard<'_, CollectedRecords> {
         self.seen.lock().expect("no thread panics while it holds the lock")
     }
 
     fn change(&self, id: &Id, change: impl FnOnce(&mut CollectedSpan)) {
-        // A later span may have the id of an earlier one that has ended.
+        // A later span may have the id of an earlier span that has ended.
         let id = id.into_u64();
         if let Some(span) = self.seen().spans.iter_mut().rfind(|span| span.id == id) {
             change(span);

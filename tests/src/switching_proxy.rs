@@ -26,8 +26,8 @@ impl SwitchingProxy {
         SwitchingProxy::start_slow(target, Duration::ZERO)
     }
 
-    /// Starts a proxy that forwards connections to `target`, and holds up what it forwards to the
-    /// server by `delay`.
+    /// Starts a proxy that forwards connections to `target`, and delays everything that it forwards
+    /// to the server by `delay`.
     ///
     /// # Panics
     /// If no port is free.

@@ -309,19 +309,20 @@ impl Broker {
     }
 }
 
-/// Returns true if the client does not want answers of a cache. The calls of the request then fetch
+/// Returns true if the client does not want cached answers. The calls of the request then fetch
 /// again.
 fn asks_for_fresh_answers(request: &Parts) -> bool {
     request.headers.get("cache-control").is_some_and(|value| value == "no-cache")
 }
 
-/// Answers 200 while memcached is away too: the broker answers every request without it, so a load
-/// balancer must not take the broker out of rotation.
+/// Answers 200 even while memcached is lost. The broker answers every request without memcached, so
+/// a load balancer must not take the broker out of rotation.
 async fn health(State(broker): State<Broker>) -> String {
     format!("the broker is up; its cache is {}\n", broker.cache.health())
 }
 
-/// Returns the ledger, with what is wrong with a function and what is not worth caching.
+/// Returns the ledger, with the findings about functions and the functions that are not worth
+/// caching.
 fn ledger_page(cache: &Cache) -> String {
     let ledger = cached_core::ledger();
     let findings = ledger.audit().into_iter().chain(ledger.not_worth_caching(cache));

@@ -20,7 +20,8 @@ const CONCURRENT_SESSIONS: usize = 20;
 /// The pause of a browser between two requests. A real browser waits for a second or two. This load
 /// is faster.
 const PAUSE: Duration = Duration::from_millis(8);
-/// The pause of a browser while somebody watches the broker. It leaves the machine time for that.
+/// The pause between two requests while somebody watches the broker. The longer pause leaves the
+/// machine time for the watcher's browser.
 const CALM_PAUSE: Duration = Duration::from_millis(60);
 
 /// All sessions of the load. Both runs play the same sessions.

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use load::{ClosingFlag, Load};
 use metrics::metrics_router;
 use processes::MemcachedProcess;
-use report::Table;
+use report::ComparisonTable;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -202,7 +202,7 @@ async fn play() -> Result<(), Failure> {
     let failed = |message| Failure(1, message);
     let without = load.play("without the cache", "off", brokers, None).await.map_err(failed)?;
     let with = load.play("with the cache", &url, brokers, own).await.map_err(failed)?;
-    say(Table { without: &without, with: &with, memcached });
+    say(ComparisonTable { without: &without, with: &with, memcached });
     if let Some(outage) = with.outage() {
         say(outage);
     }
@@ -335,7 +335,7 @@ fn console(cache: &Cache) -> Router {
     }
 }
 
-/// Waits for so many seconds, or forever.
+/// Waits for this many seconds, or forever.
 async fn seconds_over(seconds: Option<u64>) {
     match seconds {
         Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
@@ -343,8 +343,8 @@ async fn seconds_over(seconds: Option<u64>) {
     }
 }
 
-/// Ends the process when the standard input ends. The system closes it when the program that plays the
-/// load ends in any way.
+/// Ends the process when the standard input ends. The program that plays the load holds the
+/// standard input open. When that program ends, in whatever way, the system closes the input.
 fn end_with_input_in_background() {
     // A thread and not a task: a task that reads the standard input would hold up the end of the runtime.
     std::thread::spawn(|| {
@@ -387,7 +387,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("coordinator.{}", std::process::id()));
         std::fs::create_dir(&folder).expect("the temporary folder can be written");
         std::fs::write(folder.join("CACHE-LEDGER.md"), another).expect("the file can be written");
-        // The test above, in a folder where the reviewed reason is another one.
+        // This runs the test above in a folder whose reviewed ledger has another reason.
         let program = std::env::current_exe().expect("the program has a path");
         let output = Command::new(program)
             .args(["--exact", "tests::the_ledger_is_reviewed", "--nocapture"])

@@ -22,7 +22,8 @@ pub(crate) fn metrics_router(cache: Cache) -> Result<Router, BuildError> {
     let bounds: Vec<f64> =
         bounds.buckets().filter_map(|(bound, _)| Some(bound?.as_secs_f64())).collect();
     let exporter = PrometheusBuilder::new()
-        // Counters end in `_total`, and names in their unit.
+        // This setting adds `_total` to the names of counters, and its unit to the name of a metric
+        // that has one.
         .with_recommended_naming(true)
         .set_buckets(&bounds)?
         .install_recorder()?;

@@ -143,16 +143,16 @@ impl Run {
 }
 
 /// The table that compares the load without the cache and with it.
-pub(crate) struct Table<'a> {
+pub(crate) struct ComparisonTable<'a> {
     pub(crate) without: &'a Run,
     pub(crate) with: &'a Run,
     /// True if the second run had a remote tier.
     pub(crate) memcached: bool,
 }
 
-impl fmt::Display for Table<'_> {
+impl fmt::Display for ComparisonTable<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Table { without, with, memcached } = self;
+        let ComparisonTable { without, with, memcached } = self;
         let rule = "-".repeat(78);
         let mut row = |name: &str, left: &str, right: &str, note: &str| {
             writeln!(out, "{}", format!("{name:<28}{left:>15}{right:>14}   {note}").trim_end())
@@ -206,7 +206,8 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// The table of a run in which memcached was killed: what happened before, meanwhile and afterwards.
+/// The table of a run in which memcached was killed: what happened before, during and after the
+/// outage.
 pub(crate) struct OutageTable<'a> {
     outage: &'a Outage,
     end: Snapshot,

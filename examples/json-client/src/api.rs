@@ -25,7 +25,7 @@ pub trait CarrierApi: Send + Sync {
     /// Returns what happened to a parcel, the oldest event first.
     async fn tracking(&self, number: &str) -> Result<Vec<TrackingEvent>>;
 
-    /// Returns the parcels in which the query occurs. Upper and lower case are the same.
+    /// Returns the parcels in which the query occurs. The search ignores case.
     async fn search(&self, query: &str, page: u32) -> Result<Page<Parcel>>;
 
     /// Returns the depots of a country in one edition of the directory.
@@ -37,7 +37,7 @@ pub trait CarrierApi: Send + Sync {
     /// Returns a recipient, or `None` if the carrier does not know the id.
     async fn recipient(&self, id: Uuid) -> Result<Option<Recipient>>;
 
-    /// Returns the form for the customs, whose fields depend on the country.
+    /// Returns the customs form, whose fields depend on the country.
     async fn customs_form(&self, number: &str) -> Result<serde_json::Value>;
 
     /// Returns the carrier's limits.

@@ -96,7 +96,7 @@ impl HttpCarrier {
     }
 
     /// Returns the tracking of a parcel. Every page of a parcel needs it. While the carrier is
-    /// down, `error_ttl` lets one call in two seconds ask.
+    /// down, `error_ttl` lets at most one call in two seconds ask the carrier.
     #[coordinator_cached(
         name = "carrier_tracking",
         identifier = (self.base_url, number),
@@ -110,7 +110,7 @@ impl HttpCarrier {
         self.get(&["parcels", number, "events"], &()).await
     }
 
-    /// Returns a recipient. An unknown one is remembered for `none_ttl`, because the pages of old
+    /// Returns a recipient. An unknown id is remembered for `none_ttl`, because the pages of old
     /// parcels ask for recipients who are gone.
     #[coordinator_cached(
         name = "carrier_recipient",
@@ -159,8 +159,8 @@ impl HttpCarrier {
         self.send(self.http.request(method, self.url(path)?).json(body)).await
     }
 
-    /// Sends a request with a token. If the carrier has revoked the token, one more attempt is made
-    /// with a new one.
+    /// Sends a request with a token. If the carrier has revoked the token, sends the request once
+    /// more with a new token.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response> {
         let again = request.try_clone();
         let token = self.token().await?;
@@ -238,7 +238,7 @@ impl CarrierApi for HttpCarrier {
         self.get(&["depots"], &[("country", country), ("edition", &edition)]).await
     }
 
-    /// Rates are slow to compute, so they are refreshed before they expire, and old ones are better
+    /// Rates are slow to compute, so they are refreshed before they expire. Old rates are better
     /// than none.
     #[coordinator_cached(
         name = "carrier_rates",

@@ -105,7 +105,7 @@ pub struct Recipient {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// Whatever the recipient has set, without a schema.
+    /// The recipient's own settings, which have no schema.
     pub preferences: serde_json::Value,
 }
 

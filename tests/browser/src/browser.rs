@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// How long a test waits for the page to show something.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Two browsers at a time would make each other slow.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// A Chromium without a window. Dropping the value ends it.
+/// A Chromium without a window. Dropping the value ends the Chromium.
 pub struct Browser {
     driver: Child,
     port: u16,
@@ -27,7 +27,7 @@ pub struct Browser {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// What the browser pretends to be.
+/// The screen that the browser emulates.
 #[derive(Debug, Clone, Copy)]
 pub struct Emulation {
     /// The width of the viewport in pixels.
@@ -42,8 +42,8 @@ impl Browser {
     /// Starts a browser. Returns `None`, and says so, if this machine has no Chromium.
     ///
     /// # Panics
-    /// Panics if there is a Chromium that does not start, or if there is none although the variable
-    /// `REQUIRE_BROWSER` is set.
+    /// Panics if an installed Chromium does not start. Also panics if none is installed and the
+    /// variable `REQUIRE_BROWSER` is set.
     pub async fn start() -> Option<Browser> {
         let turn = ONE_AT_A_TIME.lock().await;
         let (Some(chromium), Some(driver)) = (find("chromium"), find("chromedriver")) else {
@@ -70,7 +70,7 @@ impl Browser {
                 break port.parse().expect("a port is a number");
             }
         };
-        // The driver could not write its further output if nobody read it.
+        // The driver would block on further output if nobody read it.
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
         let mut arguments =
             vec!["--headless=new", "--disable-gpu", "--hide-scrollbars", "--mute-audio"];
@@ -113,7 +113,7 @@ impl Browser {
         self.command("url", json!({ "url": url })).await;
     }
 
-    /// Runs the body of a JavaScript function, and returns what it returns.
+    /// Runs `script` as the body of a JavaScript function, and returns the function's result.
     pub async fn run(&self, script: &str) -> Value {
         self.command("execute/sync", json!({ "script": script, "args": [] })).await
     }
@@ -137,7 +137,7 @@ impl Browser {
     pub async fn wait_for(&self, expression: &str) {
         let started = Instant::now();
         while self.value(&format!("Boolean({expression})")).await != Value::Bool(true) {
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > PAGE_TIMEOUT {
                 panic!("`{expression}` stays false on this page:\n{}", self.text("body").await);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -6,7 +6,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// The token of the consoles of the tests.
+/// The token that the tests' consoles accept.
 pub const TOKEN: &str = "a-token-that-only-the-tests-know";
 
 /// A running program. Dropping the value ends its server.
@@ -54,7 +54,7 @@ impl Program {
         port.and_then(|port| port.parse().ok()).expect("an address has a port")
     }
 
-    /// Ends the server. Its port is free once this returns.
+    /// Ends the server. The port is free once this method has returned.
     pub async fn end(mut self) {
         self.server.abort();
         let _ = (&mut self.server).await;

@@ -1,6 +1,8 @@
 //! A state machine of one key, two processes and two servers. The key's *home server* stores its
 //! values. While a process cannot reach the home server, it uses the key's *gutter server*. Each
-//! process may lose the connection to either server.
+//! process may lose the connection to either server, and may *eject* a server that it has lost: it
+//! stops using the server. A *hint* is a process's note that it must still invalidate the key on a
+//! server. A *fill* is the write of a fetched value.
 //!
 //! The machine has no local tier and no *flights* (a flight is a fetch with the calls that wait for
 //! it), because the servers do not affect these.
@@ -45,7 +47,7 @@ enum InjectedFault {
     GutterNotInvalidated,
     /// An overwrite does not remove the value on the gutter server.
     OverwriteLeavesGutter,
-    /// A failed invalidation leaves no *hint*: the process does not repeat it later.
+    /// A failed invalidation leaves no hint, so the process does not repeat the invalidation later.
     NoHint,
     /// A failed invalidation on the gutter server leaves no hint.
     NoHintForGutter,
@@ -64,7 +66,7 @@ enum InjectedFault {
     OkWithoutHome,
 }
 
-/// What a server has under the key.
+/// The item that a server has under the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Item {
     Absent,
@@ -79,8 +81,8 @@ struct Server {
     cas: u8,
 }
 
-/// How far a call is. `replaced` are the values that its process had replaced before; the call must
-/// not return one of these. `at` is the index of a server.
+/// The progress of a call. `replaced` is the set of values that the process had replaced when the
+/// call began. The call must not return one of these values. `at` is the index of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum CallerState {
     Idle,
@@ -105,8 +107,8 @@ enum CallerState {
     },
 }
 
-/// How far a running `invalidate` or `overwrite` is. `replaced` are the values that the change
-/// replaces.
+/// The progress of a running `invalidate` or `overwrite`. `replaced` is the set of values that the
+/// change replaces.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum ChangeState {
     Idle,

@@ -5,7 +5,8 @@
 //! Comments say which part of `cached-core` a step models. When you change that part, update the
 //! model too.
 //!
-//! - A *lease* is the right to fill a missing item. Meanwhile memcached keeps a *placeholder*.
+//! - A *lease* is the right to fill a missing item. While a caller holds the lease, memcached keeps
+//!   a *placeholder*.
 //! - A *refresh claim* is the right to fetch a stale item again.
 //! - A *flight* is a fetch with the calls that wait for it: the *leader* fetches, and its
 //!   *followers* wait.
@@ -21,7 +22,7 @@ use change::change_steps;
 
 use crate::search::{Model, NextStates, Step, Violation};
 
-/// A value that a fetch or an overwrite made. The first one is 1.
+/// A value that a fetch or an overwrite made. The first value is 1.
 pub(crate) type Value = u8;
 /// The value that a reader sees if it mistakes a lease's placeholder for a value.
 pub(crate) const PLACEHOLDER: Value = 0;
@@ -61,7 +62,7 @@ pub(crate) enum InjectedFault {
     /// An invalidation clears the local tier before the command to memcached, and not again after
     /// the command.
     ClearOnce,
-    /// Callers after an invalidation join a flight that began before the invalidation.
+    /// After an invalidation, callers join a flight that began before the invalidation.
     KeepFlight,
     /// A lease is granted to two callers.
     LeaseForTwo,
@@ -75,7 +76,7 @@ pub(crate) enum InjectedFault {
     LateWrites,
 }
 
-/// What memcached has under the key.
+/// The item that memcached has under the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Item {
     Absent,
@@ -120,8 +121,8 @@ pub(crate) enum FillCondition {
     NoFill,
 }
 
-/// How far a call of the annotated function is. `replaced` are the values that changes of this
-/// process had replaced before the call; the call must not return one of these.
+/// The progress of a call of the annotated function. `replaced` is the set of values that this
+/// process had replaced when the call began. The call must not return one of these values.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum CallerState {
     Idle,
@@ -162,8 +163,8 @@ pub(crate) enum CallerState {
     },
 }
 
-/// How far a running `invalidate` or `overwrite` is. `replaced` are the values that the change
-/// replaces.
+/// The progress of a running `invalidate` or `overwrite`. `replaced` is the set of values that the
+/// change replaces.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum ChangeState {
     Idle,
@@ -383,7 +384,7 @@ impl ProcessState {
     }
 
     /// Models the removal of the local entry and the flight. Returns a new token if `before` is
-    /// still current, or `None` if there was an invalidation since.
+    /// still current, or `None` if the key was invalidated after `before` was taken.
     fn clear_local(&mut self, before: Option<u8>, scenario: &Scenario) -> Option<u8> {
         if scenario.fault != InjectedFault::KeepFlight {
             self.flight = None;

@@ -98,7 +98,7 @@ fn first_stuck_state<M: Model>(states: &[M], before: &[Vec<u32>]) -> Option<usiz
     can_end.iter().position(|can_end| !can_end)
 }
 
-/// Describes the steps that lead to a state, one a line, and the violation after them.
+/// Describes the steps that lead to a state, one per line, and the violation after these steps.
 fn trace(
     reached: &[Option<(usize, Step)>],
     mut at: usize,

@@ -1,5 +1,5 @@
-//! Every call is counted once, by its answer, and an observer receives what happens. Without
-//! memcached; `tests/memcached/counters.rs` has the same with it.
+//! Every call is counted once, by its answer, and observers receive the events. These tests run
+//! without memcached; `tests/memcached/counters.rs` has the tests with memcached.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,7 +114,8 @@ async fn each_call_is_counted_once_by_its_answer() {
     assert_eq!((stats.misses, stats.stale_answers, stats.paused_answers), (2, 2, 1), "{stats:?}");
     assert_eq!(stats.calls(), 9, "{stats:?}");
     assert_eq!((stats.fetches, upstream.fetches()), (3, 3), "{stats:?}");
-    let durations = cache.cache().stats().fetch_durations("tallied").expect("it is declared");
+    let durations =
+        cache.cache().stats().fetch_durations("tallied").expect("the function is declared");
     assert_eq!(durations.count(), 3);
 }
 
@@ -147,7 +148,7 @@ async fn waits_and_cancelled_calls_are_counted_once() {
     assert_eq!((stats.calls(), stats.fetches, upstream.fetches()), (4, 2, 2), "{stats:?}");
 }
 
-/// Polls a future until it waits for something that takes long.
+/// Polls a future up to 20 times. A future that is still pending then waits for something slow.
 async fn poll_some<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     for _ in 0..20 {
         if let Some(output) = poll_once(future.as_mut()).await {
@@ -159,7 +160,7 @@ async fn poll_some<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Ou
 }
 
 #[tokio::test]
-async fn a_call_that_bypasses_the_cache_is_counted_once() {
+async fn a_bypassing_call_is_counted_once() {
     let (cache, recorder) = observed();
     let upstream = Upstream::default();
     assert_eq!(cache.run(recursive_tally(&upstream, 1, 2)).await, Ok(3));
@@ -176,7 +177,7 @@ async fn a_call_that_bypasses_the_cache_is_counted_once() {
     for _ in 0..3 {
         assert!(off.scope(tallied(&upstream, 1)).await.is_ok());
     }
-    let stats = off.stats().get("tallied").expect("it is declared");
+    let stats = off.stats().get("tallied").expect("the function is declared");
     assert_eq!((stats.calls(), stats.bypassed, stats.fetches), (3, 3, 3));
 }
 
@@ -223,14 +224,14 @@ async fn evictions_are_counted_by_their_cause() {
     assert_eq!(local.entries + local.evictions_size, 200, "{local:?}");
 }
 
-/// Calls the annotated function with the same key when a fetch has ended, and does not wait.
-struct CallsAgain {
+/// An observer that calls the annotated function with the same key when a fetch has ended.
+struct CallingObserver {
     upstream: Upstream,
     cache: Mutex<Option<Cache>>,
     events: AtomicU64,
 }
 
-impl Observer for CallsAgain {
+impl Observer for CallingObserver {
     fn event(&self, event: &Event<'_>) {
         self.events.fetch_add(1, Ordering::Relaxed);
         if let Event::FetchEnded { .. } = event
@@ -246,7 +247,7 @@ impl Observer for CallsAgain {
 #[tokio::test]
 async fn an_observer_may_call_an_annotated_function() {
     let upstream = Upstream::default();
-    let observer = Arc::new(CallsAgain {
+    let observer = Arc::new(CallingObserver {
         upstream: upstream.clone(),
         cache: Mutex::default(),
         events: AtomicU64::default(),
@@ -257,35 +258,37 @@ async fn an_observer_may_call_an_annotated_function() {
     assert_eq!(cache.scope(tallied(&upstream, 1)).await, Ok(1));
     observer.cache.lock().expect("no thread panics").take();
     let stats = cache.stats();
-    let tallied = stats.get("tallied").expect("it is declared");
+    let tallied = stats.get("tallied").expect("the function is declared");
     assert_eq!((tallied.misses, tallied.bypassed, upstream.fetches()), (1, 1, 2), "{tallied:?}");
-    // A local miss, the start and the end of the fetch; what the observer causes is not among them.
+    // The three events are the local miss, the start of the fetch and its end. The events that the
+    // observer itself causes are not among them.
     assert_eq!(observer.events.load(Ordering::Relaxed), 3);
     let [observed] = stats.observers() else { panic!("there is one observer") };
     assert_eq!((observed.received, observed.missed, observed.panics), (3, 0, 0));
-    assert!(observed.name.ends_with("CallsAgain"), "{}", observed.name);
+    assert!(observed.name.ends_with("CallingObserver"), "{}", observed.name);
 }
 
-struct Panics;
+struct PanickingObserver;
 
-impl Observer for Panics {
+impl Observer for PanickingObserver {
     fn event(&self, _: &Event<'_>) {
         panic!("the observer is broken");
     }
 }
 
-struct Sleeps;
+struct SleepingObserver;
 
-impl Observer for Sleeps {
+impl Observer for SleepingObserver {
     fn event(&self, _: &Event<'_>) {
         std::thread::sleep(Duration::from_millis(110));
     }
 }
 
 #[tokio::test]
-async fn a_broken_observer_costs_no_answer_and_is_logged_once() {
+async fn a_broken_observer_is_logged_once() {
     collect_logs();
-    let cache = Cache::builder().observer(Arc::new(Panics)).observer(Arc::new(Sleeps));
+    let cache =
+        Cache::builder().observer(Arc::new(PanickingObserver)).observer(Arc::new(SleepingObserver));
     let cache = cache.build().await.expect("the settings are valid");
     let upstream = Upstream::default();
     for number in 1..=20 {
@@ -299,22 +302,22 @@ async fn a_broken_observer_costs_no_answer_and_is_logged_once() {
     // Ten seconds later the observer is called once more.
     assert!(sleeps.received <= 3, "{sleeps:?}");
     assert_eq!(sleeps.received + sleeps.missed, 60);
-    for name in ["Panics` has panicked", "Sleeps` takes more than"] {
+    for name in ["PanickingObserver` has panicked", "SleepingObserver` takes more than"] {
         assert_eq!(logged(log::Level::Warn, name).len(), 1, "{name}");
     }
 }
 
-/// Counts the calls of a load, by its own account.
+/// Counts the calls that the test makes.
 #[derive(Clone, Default)]
-struct Made(Arc<AtomicU64>);
+struct CallTally(Arc<AtomicU64>);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_add_up_under_load() {
     const TASKS: u32 = 16;
     const CALLS: u32 = 400;
     let cache = Cache::builder().local_capacity(30_000).build().await.expect("it is valid");
-    let (upstream, made) = (Upstream::default().taking_millis(1), Made::default());
-    let call = async |upstream: &Upstream, made: &Made, number: u32| {
+    let (upstream, made) = (Upstream::default().taking_millis(1), CallTally::default());
+    let call = async |upstream: &Upstream, made: &CallTally, number: u32| {
         made.0.fetch_add(1, Ordering::Relaxed);
         tallied(upstream, number).await
     };
@@ -348,10 +351,10 @@ async fn counters_add_up_under_load() {
         task.await.expect("no task panics");
     }
     let stats = cache.stats();
-    let tallied = stats.get("tallied").expect("it is declared");
+    let tallied = stats.get("tallied").expect("the function is declared");
     assert_eq!(tallied.calls(), made.0.load(Ordering::Relaxed), "{tallied:?}");
     assert_eq!(tallied.fetches, upstream.fetches() as u64, "{tallied:?}");
-    let ended = stats.fetch_durations("tallied").expect("it is declared").count();
+    let ended = stats.fetch_durations("tallied").expect("the function is declared").count();
     assert!(ended <= tallied.fetches && ended >= tallied.misses, "{ended} {tallied:?}");
     for (name, count) in [
         ("request hits", tallied.request_hits),

@@ -69,7 +69,7 @@ async fn json_has_the_whole_reason() {
     assert_eq!(nothing.trim(), "[]");
 }
 
-/// Splits a line of a table into its cells, as GitHub does: a backslash escapes the sign after it.
+/// Splits a line of a table into its cells, as GitHub does: a backslash escapes the next character.
 fn cells(line: &str) -> Vec<String> {
     let (mut cells, mut cell) = (Vec::new(), String::new());
     let mut letters = line.chars();
@@ -108,8 +108,8 @@ async fn each_declaration_is_one_line_of_markdown() {
     assert!(!markdown.contains(".rs"), "no line depends on the place in a file");
 }
 
-/// Runs an ignored test of this module in a process of its own, because the environment belongs to a
-/// process. Returns whether the test passed, and what it printed.
+/// Runs an ignored test of this module in a process of its own, because environment variables
+/// belong to a process. Returns whether the test passed, and what it printed.
 fn run_alone(test: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().expect("the program has a path"));
     command.args(["--exact", &format!("ledger::{test}"), "--ignored", "--nocapture"]);
@@ -137,7 +137,7 @@ fn compare_with_files() {
     assert_eq!((missing.kind(), missing.path()), (LedgerDriftKind::Missing, path.as_path()));
     assert!(missing.to_string().contains("UPDATE_LEDGER=1 cargo test"), "{missing}");
 
-    // A checkout with the line endings of Windows is the same ledger.
+    // A file with the line endings of Windows counts as the same ledger.
     let current = ledger.to_markdown();
     for same in [current.clone(), current.replace('\n', "\r\n"), current.trim_end().to_owned()] {
         std::fs::write(&path, same).expect("the temporary folder can be written");
@@ -200,7 +200,7 @@ fn the_file_is_written_only_when_asked() {
         assert!(!passed && text.contains("does not exist"), "{variables:?}: {text}");
         assert!(!path.exists(), "{variables:?}");
     }
-    // A user who asks for it in continuous integration gets it there too.
+    // In continuous integration the file is written too, if the user asks for it.
     assert!(check(&[("CI", "true"), ("UPDATE_LEDGER", "1")]).0);
     let written = std::fs::read_to_string(&path).expect("the file is written");
     assert_eq!(written, ledger().to_markdown());

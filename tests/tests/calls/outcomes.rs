@@ -1,4 +1,4 @@
-//! `with_outcome` and `with_outcomes`: what is known of how calls were answered.
+//! `with_outcome` and `with_outcomes`: the records of how calls were answered.
 
 use std::future::Future;
 use std::pin::pin;
@@ -93,7 +93,7 @@ fn assert_outcome(outcome: &Outcome, result: CallResult, tier: Option<Tier>) {
 }
 
 #[tokio::test]
-async fn a_miss_and_a_hit_of_each_tier_are_told_apart() {
+async fn misses_and_hits_of_each_tier_differ() {
     let upstream = Upstream::default().taking_millis(20);
     let first = TestCache::new();
     let miss = first.run(outcome_of(course(&upstream, 1, 2))).await;
@@ -137,7 +137,7 @@ async fn a_miss_and_a_hit_of_each_tier_are_told_apart() {
 #[tokio::test]
 async fn answers_without_a_fresh_value_say_so() {
     let (upstream, test) = (Upstream::default(), TestCache::local());
-    // `join!` polls the first call first, so that one fetches.
+    // `join!` polls the first call first, so the first call fetches.
     let ((_, leader), (_, follower)) = test
         .run(async {
             tokio::join!(
@@ -194,14 +194,15 @@ async fn an_expired_value_of_memcached_names_its_tier() {
 }
 
 #[tokio::test]
-async fn a_call_within_a_call_is_recorded_and_does_not_stand_for_it() {
+async fn an_inner_call_has_its_own_outcome() {
     let (upstream, test) = (Upstream::default(), TestCache::local());
     let ((_, outer), all) = test.run(with_outcomes(with_outcome(page(&upstream, 1)))).await;
     assert_eq!(outer.expect("the call ended").name(), "outcome_page");
     let names: Vec<_> = all.iter().map(Outcome::name).collect();
     assert_eq!(names, ["outcome_page", "outcome_course"], "in the order in which they began");
 
-    // A bypassed call stands for itself too, although its body makes calls.
+    // The outcome of a bypassed call also describes this call, and not the calls that its body
+    // makes.
     let off = Cache::disabled();
     let outer = off.scope(outcome_of(page(&upstream, 1))).await;
     assert_eq!((outer.name(), outer.result()), ("outcome_page", CallResult::Bypassed));
@@ -217,7 +218,7 @@ async fn a_call_within_a_call_is_recorded_and_does_not_stand_for_it() {
 }
 
 #[tokio::test]
-async fn a_refresh_in_the_background_is_not_part_of_the_call() {
+async fn a_background_refresh_is_not_part_of_its_call() {
     let (upstream, test) = (Upstream::default(), TestCache::local());
     test.run(refreshed(upstream.clone())).await.expect("the call succeeds");
     test.advance(570 * SECOND);
@@ -230,7 +231,7 @@ async fn a_refresh_in_the_background_is_not_part_of_the_call() {
     assert_outcome(&hit, CallResult::Hit, Some(Tier::Local));
 }
 
-/// Makes calls in every way, as a request of its own does, and returns the values.
+/// Makes each kind of call that a request makes, and returns the values.
 async fn scenario(upstream: &Upstream) -> Vec<Result<usize, UpstreamDown>> {
     let mut values = Vec::new();
     for id in [1, 2, 1, 3, 1] {
@@ -251,7 +252,7 @@ async fn scenario(upstream: &Upstream) -> Vec<Result<usize, UpstreamDown>> {
 }
 
 /// The answers and the counters are the same with and without a recorder, inside and outside of a
-/// request, so a recorder is neither a request nor does it leave one.
+/// request, so a recorder neither begins nor leaves a request.
 #[tokio::test]
 async fn a_recorder_changes_no_answer() {
     for in_request in [false, true] {
@@ -280,7 +281,7 @@ async fn a_recorder_changes_no_answer() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_its_answers_before_during_and_after_a_recording() {
+async fn a_recording_changes_no_answer_of_a_request() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let other = || {
         let (upstream, cache) = (upstream.clone(), cache.clone());
@@ -380,7 +381,7 @@ async fn a_cancelled_call_has_no_outcome() {
 }
 
 #[tokio::test]
-async fn a_request_with_many_calls_keeps_a_few_outcomes_and_every_sum() {
+async fn many_calls_keep_few_outcomes_and_all_sums() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let request = with_outcomes(RequestScope::new().run(async {
         for number in 0..10_000 {
@@ -450,8 +451,9 @@ async fn price(price: &Arc<AtomicU64>, item: u64) -> Result<u64, std::io::Error>
     Ok(price.fetch_add(1, Ordering::SeqCst))
 }
 
-/// Many tasks of many requests call a function at the same time, and entries change meanwhile. Every
-/// call is recorded, once, and as the counters have it. A request has one answer for a key.
+/// Many tasks of many requests call a function at the same time, and entries change meanwhile.
+/// Every call is recorded once, and the outcomes agree with the counters. A request has one answer
+/// for a key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn outcomes_and_counters_agree_under_load() {
     const ITEMS: u64 = 8;

@@ -67,8 +67,8 @@ async fn tasks_never_see_another_tenants_answers() {
 #[tokio::test]
 async fn a_future_is_dropped_in_its_scope() {
     /// On drop, stores 1 if the test's cache is the current one, and 0 if it is not.
-    struct RecordCacheOnDrop(Arc<AtomicU64>);
-    impl Drop for RecordCacheOnDrop {
+    struct CurrentCacheRecorder(Arc<AtomicU64>);
+    impl Drop for CurrentCacheRecorder {
         fn drop(&mut self) {
             let capacity = format!("{:?}", Cache::current());
             self.0.store(u64::from(capacity.contains("77777")), Ordering::SeqCst);
@@ -77,7 +77,7 @@ async fn a_future_is_dropped_in_its_scope() {
     let cache = Cache::builder().local_capacity(77_777).build().await.expect("the settings fit");
     for polls in 0..2 {
         let in_own_scope = Arc::new(AtomicU64::new(2));
-        let guard = RecordCacheOnDrop(Arc::clone(&in_own_scope));
+        let guard = CurrentCacheRecorder(Arc::clone(&in_own_scope));
         let work = async move {
             let _guard = guard;
             std::future::pending::<()>().await;
@@ -181,7 +181,11 @@ fn all_tasks_of_a_request_get_one_answer() {
         }
     });
     let stats = runtime.block_on(async { Cache::current().stats().get("rising_price") });
-    assert_eq!(stats.expect("it is declared").fetches, 0, "every task has kept its scope");
+    assert_eq!(
+        stats.expect("the function is declared").fetches,
+        0,
+        "every task has kept its scope"
+    );
 }
 
 /// A request invalidates, and other threads of the request read at the same time.
@@ -341,5 +345,5 @@ async fn a_wrong_url_says_what_to_write() {
     let off = Cache::from_url("off").await.expect("the URL fits");
     off.scope(limit(1, 1)).await.expect("the call succeeds");
     off.scope(limit(2, 1)).await.expect("the call succeeds");
-    assert_eq!(off.stats().get("tenant_limit").expect("it is declared").bypassed, 2);
+    assert_eq!(off.stats().get("tenant_limit").expect("the function is declared").bypassed, 2);
 }

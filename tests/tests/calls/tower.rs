@@ -65,7 +65,7 @@ async fn request(address: SocketAddr, path: &str, headers: &str) -> (String, Str
     (head.to_lowercase(), body.to_owned())
 }
 
-/// Returns the members of the header `Cache-Status` of all its lines, in order.
+/// Returns the members of all `Cache-Status` header lines, in order.
 fn cache_status(head: &str) -> Vec<String> {
     let lines = head.lines().filter_map(|line| line.strip_prefix("cache-status: "));
     lines.flat_map(|line| line.split(", ")).map(str::to_owned).collect()
@@ -104,7 +104,7 @@ impl http_body::Body for CallingBody {
     }
 }
 
-/// Returns a service whose routes play each kind of response.
+/// Returns a service with a route for each kind of response.
 fn app(upstream: &Upstream) -> Router {
     async fn text(value: Result<usize, UpstreamDown>) -> String {
         value.map_or_else(|_| "down".to_owned(), |value| value.to_string())
@@ -217,7 +217,7 @@ async fn axum_sends_the_status_of_each_response() {
 }
 
 #[tokio::test]
-async fn a_status_stands_behind_those_of_earlier_caches() {
+async fn a_status_follows_those_of_earlier_caches() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let inner = RequestScopeLayer::new().cache(cache.clone()).cache_status("the shop");
     let outer = RequestScopeLayer::new().cache(cache).cache_status(String::from("edge:1"));
@@ -230,14 +230,14 @@ async fn a_status_stands_behind_those_of_earlier_caches() {
 }
 
 #[tokio::test]
-async fn key_and_detail_are_there_only_where_asked_for() {
+async fn key_and_detail_are_optional() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let status = CacheStatus::new("shop").key(true).detail(true);
     let layer = RequestScopeLayer::new().cache(cache.clone()).cache_status(status);
     let at = serve(app(&upstream).layer(layer)).await;
     status_of(at, "/course/1", "").await;
     let status = status_of(at, "/both/1/2", "").await;
-    // The key is that of the miss.
+    // The header has the key of the call that missed.
     let digest = cache.scope(async { course_entry(2, 1).key().digest() }).await;
     let key = format!("; key=\"tower_course:{digest}\"; ");
     assert!(status.contains(&key), "{status}");
@@ -245,7 +245,7 @@ async fn key_and_detail_are_there_only_where_asked_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_streamed_is_outside_of_the_request() {
+async fn a_streamed_body_is_outside_of_its_request() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let status = CacheStatus::new("shop").detail(true);
     let layer = RequestScopeLayer::new().cache(cache.clone()).cache_status(status);
@@ -258,7 +258,7 @@ async fn a_body_that_is_streamed_is_outside_of_the_request() {
 }
 
 /// A service that is not `Clone`, must be ready before it is called, and may fail.
-struct Strict {
+struct StrictService {
     upstream: Upstream,
     is_ready: bool,
     fails: Arc<AtomicBool>,
@@ -268,13 +268,13 @@ struct Strict {
 #[derive(Debug, PartialEq)]
 struct StrictError(&'static str);
 
-impl Service<Request<&'static str>> for Strict {
+impl Service<Request<&'static str>> for StrictService {
     type Response = http::Response<usize>;
     type Error = StrictError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, StrictError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StrictError>> {
-        // The service is ready at every second try.
+        // The service is ready at every second poll.
         if self.polls.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
             return Poll::Pending;
         }
@@ -302,7 +302,7 @@ impl Service<Request<&'static str>> for Strict {
 #[tokio::test]
 async fn the_layer_respects_the_service_within() {
     let (cache, fails, polls) = (local_cache().await, Arc::default(), Arc::default());
-    let strict = Strict {
+    let strict = StrictService {
         upstream: Upstream::default(),
         is_ready: false,
         fails: Arc::clone(&fails),
@@ -331,9 +331,9 @@ async fn the_layer_respects_the_service_within() {
 
 /// A service for hyper, which has no framework around it.
 #[derive(Clone)]
-struct Plain(Upstream);
+struct PlainService(Upstream);
 
-impl Service<Request<hyper::body::Incoming>> for Plain {
+impl Service<Request<hyper::body::Incoming>> for PlainService {
     type Response = http::Response<String>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -360,7 +360,7 @@ async fn hyper_sends_the_status_of_each_response() {
         .cache(cache.clone())
         .force_miss_if(|parts| parts.method == http::Method::GET && parts.uri.query().is_some())
         .cache_status("shop");
-    let service = layer.layer(Plain(upstream.clone()));
+    let service = layer.layer(PlainService(upstream.clone()));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service = TowerToHyperService::new(service.clone());
@@ -375,7 +375,8 @@ async fn hyper_sends_the_status_of_each_response() {
     assert_eq!(upstream.fetches(), 2);
 }
 
-/// Without the option `cache_status` there is no header and no recording, and the scope is there.
+/// Without the option `cache_status`, the layer writes no header and records nothing, but still
+/// opens the scope.
 #[tokio::test]
 async fn a_layer_without_a_status_is_only_a_scope() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
@@ -386,12 +387,12 @@ async fn a_layer_without_a_status_is_only_a_scope() {
     assert!(request(at, "/so-far", "").await.1.ends_with("not recorded"));
 }
 
-/// A service whose future never ends, to see that dropping it drops the handling in its scope.
+/// The service's future never ends. Dropping the response drops this future in its scope.
 #[tokio::test]
 async fn a_dropped_response_drops_its_handling() {
     #[derive(Clone)]
-    struct Endless(Arc<()>);
-    impl Service<Request<()>> for Endless {
+    struct EndlessService(Arc<()>);
+    impl Service<Request<()>> for EndlessService {
         type Response = http::Response<()>;
         type Error = Infallible;
         type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -407,15 +408,16 @@ async fn a_dropped_response_drops_its_handling() {
         }
     }
     let guard = Arc::new(());
-    let mut service = RequestScopeLayer::new().cache_status("shop").layer(Endless(guard.clone()));
+    let mut service =
+        RequestScopeLayer::new().cache_status("shop").layer(EndlessService(guard.clone()));
     let mut response = Box::pin(service.call(Request::new(())));
     assert!(cached_tests::poll_once(response.as_mut()).await.is_none());
     drop((response, service));
     assert_eq!(Arc::strong_count(&guard), 1);
 }
 
-/// Many clients ask at once. The headers say of each response whether it fetched, and together they
-/// agree with what the upstream counted.
+/// Many clients send requests at once. Each header says whether its request fetched, and all
+/// headers together agree with the upstream's count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn statuses_agree_with_the_upstream_under_load() {
     let (upstream, cache) = (Upstream::default().taking_millis(5), local_cache().await);

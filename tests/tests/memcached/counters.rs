@@ -25,7 +25,7 @@ async fn counted_rate(upstream: &Upstream, number: u32) -> Result<usize, Upstrea
 }
 
 fn of(cache: &Cache, name: &str) -> DeclarationStats {
-    cache.stats().get(name).expect("it is declared")
+    cache.stats().get(name).expect("the function is declared")
 }
 
 fn only_server(cache: &Cache) -> ServerStats {
@@ -99,7 +99,7 @@ async fn a_stale_answer_is_counted_once() {
     assert_eq!((stats.fetches, stats.fetch_errors), (2, 1), "{stats:?}");
 }
 
-/// Collects the changes of servers.
+/// An observer that collects the changes of the servers' states.
 #[derive(Default)]
 struct ServerChanges(Mutex<Vec<String>>);
 
@@ -175,7 +175,8 @@ async fn a_server_that_does_not_answer_counts_timeouts() {
     cache.flush().await;
     memcached.suspend();
     let mut number = 1;
-    // A process that is paused itself does not count its timeouts, so there may be more than three.
+    // A timeout does not count while this process is itself paused, so the ejection may take more
+    // than three.
     wait_until("the server is ejected", async || {
         number += 1;
         pay(&cache, &upstream, number).await;
@@ -209,7 +210,8 @@ async fn counters_add_up_while_memcached_is_killed_and_started() {
         let (upstream, made, steps) = (upstream.clone(), Arc::clone(&made), Arc::clone(&steps));
         tokio::spawn(cache.scope(async move {
             for step in 0..STEPS {
-                // New keys come up all the time, so memcached is asked during its outage too.
+                // New keys appear all the time, so commands are sent to memcached during its outage
+                // too.
                 let number = step / 3;
                 made.fetch_add(1, Ordering::Relaxed);
                 steps.fetch_add(1, Ordering::Relaxed);

@@ -58,7 +58,7 @@ async fn the_exporter_agrees_with_the_upstream() {
     let upstream = Upstream::default().taking_millis(2);
     let (cache, other) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
 
-    // The other process fetches ten values, which this one reads from memcached.
+    // The other process fetches ten values, which this process reads from memcached.
     for id in 0..10 {
         other.scope(measured(&upstream, id, 1)).await.expect("the upstream answers");
     }
@@ -108,7 +108,8 @@ async fn the_exporter_agrees_with_the_upstream() {
             &[("cache", "measured"), ("outcome", outcome)],
         )
     };
-    // The histogram is recorded where a fetch ends, so it has the ten of the other cache too.
+    // Each fetch records its duration when it ends, so the histogram also has the other cache's ten
+    // fetches.
     assert_eq!((durations("value"), durations("error")), (Some(31.0), Some(1.0)));
     let seconds = scraped.sum("cache_fetch_duration_seconds_sum", &[("cache", "measured")]);
     assert!(seconds.is_some_and(|sum| (32.0 * 0.002..5.0).contains(&sum)), "{seconds:?}");
@@ -128,7 +129,7 @@ async fn the_exporter_agrees_with_the_upstream() {
         "db_client_operation_duration_seconds_count",
         &[server[0], server[1], ("db_operation_name", "get"), ("db_system_name", "memcached")],
     );
-    // Ten reads of the other process, and one for each key of this one.
+    // The other process makes ten reads, and this process makes one read for each of its keys.
     assert_eq!(gets, Some(10.0 + 33.0));
 }
 
@@ -209,7 +210,7 @@ async fn a_publisher_ends_with_its_guard_or_its_cache() {
     let wait_until = |is_so: &dyn Fn() -> bool| {
         let give_up = Instant::now() + Duration::from_secs(10);
         while !is_so() {
-            assert!(Instant::now() < give_up, "it happens within ten seconds");
+            assert!(Instant::now() < give_up, "the condition holds within ten seconds");
             std::thread::sleep(Duration::from_millis(5));
         }
     };

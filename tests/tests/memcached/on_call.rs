@@ -21,7 +21,7 @@ fn show(cache: &Cache, situation: &str, name: &str) -> DeclarationStats {
     stats.get(name).expect("the function is declared")
 }
 
-/// Returns the counters that rose between two readings.
+/// Returns by how much the hits and the calls rose between two readings.
 fn rise(before: &DeclarationStats, after: &DeclarationStats) -> (u64, u64) {
     (after.hits() - before.hits(), after.calls() - before.calls())
 }

@@ -197,7 +197,7 @@ async fn a_refresh_follows_from_the_span_of_its_caller() {
     call().await.expect("the upstream answers");
     test.advance(Duration::from_secs(9 * 60));
     spans.clear();
-    assert_eq!(call().await, Ok(1), "the caller gets the value of before");
+    assert_eq!(call().await, Ok(1), "the caller gets the old value");
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(upstream.fetches(), 2);
     let fetch = spans.span("cache.fetch");

@@ -89,7 +89,7 @@ async fn a_function_that_rarely_hits_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_function_that_fetches_faster_than_memcached_answers_is_named() {
+async fn a_function_faster_than_memcached_is_named() {
     let memcached = Memcached::start();
     let proxy = SwitchingProxy::start_slow(&memcached, Duration::from_millis(3));
     let builder = Cache::builder().namespace("worth").memcached([proxy.address()]);

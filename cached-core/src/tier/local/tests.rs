@@ -396,14 +396,14 @@ fn a_leaders_operations_run_no_deferred_drops() {
         operation();
         // The thread of another test may drop the value at any time.
         if let Ok(thread) = dropped.try_recv() {
-            assert_ne!(thread, here, "operation {number} has run a deferred drop");
+            assert_ne!(thread, here, "operation {number} runs no deferred drop");
             continue;
         }
         // The next lookup usually drops the value. Another test may have deferred too many drops.
         let give_up = Instant::now() + Duration::from_secs(10);
         while dropped.recv_timeout(Duration::from_millis(1)).is_err() {
             assert!(local.get(&numbered_key(1)).is_none());
-            assert!(Instant::now() < give_up, "no lookup has dropped value {number}");
+            assert!(Instant::now() < give_up, "a lookup drops value {number} in time");
         }
     }
 }

@@ -115,7 +115,7 @@ fn the_cache_saves_nine_of_ten_calls() {
 }
 
 #[test]
-fn without_an_installed_memcached_the_broker_uses_its_own_memory() {
+fn without_memcached_the_broker_uses_its_memory() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // In an empty search path there is no memcached.
     let output = coordinator(&[], None).env("PATH", "").output().expect("the program starts");
@@ -232,7 +232,7 @@ fn help_names_every_option() {
 }
 
 #[test]
-fn the_ledger_is_printed_as_a_table_as_json_and_as_markdown() {
+fn the_ledger_is_printed_in_three_formats() {
     let printed = |arguments: &[&str]| {
         let output = run(arguments, None);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -384,8 +384,9 @@ fn detailed(status: &str, words: [&str; 2]) -> u64 {
     found.map_or(0, |(count, _)| count.parse().expect("a count is a number"))
 }
 
-/// Two brokers are under load while their memcached is killed. Each response says how its calls were
-/// answered, and all responses together agree with what the upstream counted, to the call.
+/// Two brokers are under load while their memcached is killed. Each response says how its calls
+/// were answered. All responses together agree exactly with the number of calls that the upstream
+/// counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cache_status_agrees_with_what_the_upstream_counted() {
     let (upstream, calls) = counting_upstream().await;

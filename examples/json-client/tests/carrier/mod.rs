@@ -28,7 +28,7 @@ pub(crate) struct Carrier {
     server: JoinHandle<()>,
 }
 
-/// What the carrier stores, and how it answers.
+/// The carrier's data, and the settings for its answers.
 #[derive(Default)]
 struct CarrierState {
     /// The requests so far, such as `GET /parcels/7/events`. Requests for a token are among them.
@@ -75,13 +75,14 @@ impl Carrier {
         self.state.token.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// While `is_failing` is true, every request but one for a token is answered with status 503.
+    /// While `is_failing` is true, every request except a request for a token is answered with
+    /// status 503.
     pub(crate) fn fail(&self, is_failing: bool) {
         self.state.is_failing.store(is_failing, Ordering::SeqCst);
     }
 
-    /// While `is_lagging` is true, the carrier answers with the revision of a parcel before the
-    /// requested one.
+    /// While `is_lagging` is true, the carrier answers with the revision before the requested
+    /// revision.
     pub(crate) fn lag(&self, is_lagging: bool) {
         self.state.is_lagging.store(is_lagging, Ordering::SeqCst);
     }

@@ -52,7 +52,7 @@ const FILES: [&str; 8] = [
 ];
 
 #[tokio::test]
-async fn each_answer_has_the_headers_that_protect_it() {
+async fn every_answer_has_protective_headers() {
     let program = Program::serve(mounted(&local_cache().await)).await;
     for file in FILES.into_iter().chain(["nothing", "api/entries/nothing"]) {
         let answer = get(program.url(&format!("/_cache/{file}"))).await;
@@ -100,7 +100,7 @@ async fn the_console_works_under_any_path() {
 }
 
 #[tokio::test]
-async fn a_program_that_does_not_tell_the_client_is_told_what_to_write() {
+async fn a_missing_client_address_is_explained() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url = format!("http://{}/_cache", listener.local_addr().expect("it listens"));
     let routes = mounted(&local_cache().await);
@@ -131,7 +131,7 @@ async fn a_foreign_host_or_page_is_refused() {
 }
 
 #[tokio::test]
-async fn the_figures_are_those_of_the_counters() {
+async fn the_figures_equal_the_counters() {
     let cache = local_cache().await;
     let program = Program::serve(mounted(&cache)).await;
     play(&cache, 50).await;
@@ -153,7 +153,7 @@ async fn the_figures_are_those_of_the_counters() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_opened_later_has_a_past() {
+async fn a_page_opened_later_shows_the_past() {
     let cache = local_cache().await;
     let program = Program::serve(mounted(&cache)).await;
     play(&cache, 10).await;
@@ -179,7 +179,7 @@ async fn a_page_that_is_opened_later_has_a_past() {
 }
 
 #[tokio::test]
-async fn an_entry_is_found_in_each_tier_by_its_key() {
+async fn each_tier_finds_an_entry_by_key() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
     let program = Program::serve(mounted(&cache)).await;
@@ -202,8 +202,8 @@ async fn an_entry_is_found_in_each_tier_by_its_key() {
         let left = found[tier]["time_left"].as_f64().unwrap_or_default();
         assert!((1_790.0..=1_800.0).contains(&left), "half an hour is left: {found}");
     }
-    // The digest alone is enough while this process has the entry, and without it memcached is asked
-    // by the key.
+    // While this process has the entry, the digest is enough. Without the entry, the console needs
+    // the key to ask memcached.
     assert_eq!(json(url(&key.digest().to_string())).await["name"], "payment");
     cache.clear().await;
     let elsewhere = json(url(&key.to_string())).await;
@@ -212,8 +212,8 @@ async fn an_entry_is_found_in_each_tier_by_its_key() {
         (&Value::Null, &"found".into())
     );
     assert_eq!(json(url(&key.digest().to_string())).await["remote"]["outcome"], "unknown");
-    // To look is no call: nothing was counted.
-    assert_eq!(cache.stats().get("payment").expect("it is declared").hits(), 0);
+    // A lookup in the console is not a call, so nothing was counted.
+    assert_eq!(cache.stats().get("payment").expect("the function is declared").hits(), 0);
 
     for (wrong, expected) in [
         ("payment", "64 hexadecimal digits"),
@@ -278,7 +278,7 @@ async fn the_token_alone_removes_an_entry() {
         (&Value::Null, &"missing".into())
     );
     assert!(!entry.get().await.is_found());
-    assert_eq!(cache.stats().get("payment").expect("it is declared").invalidations, 1);
+    assert_eq!(cache.stats().get("payment").expect("the function is declared").invalidations, 1);
 
     // Without a local entry, the entry is removed from memcached by its key.
     call().await.expect("the fetch succeeds");
@@ -301,7 +301,7 @@ async fn without_a_token_nothing_can_be_removed() {
     assert_eq!(json(program.url("/api/caches")).await["may_invalidate"], false);
 }
 
-/// The gate of the function `gated`: its fetch has begun, and may go on.
+/// The signals of the function `gated`: its fetch has begun, and its fetch may go on.
 #[derive(Clone, Default)]
 struct Gate {
     begun: Arc<Notify>,
@@ -316,10 +316,10 @@ async fn gated(edition: u32, gate: Gate) -> Result<u64, std::io::Error> {
     Ok(fetched)
 }
 
-/// Where no tier has the entry yet, the console cannot find the key of the digest. The old value
-/// must not come back all the same.
+/// While the first fetch runs, no tier has the entry, so the console cannot find the key for the
+/// digest. The removal must still keep the fetch from storing its old value.
 #[tokio::test]
-async fn a_fetch_that_the_removal_overtakes_stores_nothing() {
+async fn an_overtaken_fetch_stores_nothing() {
     for servers in [vec![], vec![Memcached::start()]] {
         let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
         let cache =

@@ -59,7 +59,7 @@ async fn the_figures_move_under_load() {
     let second = cache.stats().total();
     assert!(second.hits() > first.hits() + 100);
     browser.wait_for(&expected(second.hits() + second.waits)).await;
-    // Each plot draws a line once it knows two moments.
+    // Each plot draws a line once it has two samples.
     browser.wait_for("document.querySelectorAll('.plot path.line').length >= 3").await;
 
     // A click on a name shows this function alone.
@@ -85,7 +85,7 @@ async fn a_killed_server_turns_red_and_recovers() {
     let cache = cache_on(&[killed.address(), other.address()]).await;
     let program = Program::serve(mounted(&cache)).await;
     open(&browser, &program).await;
-    // Other entries each time, so that both servers are asked.
+    // Each call uses another entry, so that both servers receive commands.
     let load = tokio::spawn({
         let cache = cache.clone();
         async move {
@@ -117,7 +117,7 @@ async fn a_killed_server_turns_red_and_recovers() {
 }
 
 #[tokio::test]
-async fn an_invalidation_removes_the_entry_and_a_wrong_token_does_not() {
+async fn only_the_right_token_removes_an_entry() {
     let Some(browser) = Browser::start().await else { return };
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
@@ -141,7 +141,7 @@ async fn an_invalidation_removes_the_entry_and_a_wrong_token_does_not() {
         .wait_for("document.querySelector('#found').innerText.includes('The token is wrong')")
         .await;
     assert!(entry.get().await.is_found());
-    // The browser itself notes each answer 403.
+    // The browser's console lists each answer with the status 403.
     let complaints = browser.complaints().await;
     assert!(complaints.len() == 1 && complaints[0].contains("403"), "{complaints:?}");
 
@@ -174,7 +174,7 @@ async fn without_a_token_the_page_offers_no_invalidation() {
 }
 
 #[tokio::test]
-async fn the_page_says_that_the_program_is_gone_and_comes_back_with_it() {
+async fn the_page_survives_a_restart_of_the_program() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
     let program = Program::serve(mounted(&cache)).await;
@@ -238,7 +238,7 @@ fn crowd() -> Value {
     })
 }
 
-/// Returns five minutes in which hit rates rise.
+/// Returns the samples of five minutes in which the hit rates rise.
 fn crowded_history() -> Value {
     let sample = |moment: u64| {
         let row = |n: u64| {
@@ -311,7 +311,7 @@ async fn nothing_overflows_and_every_text_has_contrast() {
     assert_quiet(&browser).await;
 }
 
-/// Returns the texts that stick out of the viewport, which a card that hides its overflow would cut.
+/// Returns the texts that are cut off, because they reach beyond their card or beyond the viewport.
 const CUT_TEXTS: &str = "
     const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
     const cut = new Set();
@@ -395,7 +395,7 @@ async fn the_keyboard_reaches_everything() {
     browser
         .wait_for("document.querySelectorAll('#functions-body tr:not(.detail)').length === 3")
         .await;
-    // A group of radio buttons is one stop of the tabulator; arrow keys move within it.
+    // A group of radio buttons is one tab stop; arrow keys move within the group.
     let all = browser.run("
         window.reached = new Set();
         const usable = [...document.querySelectorAll('a, button, input, [tabindex=\"0\"]')];
@@ -416,7 +416,7 @@ async fn the_keyboard_reaches_everything() {
     let unnamed = "window.usable.filter((e) => !(e.innerText || e.getAttribute('aria-label') || e.labels?.length)).map((e) => e.outerHTML)";
     assert_eq!(browser.value(unnamed).await, json!([]), "each has a name");
 
-    // The arrow keys read earlier values of a plot.
+    // The arrow keys select earlier values in a plot.
     play(&cache, 5).await;
     browser.wait_for("document.querySelectorAll('.plot path.line').length >= 1").await;
     browser.run("document.querySelector('.plot .canvas').focus()").await;
@@ -428,8 +428,8 @@ async fn the_keyboard_reaches_everything() {
 
 // --------------------------------------------------------------------------------------- screenshots
 
-/// Writes the pictures of the guide if the variable `WRITE_SCREENSHOTS` is set. Always checks that
-/// the page can be pictured.
+/// Writes the guide's pictures if the variable `WRITE_SCREENSHOTS` is set. Without the variable,
+/// only checks that screenshots can be taken.
 #[tokio::test]
 async fn screenshots_of_a_working_cache() {
     let Some(browser) = Browser::start().await else { return };

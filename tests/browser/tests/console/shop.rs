@@ -39,7 +39,7 @@ pub(crate) async fn catalogue(edition: u32) -> Option<u32> {
     (edition > 0).then_some(edition)
 }
 
-/// A call of this function never ends by itself.
+/// No test calls this function.
 #[coordinator_cached(name = "never_called", version = edition)]
 pub(crate) async fn never_called(edition: u32) -> Option<u32> {
     Some(edition)
@@ -107,7 +107,7 @@ async fn profile(user: u64) -> Result<String, std::io::Error> {
     }
 }
 
-/// Serves one request of a checkout, within its request scope. An answer is not used.
+/// Serves one request of a checkout, within its request scope. The answers are not used.
 pub(crate) async fn checkout(turn: u64) {
     let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     let customer = turn / 30;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A caller of a process that is about to take a step.
+/// A caller that is about to take a step, and its process.
 pub(super) struct CallSteps<'s> {
     pub(super) state: &'s SystemState,
     pub(super) scenario: &'s Scenario,
