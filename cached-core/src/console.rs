@@ -320,12 +320,12 @@ async fn caches(State(state): Shared) -> Response {
 }
 
 async fn past(State(state): Shared) -> Response {
-    let history = crate::sync::lock(&state.history).report();
-    answer(&json!({
-        "instance": state.instance,
-        "names": figures::names(&state.cache),
-        "samples": history,
-    }))
+    let samples = crate::sync::lock(&state.history).report();
+    let (instance, names) = (json!(state.instance), json!(figures::names(&state.cache)));
+    file(
+        "application/json",
+        format!("{{\"instance\":{instance},\"names\":{names},\"samples\":{samples}}}"),
+    )
 }
 
 async fn servers(State(state): Shared) -> Response {
