@@ -17,8 +17,7 @@ use crate::round_trip::RoundTripFailures;
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::check_servers;
 
-/// The time to live of an entry if neither the function nor the builder sets one. Half an hour is
-/// about as long as a checkout session.
+/// The time to live of an entry if neither the function nor the builder sets one.
 const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
 
 /// The settings of one cache.
@@ -37,11 +36,12 @@ pub(crate) struct Config {
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
     pub(crate) observers: ObserverList,
-    /// In a test, receives a message for each value whose `Debug` text changes in memcached.
+    /// In tests, collects a message for each value whose `Debug` output differs after it was
+    /// encoded and decoded.
     pub(crate) round_trip_failures: Option<RoundTripFailures>,
-    /// The in-memory servers of a test, which replace the network.
+    /// In tests, the servers that replace memcached.
     #[cfg(all(feature = "memcached", feature = "testing"))]
-    pub(crate) network: Option<crate::tier::remote::memory::InMemoryServers>,
+    pub(crate) in_memory_servers: Option<crate::tier::remote::memory::InMemoryServers>,
 }
 
 impl Default for Config {
@@ -62,7 +62,7 @@ impl Default for Config {
             observers: ObserverList::default(),
             round_trip_failures: None,
             #[cfg(all(feature = "memcached", feature = "testing"))]
-            network: None,
+            in_memory_servers: None,
         }
     }
 }
@@ -131,8 +131,8 @@ impl CacheBuilder {
     /// of it if many threads allocate large values.
     ///
     /// If a value is evicted to make room, a later call frees the value. The thread
-    /// `cached-sweeper` frees an expired value within seconds. Each thread may keep the last few
-    /// dozen values that it removed, until the thread removes more values.
+    /// `cached-sweeper` frees an expired value within seconds. Freeing is delayed: each thread
+    /// holds up to a few dozen removed values, and frees them only when it removes more.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -183,8 +183,8 @@ impl CacheBuilder {
     /// Adds an observer, which receives the events of the cache. By default there is none.
     ///
     /// The method may be called several times, and each observer receives every event. A slow or
-    /// panicking observer harms no call: see [`Observer`]. The hits of this process are not events.
-    /// The module [`event`](crate::event) has examples.
+    /// panicking observer harms no call: see [`Observer`]. A hit in the request tier or the local
+    /// tier emits no event. The module [`event`](crate::event) has examples.
     ///
     /// ```
     /// # use std::sync::Arc;

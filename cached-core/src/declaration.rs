@@ -243,8 +243,8 @@ impl Declaration {
         format!("{}:{}", self.file, self.line)
     }
 
-    /// Returns the expression of the option `version`, with normalized white space. Returns `None` if
-    /// the function has no version.
+    /// Returns the expression of the option `version`, with normalized white space. Returns `None`
+    /// if the function has no version.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, ledger};
@@ -291,9 +291,9 @@ impl Declaration {
 
     /// Records a finding if `none_ttl` is declared for a value that is not an `Option`.
     #[inline]
-    pub(crate) fn check_none_ttl(&self, value_type: &ValueOperations) {
-        if self.none_ttl.is_some() && !(value_type.is_option)() {
-            self.never_none_type.get_or_init(value_type.name);
+    pub(crate) fn check_none_ttl(&self, operations: &ValueOperations) {
+        if self.none_ttl.is_some() && !(operations.is_option)() {
+            self.never_none_type.get_or_init(operations.name);
         }
     }
 
@@ -305,8 +305,8 @@ impl Declaration {
         let _ = (value, operations);
     }
 
-    /// Returns the name of the value's type. Returns `None` for a generic function whose other values
-    /// have another type.
+    /// Returns the name of the value's type. Returns `None` for a generic function whose other
+    /// values have another type.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(crate) fn value_type_name(&self, of: std::any::TypeId) -> Option<&'static str> {
         self.value_type.get().filter(|(known, _)| *known == of).map(|(_, name)| *name)

@@ -92,7 +92,7 @@ pub struct CacheEntry<V, P> {
     declaration: &'static Declaration,
     /// The encoded key, or the reason why the arguments could not be encoded.
     key: Result<Arc<[u8]>, KeyError>,
-    value_type: &'static ValueOperations,
+    value_operations: &'static ValueOperations,
     pub(crate) ttl: Option<Duration>,
     pub(crate) weigher: Option<WeightFn>,
     pub(crate) round_trip_check: RoundTripCheck,
@@ -131,13 +131,13 @@ impl<V, P> CacheEntry<V, P> {
         cache: Cache,
         declaration: &'static Declaration,
         key: Result<Arc<[u8]>, KeyError>,
-        value_type: &'static ValueOperations,
+        value_operations: &'static ValueOperations,
     ) -> CacheEntry<V, P> {
         CacheEntry {
             cache,
             declaration,
             key,
-            value_type,
+            value_operations,
             ttl: None,
             weigher: None,
             round_trip_check: RoundTripCheck::default(),
@@ -179,7 +179,7 @@ impl<V, P> CacheEntry<V, P> {
         let key = self.key.as_ref().ok()?;
         let key = Arc::clone(key);
         let mut handle =
-            EntryHandle::new(&self.cache, self.declaration, key, self.value_type, self.ttl)?;
+            EntryHandle::new(&self.cache, self.declaration, key, self.value_operations, self.ttl)?;
         handle.weigher = self.weigher.clone();
         handle.round_trip_check = self.round_trip_check;
         Some(handle)
@@ -468,7 +468,7 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             return Ok(());
         };
         let remove_if_cancelled = RemoveOnDrop(&handle);
-        let frame = supplied.seal(&handle);
+        let frame = supplied.encode_frame(&handle);
         let began = Instant::now();
         let mut written = match frame {
             Ok(frame) => supplied.overwrite(&handle, store, &key, frame).await,

@@ -35,7 +35,7 @@ pub(crate) struct EntryHandle {
     /// The index of the declaration among all declarations of the program.
     index: usize,
     pub(crate) key: Arc<[u8]>,
-    pub(crate) value_type: &'static ValueOperations,
+    pub(crate) value_operations: &'static ValueOperations,
     /// The ttl for this key, if the function computes the ttl from its arguments.
     pub(crate) ttl: Option<Duration>,
     /// The option `weight` of the function.
@@ -51,7 +51,7 @@ impl EntryHandle {
         cache: &Cache,
         declaration: &'static Declaration,
         key: Arc<[u8]>,
-        value_type: &'static ValueOperations,
+        value_operations: &'static ValueOperations,
         ttl: Option<Duration>,
     ) -> Option<EntryHandle> {
         let index = declaration.index().filter(|_| cache.is_enabled())?;
@@ -62,7 +62,7 @@ impl EntryHandle {
             declaration,
             index,
             key,
-            value_type,
+            value_operations,
             ttl,
             weigher: None,
             round_trip_check,
@@ -86,7 +86,7 @@ impl EntryHandle {
 
     /// Estimates how many bytes a value takes in memory, without the option `weight`.
     pub(crate) fn estimated_weight(&self, value: &Value) -> usize {
-        (self.value_type.weigh)(value).unwrap_or(UNKNOWN_WEIGHT)
+        (self.value_operations.weigh)(value).unwrap_or(UNKNOWN_WEIGHT)
     }
 
     /// Returns the value that the local tier has, unless the value has expired.
@@ -141,7 +141,7 @@ impl EntryHandle {
         weight: usize,
         expiry: Expiry,
     ) -> bool {
-        self.declaration.note_value_type(value, self.value_type);
+        self.declaration.note_value_type(value, self.value_operations);
         self.local_tier()
             .is_some_and(|local| local.publish(&self.key, fill_token, mode, value, weight, expiry))
     }
@@ -175,7 +175,7 @@ impl EntryHandle {
 
     /// Ends the pause of the key's fetches, which a failed fetch has begun; see
     /// [`FetchPauses`](crate::fetch_pauses::FetchPauses).
-    pub(crate) fn end_pause(&self) {
+    pub(crate) fn end_fetch_pause(&self) {
         if !self.declaration.declared_error_ttl().is_zero() {
             self.cache.fetch_pauses().end(&self.key);
         }
@@ -199,7 +199,7 @@ impl EntryHandle {
     /// Returns the reason why a value with this `decision` is not cached, or `None` if it may be
     /// cached.
     pub(crate) fn uncached_reason(&self, decision: &CachingDecision) -> Option<UncachedReason> {
-        self.declaration.check_none_ttl(self.value_type);
+        self.declaration.check_none_ttl(self.value_operations);
         match decision {
             CachingDecision { is_err: true, .. } => Some(UncachedReason::ErrorValue),
             CachingDecision { is_cacheable: false, .. } => Some(UncachedReason::CacheIf),

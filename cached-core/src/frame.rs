@@ -48,7 +48,7 @@ const CHECKSUM: usize = 8;
 const SHORTEST_FOREIGN: usize = 19;
 
 /// Returns the frame of a value for a canonical key, or `None` if the value's outline is too long.
-pub(crate) fn seal(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
+pub(crate) fn encode(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
     let EncodedView { codec, shape, outline, payload, program } = value;
     let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
     let length = LONGEST_HEADER + outline.entries.len() + payload.len() + CHECKSUM;

@@ -3,8 +3,8 @@
 //!
 //! Outcomes are recorded only where the program asks for them, with
 //! [`with_outcome`](crate::with_outcome) or [`with_outcomes`](crate::with_outcomes). The module
-//! `call/recording` makes an outcome at the end of each recorded call. This module knows neither
-//! the cache nor the path of a call.
+//! `call/recording` creates an outcome at the end of each recorded call. This module does not
+//! depend on the cache or on the code that answers calls.
 
 mod recorder;
 
@@ -19,10 +19,10 @@ use crate::tier::Tier;
 pub use recorder::outcomes;
 pub(crate) use recorder::{ActiveRecorders, OutcomeRecorder, active_recorders, is_recording};
 
-/// The largest number of outcomes that [`Outcomes`] keeps.
+/// The largest number of single outcomes that [`Outcomes`] keeps.
 const MAX_KEPT: usize = 64;
 
-/// The way in which a call of an annotated function got its answer.
+/// How a call of an annotated function got its answer.
 ///
 /// `Display` writes one word in lower case, such as `hit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,15 +32,17 @@ pub enum CallResult {
     Hit,
     /// The call ran the function.
     Miss,
-    /// The call returned an expired value (`stale_if_error`): its fetch failed, or another process
-    /// was fetching.
+    /// The call returned an expired value (`stale_if_error`), because its fetch failed or because
+    /// another process was fetching.
     Stale,
-    /// The call waited for another call of this process, and returned the result of its fetch.
+    /// The call waited for the fetch of another call in this process, and returned the result of
+    /// that fetch.
     Waited,
-    /// The call ran the function without the cache. The cache is off, the function is not cached,
-    /// its key could not be encoded, or it called itself with the same key.
+    /// The call ran the function without the cache. For example, the cache is off, two
+    /// functions have the same cache name, the key cannot be encoded, or the function called itself
+    /// with the same key.
     Bypassed,
-    /// The call returned the error of an earlier fetch (`error_ttl`).
+    /// The call returned the error of an earlier fetch, without a fetch of its own (`error_ttl`).
     Paused,
 }
 
@@ -70,8 +72,8 @@ impl fmt::Display for CallResult {
 
 /// The outcome of one call of an annotated function.
 ///
-/// [`with_outcome`](crate::with_outcome) returns it. It contains neither the value nor, in its
-/// `Debug` output, the arguments of the call.
+/// [`with_outcome`](crate::with_outcome) returns an outcome. It does not contain the value, and its
+/// `Debug` output does not show the arguments.
 #[derive(Clone)]
 pub struct Outcome {
     pub(crate) declaration: &'static Declaration,
@@ -89,7 +91,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Returns an outcome with this result, about which nothing else is known.
+    /// Returns an outcome with this result. All other parts are unknown.
     pub(crate) fn new(
         declaration: &'static Declaration,
         began: Instant,
@@ -118,7 +120,7 @@ impl Outcome {
 
     /// Returns the digest of the call's key, or `None` if the call ran without the cache.
     ///
-    /// The digest is computed when this method is called.
+    /// Each call of this method computes the digest.
     #[cfg(feature = "memcached")]
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
@@ -139,49 +141,51 @@ impl Outcome {
         self.tier
     }
 
-    /// Returns how long ago this process stored the value in its local tier, in steps of a
-    /// millisecond. The age of a value that this call has fetched is zero.
+    /// Returns how long ago this process stored the value in its local tier, rounded to
+    /// milliseconds. If this call fetched the value, the age is zero.
     ///
-    /// Returns `None` for a hit of the request tier or of memcached, which do not know when the
-    /// value was stored, and for a value that no tier keeps.
+    /// Returns `None` for a hit in the request tier or in memcached, because they do not know when
+    /// the value was stored. Also returns `None` for a value that no tier keeps.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.age
     }
 
-    /// Returns how long the tier that answered may still return the value, in steps of a
-    /// millisecond, or of a second for memcached. After a fetch, this is the time to live with
-    /// which the value was stored.
+    /// Returns how long the tier that answered may still return the value. The duration is rounded
+    /// to milliseconds, or to seconds for memcached. After a fetch, it is the time to live with
+    /// which the value was stored. For an expired value, it is zero.
     ///
-    /// While a write to memcached is under way, the local tier keeps a value for 5 seconds at most,
-    /// and a hit in this time has no longer than that left. An expired value has no time left.
+    /// While a value is being written to memcached, the local tier keeps it for 5 seconds at most,
+    /// so a hit during the write reports at most 5 seconds.
     ///
-    /// Returns `None` for a hit of the request tier, which does not know it, and for an answer that
-    /// no tier keeps.
+    /// Returns `None` for a hit in the request tier, which does not know the time to live, and for
+    /// an answer that no tier keeps.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         self.time_left
     }
 
-    /// Returns how long the function ran, or `None` if this call did not run it to its end.
+    /// Returns how long the function ran, or `None` if this call did not run the function to its
+    /// end.
     #[must_use]
     pub fn fetch_time(&self) -> Option<Duration> {
         self.fetch_time
     }
 
-    /// Returns the time from the begin of the call until it received the result of another call's
-    /// fetch, or `None` if it received none.
+    /// Returns the time from the start of the call until it received the result of another call's
+    /// fetch, or `None` if it received no such result.
     ///
-    /// A call that cannot use this result runs the function itself, and is then a
+    /// A call that cannot use the other call's result runs the function itself, and is then a
     /// [`Miss`](CallResult::Miss).
     #[must_use]
     pub fn waited(&self) -> Option<Duration> {
         self.waited
     }
 
-    /// Returns true if this call passed a fetched value to a tier that keeps it.
+    /// Returns true if this call stored a fetched value in a tier.
     ///
-    /// The write to memcached runs in the background after the call, and may still fail.
+    /// A write to memcached counts when it begins. It runs in the background after the call, and
+    /// may still fail.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         self.is_stored
@@ -210,10 +214,11 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// The outcomes of several calls: sums over all of them, and the outcomes of the first 64.
+/// The outcomes of several calls: sums over all calls, and the single outcomes of the 64 calls that
+/// ended first.
 ///
-/// [`with_outcomes`](crate::with_outcomes) and [`outcomes`] return it. `Display` writes one line,
-/// such as `4 calls: 1 request hit, 2 local hits, 1 miss`.
+/// [`with_outcomes`](crate::with_outcomes) and [`outcomes`] return this type. `Display` writes one
+/// line, such as `4 calls: 1 request hit, 2 local hits, 1 miss`.
 #[derive(Debug, Clone, Default)]
 pub struct Outcomes {
     /// In the order in which the calls ended.
@@ -223,13 +228,13 @@ pub struct Outcomes {
     request_hits: u64,
     local_hits: u64,
     remote_hits: u64,
-    /// Calls that ran the function to its end, without those that bypassed the cache.
+    /// Calls that ran the function to its end, except those that bypassed the cache.
     fetches: u64,
     stored: u64,
     forced: u64,
     fetch_time: Duration,
     least_time_left: Option<Duration>,
-    /// Calls whose time left is not known, without the hits of the request tier.
+    /// Calls whose time left is unknown, except hits in the request tier.
     unknown_time_left: u64,
 }
 
@@ -261,8 +266,8 @@ impl Outcomes {
         }
     }
 
-    /// Returns the number of calls. A call counts when it has its answer, so a call that was dropped
-    /// before does not count.
+    /// Returns the number of calls. A call counts once it has its answer, so a call that was
+    /// dropped before that does not count.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.results.iter().sum()
@@ -274,7 +279,7 @@ impl Outcomes {
         self.results[result as usize]
     }
 
-    /// Returns the number of hits of a tier.
+    /// Returns the number of hits in a tier.
     #[must_use]
     pub fn hits(&self, tier: Tier) -> u64 {
         match tier {
@@ -284,30 +289,31 @@ impl Outcomes {
         }
     }
 
-    /// Returns the sum of the times that the functions ran. Functions that ran at the same time, or
-    /// one inside another, all count.
+    /// Returns the total run time of the functions. If several functions ran at the same time, or
+    /// one inside another, the time of each counts in full.
     #[must_use]
     pub fn fetch_time(&self) -> Duration {
         self.fetch_time
     }
 
-    /// Returns the shortest [`time_left`](Outcome::time_left) of the calls, or `None` if that of a
-    /// call is not known. A hit of the request tier does not count, because it repeats the answer of
-    /// an earlier call.
+    /// Returns the shortest [`time_left`](Outcome::time_left) of the calls, or `None` if any call's
+    /// time left is unknown. Hits in the request tier do not count, because they repeat the answer
+    /// of an earlier call.
     #[must_use]
     pub fn least_time_left(&self) -> Option<Duration> {
         self.least_time_left.filter(|_| self.unknown_time_left == 0)
     }
 
-    /// Returns the outcomes of single calls, in the order in which the calls began. Of more than 64
-    /// calls, the 64 that ended first are there, and the sums count all of them.
+    /// Returns the outcomes of single calls, in the order in which the calls began. If there were
+    /// more than 64 calls, only the 64 that ended first are returned. The sums still include every
+    /// call.
     pub fn iter(&self) -> impl Iterator<Item = &Outcome> {
         let mut sorted: Vec<_> = self.kept.iter().collect();
         sorted.sort_by_key(|outcome| outcome.began);
         sorted.into_iter()
     }
 
-    /// Returns the number of calls that ran the function to its end, without those that bypassed the
+    /// Returns the number of calls that ran the function to its end, except those that bypassed the
     /// cache.
     #[must_use]
     pub fn fetches(&self) -> u64 {
@@ -320,7 +326,8 @@ impl Outcomes {
         self.stored
     }
 
-    /// Returns the number of calls that skipped the tiers; see [`Outcome::is_forced`].
+    /// Returns the number of calls that skipped the local tier and memcached; see
+    /// [`Outcome::is_forced`].
     #[must_use]
     pub fn forced(&self) -> u64 {
         self.forced

@@ -1,7 +1,7 @@
 //! The fingerprint of the running program: a hash of the file that holds its code.
 //!
-//! Two processes with the same fingerprint run the same build. Only such processes share values
-//! with buffered parts; see
+//! Two processes with the same fingerprint run the same build. A value that serde buffers while
+//! decoding (untagged enums, `flatten`) is shared only between such processes; see
 //! [`EncodedView::is_safe_to_read`](crate::encoded::EncodedView::is_safe_to_read).
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::stable_hash::StableHasher;
 
-/// The size of the pieces in which the file is read.
+/// The file is read in pieces of this size.
 const PIECE_BYTES: u64 = 256 << 10;
 
 static FINGERPRINT: OnceLock<Option<u64>> = OnceLock::new();
@@ -23,19 +23,19 @@ pub(crate) fn fingerprint() -> Option<u64> {
     FINGERPRINT.get().copied().flatten()
 }
 
-/// Starts to compute the fingerprint on a thread of its own. The returned future completes when the
-/// fingerprint is known. The caller need not await the future.
+/// Starts a thread that computes the fingerprint. The returned future completes when the thread has
+/// ended. The caller need not await the future.
 pub(crate) fn find_fingerprint() -> impl Future<Output = ()> {
-    let (found, finding) = oneshot::channel::<()>();
+    let (sender, receiver) = oneshot::channel::<()>();
     if FINGERPRINT.get().is_none() {
         let find = move || {
             FINGERPRINT.get_or_init(|| hash_own_file().ok());
-            drop(found);
+            drop(sender);
         };
         let _ = thread::Builder::new().name("cached-program".into()).spawn(find);
     }
     async {
-        let _ = finding.await;
+        let _ = receiver.await;
     }
 }
 
@@ -58,11 +58,11 @@ fn hash_own_file() -> io::Result<u64> {
     }
 }
 
-/// Opens the file that holds the code of this library: the program, or a shared library that a
-/// program of another language has loaded.
+/// Opens the file that holds the code of this crate: the program, or a shared library that a
+/// program in another language has loaded.
 ///
-/// A deploy may have put another build under the file's name since the process began. So this
-/// function makes sure that the file is the one that is mapped into memory, as `/proc` shows it.
+/// Since the process began, a deploy may have put another build under the same file name. So this
+/// function returns only a file that `/proc` lists as mapped into the process's memory.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn open_own_file() -> io::Result<File> {
     use std::os::unix::fs::MetadataExt;
@@ -74,7 +74,7 @@ fn open_own_file() -> io::Result<File> {
         maps.lines().find_map(|line| MemoryMapping::parse(line).filter(|m| m.contains(address)));
     let MemoryMapping { inode, path, .. } = mapping.ok_or(io::ErrorKind::NotFound)?;
     if std::fs::read_link("/proc/self/exe")? == Path::new(path) {
-        // This link leads to the program's own file even after another file has taken its name.
+        // This link still leads to the program's own file after another file has taken its name.
         return File::open("/proc/self/exe");
     }
     let file = File::open(path)?;
@@ -84,8 +84,8 @@ fn open_own_file() -> io::Result<File> {
     Ok(file)
 }
 
-/// On other systems, no safe function of the standard library finds the file of the running program
-/// once another file has taken its name.
+/// On other systems, the standard library has no safe way to find the program's own file after
+/// another file has taken its name.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn open_own_file() -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
@@ -141,7 +141,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_line_of_the_mappings_is_parsed() {
+    fn a_memory_mapping_is_parsed() {
         let line =
             "7f1c-7f2d r-xp 0000a000 08:01 1234                       /srv/a program (deleted)";
         let mapping = MemoryMapping::parse(line).expect("the line is a mapping");

@@ -67,7 +67,7 @@ impl EntryHandle {
         value: &Value,
         expires: Instant,
     ) -> Option<Instant> {
-        let decision = rules.decide_stored(value, self.value_type);
+        let decision = rules.decide_stored(value, self.value_operations);
         let declared = self.declaration().declared_refresh_ahead();
         let window = refresh_window(self.ttls(Some(&decision)).remote, declared);
         let due = expires.checked_sub(window)?;

@@ -1,8 +1,8 @@
-//! Compares a value with what is read back from its bytes.
+//! Compares a value with the value that is decoded from its bytes.
 //!
-//! serde does not say what it leaves out: a field with `#[serde(skip)]` comes back as its default,
-//! and a `serialize_with` may write less than the field holds. Only the `PartialEq` of the type or,
-//! in a test, its `Debug` shows the difference.
+//! serde may lose a part of a value without an error. A field with `#[serde(skip)]` is read back as
+//! its default, and a `serialize_with` may write less than the field holds. Only the type's
+//! `PartialEq` or `Debug` can show the difference.
 
 use std::any::Any;
 use std::fmt::{Debug, Write};
@@ -13,34 +13,35 @@ use std::sync::{Arc, Mutex};
 use crate::sync::lock;
 use crate::unstorable::Unstorable;
 
-/// The functions with which two values of one type are compared. `are_equal` needs `PartialEq`, and
-/// `describe` needs `Debug`. A function is `None` if the type does not implement its trait.
+/// Compares two values of one type with the functions that the type has. `are_equal` calls
+/// `PartialEq`, and `describe` calls `Debug`. A function is `None` if the type does not implement
+/// the trait.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RoundTripCheck {
-    are_equal: EqualityFn,
-    describe: DebugTextFn,
+    are_equal: Option<EqualityFn>,
+    describe: Option<DebugTextFn>,
     /// True in a test. A test compares the `Debug` texts of every value that has no `PartialEq`.
     is_test: bool,
 }
 
-/// The reason to refuse a value whose `PartialEq` shows a difference.
+/// The reason to refuse a value that is not equal to the value read back.
 const NOT_EQUAL: Unstorable = Unstorable::new(
     "does not equal what is read back: a field is `#[serde(skip)]`, or its `Serialize` writes \
      less than the field holds",
 );
-/// The reason to refuse a value that has no `PartialEq`. Only a test refuses such a value.
-/// Production stores it.
+/// The reason to refuse a value without `PartialEq` whose `Debug` texts differ. Only tests use this
+/// reason.
 pub(crate) const DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, or its \
      `Serialize` writes less than the field holds",
 );
-/// The reason to refuse a value of the named codec that has no `PartialEq`.
+/// The reason to refuse a value of the named codec without `PartialEq` whose `Debug` texts differ.
 const NAMED_DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, its \
      `Serialize` writes less than the field holds, or two variants of an untagged enum look alike",
 );
 
-/// The reason to refuse a value of the named codec that has neither `PartialEq` nor `Debug`.
+/// The reason to refuse a value of the named codec whose type has neither `PartialEq` nor `Debug`.
 const NOT_COMPARABLE: Unstorable = Unstorable::new(
     "needs a codec with names, and cannot be compared with what is read back: derive `PartialEq` \
      (in a generic function, add the bound `PartialEq` to the type parameter)",
@@ -60,16 +61,16 @@ impl RoundTripCheck {
 
     /// Compares a value with the value that was read back. `is_named` is true for the named codec.
     ///
-    /// If a type has no `PartialEq`, values of the positional codec are compared in a test only,
-    /// because their `Debug` texts are expensive. Values of the named codec are always compared. If
-    /// two variants of an untagged enum look alike, the second reads back as the first, and the
-    /// shape does not show it.
+    /// A type without `PartialEq` is compared by its `Debug` texts. For the positional codec this
+    /// is done only in tests, because the texts are expensive. For the named codec it is always
+    /// done, because a value of an untagged enum may read back as another variant that looks alike.
+    /// The [outline](crate::outline) does not show this error.
     ///
     /// `read_again` decodes the value's bytes once more.
     ///
     /// # Errors
-    /// Returns a reason if the values differ. Also returns a reason if values of this codec must be
-    /// compared, and the type implements neither trait.
+    /// Returns a reason if the values differ. Also returns a reason for the named codec if the type
+    /// implements neither trait.
     pub(crate) fn compare(
         &self,
         value: &dyn Any,
@@ -81,9 +82,9 @@ impl RoundTripCheck {
             if are_equal(value, read_back) {
                 return Ok(());
             }
-            // If two copies of a value differ, the value contains something like NaN, and
-            // `PartialEq` says nothing about it. The value is not compared with itself, because its
-            // `PartialEq` may lock both sides.
+            // If two values decoded from the same bytes are not equal, the value contains something
+            // like NaN, and `PartialEq` cannot decide. The value is not compared with itself,
+            // because a `PartialEq` that locks a mutex on each side would deadlock.
             if self.describe.is_none()
                 || read_again().is_none_or(|again| are_equal(read_back, &*again))
             {
@@ -105,7 +106,7 @@ impl RoundTripCheck {
         }
     }
 
-    /// A check for which all values are equal.
+    /// A check that accepts every value.
     #[cfg(all(test, feature = "memcached"))]
     pub(crate) const ANY: RoundTripCheck =
         RoundTripCheck { are_equal: Some(|_, _| true), describe: None, is_test: false };
@@ -117,8 +118,8 @@ impl RoundTripCheck {
     }
 }
 
-/// The messages of a test about functions whose values would change in memcached. Clones share the
-/// list.
+/// The failure messages that a test collects: one for each function whose value would not survive
+/// memcached. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RoundTripFailures(Arc<Mutex<Vec<String>>>);
 
@@ -155,94 +156,95 @@ fn are_equal<V: PartialEq + 'static>(first: &dyn Any, second: &dyn Any) -> bool 
 fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
     let mut text = String::new();
     if let Some(value) = value.downcast_ref::<V>() {
-        // A `Debug` that fails describes the value as far as it got.
+        // If `Debug` fails, the text that it wrote before is compared.
         let _ = write!(text, "{value:?}");
     }
     text
 }
 
-/// A type that chooses at compile time how the values in the return type `R` are compared.
+/// Chooses at compile time how the values of a function with the return type `R` are compared.
 ///
 /// As in `ErrorProbe`, method resolution prefers an inherent method to one that is found through
-/// `Deref`. `RoundTripProbe` compares the `Ok` of a `Result`, `WholeRoundTripProbe` any other
-/// return type, and `RoundTripProbeFallback` nothing.
+/// `Deref`. `RoundTripProbe` itself has methods for the `Ok` of a `Result`. It dereferences to
+/// `ReturnTypeProbe`, whose methods compare any other return type. `ReturnTypeProbe` dereferences
+/// to `RoundTripProbeFallback`, whose methods return `None`.
 ///
-/// There is a method for `PartialEq` and one for `Debug`, because a type may implement only one of
-/// them.
-pub struct RoundTripProbe<R>(WholeRoundTripProbe<R>);
+/// There is one method for `PartialEq` and one for `Debug`, because a type may implement only one
+/// of them.
+pub struct RoundTripProbe<R>(ReturnTypeProbe<R>);
 
 /// The part of [`RoundTripProbe`] that compares a return type as a whole.
 #[doc(hidden)]
-pub struct WholeRoundTripProbe<R>(RoundTripProbeFallback<R>);
+pub struct ReturnTypeProbe<R>(RoundTripProbeFallback<R>);
 
 /// The part of [`RoundTripProbe`] that compares nothing.
 #[doc(hidden)]
 pub struct RoundTripProbeFallback<R>(PhantomData<fn() -> R>);
 
-/// A function that compares two values with `PartialEq`. `None` if their type does not implement
-/// `PartialEq`.
-pub(crate) type EqualityFn = Option<fn(&dyn Any, &dyn Any) -> bool>;
+/// A function that compares two values with `PartialEq`.
+pub(crate) type EqualityFn = fn(&dyn Any, &dyn Any) -> bool;
 
-/// A function that writes a value with `Debug`. `None` if its type does not implement `Debug`.
-pub(crate) type DebugTextFn = Option<fn(&dyn Any) -> String>;
+/// A function that returns the `Debug` text of a value.
+pub(crate) type DebugTextFn = fn(&dyn Any) -> String;
 
-/// The functions that [`RoundTripProbe`] finds for one type.
-pub type RoundTripFns = (EqualityFn, DebugTextFn);
+/// The functions that [`RoundTripProbe`] finds for one type. A function is `None` if the type does
+/// not implement the trait that the function needs.
+pub type RoundTripFns = (Option<EqualityFn>, Option<DebugTextFn>);
 
 impl<R> RoundTripProbe<R> {
     #[doc(hidden)]
     pub const NEW: RoundTripProbe<R> =
-        RoundTripProbe(WholeRoundTripProbe(RoundTripProbeFallback(PhantomData)));
+        RoundTripProbe(ReturnTypeProbe(RoundTripProbeFallback(PhantomData)));
 }
 
 impl<T: PartialEq + 'static, E> RoundTripProbe<Result<T, E>> {
     #[doc(hidden)]
-    pub fn are_equal(&self) -> EqualityFn {
+    pub fn are_equal(&self) -> Option<EqualityFn> {
         Some(are_equal::<T>)
     }
 }
 
 impl<T: Debug + 'static, E> RoundTripProbe<Result<T, E>> {
     #[doc(hidden)]
-    pub fn describe(&self) -> DebugTextFn {
+    pub fn describe(&self) -> Option<DebugTextFn> {
         Some(describe::<T>)
     }
 }
 
-impl<R: PartialEq + 'static> WholeRoundTripProbe<R> {
+impl<R: PartialEq + 'static> ReturnTypeProbe<R> {
     #[doc(hidden)]
-    pub fn are_equal(&self) -> EqualityFn {
+    pub fn are_equal(&self) -> Option<EqualityFn> {
         Some(are_equal::<R>)
     }
 }
 
-impl<R: Debug + 'static> WholeRoundTripProbe<R> {
+impl<R: Debug + 'static> ReturnTypeProbe<R> {
     #[doc(hidden)]
-    pub fn describe(&self) -> DebugTextFn {
+    pub fn describe(&self) -> Option<DebugTextFn> {
         Some(describe::<R>)
     }
 }
 
 impl<R> RoundTripProbeFallback<R> {
     #[doc(hidden)]
-    pub fn are_equal(&self) -> EqualityFn {
+    pub fn are_equal(&self) -> Option<EqualityFn> {
         None
     }
 
     #[doc(hidden)]
-    pub fn describe(&self) -> DebugTextFn {
+    pub fn describe(&self) -> Option<DebugTextFn> {
         None
     }
 }
 
 impl<R> Deref for RoundTripProbe<R> {
-    type Target = WholeRoundTripProbe<R>;
-    fn deref(&self) -> &WholeRoundTripProbe<R> {
+    type Target = ReturnTypeProbe<R>;
+    fn deref(&self) -> &ReturnTypeProbe<R> {
         &self.0
     }
 }
 
-impl<R> Deref for WholeRoundTripProbe<R> {
+impl<R> Deref for ReturnTypeProbe<R> {
     type Target = RoundTripProbeFallback<R>;
     fn deref(&self) -> &RoundTripProbeFallback<R> {
         &self.0

@@ -302,11 +302,11 @@ impl<V: 'static> ValueRules<'_, V> {
     pub(crate) fn decide_stored(
         &self,
         value: &Value,
-        value_type: &ValueOperations,
+        value_operations: &ValueOperations,
     ) -> CachingDecision {
         let ttl_with = self.ttl_with.as_ref().zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
-        let is_none = (value_type.is_none)(value);
+        let is_none = (value_operations.is_none)(value);
         CachingDecision { is_none, is_err: false, is_cacheable: true, ttl }
     }
 }
@@ -320,7 +320,7 @@ pub(crate) struct ReturnOperations<R, V> {
     /// The function [`rebuild_into`] for this type.
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
     pub(crate) error_sharing: ErrorSharing<R>,
-    pub(crate) value_type: &'static ValueOperations,
+    pub(crate) value_operations: &'static ValueOperations,
 }
 
 /// The result of running an annotated function.
@@ -334,7 +334,7 @@ pub(crate) enum FetchOutput<R> {
 impl<R, V> ReturnOperations<R, V> {
     pub(crate) fn new<Mode>(
         error_sharing: ErrorSharing<R>,
-        value_type: &'static ValueOperations,
+        value_operations: &'static ValueOperations,
     ) -> ReturnOperations<R, V>
     where
         R: Returned<Mode, Value = V>,
@@ -350,7 +350,7 @@ impl<R, V> ReturnOperations<R, V> {
             },
             rebuild_into: rebuild_into::<R, Mode>,
             error_sharing,
-            value_type,
+            value_operations,
         }
     }
 

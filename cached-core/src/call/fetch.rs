@@ -167,7 +167,7 @@ impl PendingCall {
         match (returns.split)(output, rules) {
             FetchOutput::Value(value, decision) => {
                 let ended = self.report_end(FetchOutcome::Value, !fetch.is_refresh);
-                self.handle.end_pause();
+                self.handle.end_fetch_pause();
                 let value = self.fill(fetch, value, decision, ended);
                 match returns.rebuild(&value) {
                     Some(answer) => answer,
@@ -197,8 +197,8 @@ impl PendingCall {
         }
     }
 
-    /// Reports that the function has returned, and returns the time. `is_answer` is true if the call
-    /// returns this outcome.
+    /// Reports that the function has returned, and returns the time. `is_answer` is true if the
+    /// call returns this outcome.
     fn report_end(&mut self, outcome: FetchOutcome, is_answer: bool) -> Instant {
         let ended = Instant::now();
         match outcome {

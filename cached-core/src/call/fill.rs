@@ -156,7 +156,7 @@ impl RemoteFill {
         if !Store::LIMITS.allows(self.ttls.remote) {
             return Err(FillRefusal::TtlTooShort);
         }
-        let Ok(frame) = self.handle.seal(&self.value) else {
+        let Ok(frame) = self.handle.encode_frame(&self.value) else {
             self.extend_local_entry();
             return Err(FillRefusal::NotStorable);
         };

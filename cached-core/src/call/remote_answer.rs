@@ -24,7 +24,7 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
 /// An item that a read of the remote tier found.
-type RemoteItem = Item<<PendingCall as ReadHandler>::Value, Permit>;
+type RemoteItem = Item<<PendingCall as ReadHandler>::Decoded, Permit>;
 
 /// The remote tier's answer to a leader.
 pub(super) enum RemoteAnswer {
@@ -173,9 +173,9 @@ impl PendingCall {
 }
 
 impl ReadHandler for PendingCall {
-    type Value = <EntryHandle as ReadHandler>::Value;
+    type Decoded = <EntryHandle as ReadHandler>::Decoded;
 
-    fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Value> {
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Decoded> {
         let decoded = self.handle.decode(frame);
         match &decoded {
             DecodedFrame::Value(_) => {}

@@ -15,8 +15,8 @@ const SIZE_UNITS: [(&str, u64); 4] =
     [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Reads a duration such as `50ms`, `30m` or `1h30m`.
-pub(super) fn duration(setting: &str, text: &str) -> Result<Duration, ConfigError> {
-    milliseconds(text).map(Duration::from_millis).map_err(|reason| {
+pub(super) fn parse_duration(setting: &str, text: &str) -> Result<Duration, ConfigError> {
+    parse_milliseconds(text).map(Duration::from_millis).map_err(|reason| {
         let wrong = format!(
             "`{setting}={text}` is not a duration: {reason}; write for example `50ms`, `5s` or `1h30m`"
         );
@@ -24,7 +24,7 @@ pub(super) fn duration(setting: &str, text: &str) -> Result<Duration, ConfigErro
     })
 }
 
-fn milliseconds(text: &str) -> Result<u64, String> {
+fn parse_milliseconds(text: &str) -> Result<u64, String> {
     let mut total: u64 = 0;
     let mut rest = text;
     let mut units = &DURATION_UNITS[..];
@@ -54,7 +54,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
 }
 
 /// Reads a size in bytes such as `67108864`, `512KiB`, `64MiB` or `1GiB`.
-pub(super) fn size(setting: &str, text: &str) -> Result<u64, ConfigError> {
+pub(super) fn parse_size(setting: &str, text: &str) -> Result<u64, ConfigError> {
     let (digits, unit) = split_at_first(text, |c| !c.is_ascii_digit());
     let unit = SIZE_UNITS.iter().find(|(name, _)| *name == unit);
     let count = digits.parse::<u64>().ok();
@@ -68,7 +68,7 @@ pub(super) fn size(setting: &str, text: &str) -> Result<u64, ConfigError> {
 }
 
 /// Reads a number such as `0.1`.
-pub(super) fn number(setting: &str, text: &str) -> Result<f64, ConfigError> {
+pub(super) fn parse_number(setting: &str, text: &str) -> Result<f64, ConfigError> {
     text.parse().map_err(|_| {
         let wrong = format!("`{setting}={text}` is not a number; write for example `0.1`");
         ConfigError::new(ConfigErrorKind::Value, wrong)
@@ -97,7 +97,7 @@ mod tests {
                 )),
                 _ => None,
             };
-            assert_eq!(duration("ttl", text).ok(), expected, "the table says: {case}");
+            assert_eq!(parse_duration("ttl", text).ok(), expected, "the table says: {case}");
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
             ("1.5h", "`.` is not a unit"),
             ("99999999999999999999s", "it is too long"),
         ] {
-            let error = duration("ttl", text).expect_err(text).to_string();
+            let error = parse_duration("ttl", text).expect_err(text).to_string();
             assert!(error.contains(reason) && error.contains("`1h30m`"), "{text}: {error}");
         }
     }
@@ -120,10 +120,10 @@ mod tests {
     #[test]
     fn sizes_are_read_or_refused_with_the_units() {
         for (text, bytes) in [("0", 0), ("1000", 1000), ("512KiB", 512 << 10), ("1GiB", 1 << 30)] {
-            assert_eq!(size("local_capacity", text), Ok(bytes), "`{text}` is a size");
+            assert_eq!(parse_size("local_capacity", text), Ok(bytes), "`{text}` is a size");
         }
         for text in ["", "MiB", "64MB", "64 MiB", "-1", "1.5GiB", "99999999999GiB"] {
-            let error = size("local_capacity", text).expect_err(text).to_string();
+            let error = parse_size("local_capacity", text).expect_err(text).to_string();
             assert!(error.contains("`64MiB`"), "{text}: {error}");
         }
     }

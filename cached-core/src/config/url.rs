@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::CacheBuilder;
-use super::quantity::{duration, number, size};
+use super::quantity::{parse_duration, parse_number, parse_size};
 use crate::error::{ConfigError, ConfigErrorKind};
 
 /// The settings that every kind of cache has.
@@ -60,9 +60,9 @@ impl CacheBuilder {
             }
             seen.push(setting);
             self = match setting {
-                "ttl" => self.default_ttl(duration(setting, value)?),
-                "jitter" => self.jitter(number(setting, value)?),
-                "local_capacity" => self.local_capacity(size(setting, value)?),
+                "ttl" => self.default_ttl(parse_duration(setting, value)?),
+                "jitter" => self.jitter(parse_number(setting, value)?),
+                "local_capacity" => self.local_capacity(parse_size(setting, value)?),
                 _ => read_other(self, setting, value)?,
             };
         }
@@ -102,9 +102,9 @@ impl CacheBuilder {
         CacheBuilder::default().memcached(servers).with_settings(query, |builder, setting, value| {
             Ok(match setting {
                 "namespace" => builder.namespace(value),
-                "timeout" => builder.remote_timeout(duration(setting, value)?),
-                "lease" => builder.lease(duration(setting, value)?),
-                "lease_wait" => builder.lease_wait(duration(setting, value)?),
+                "timeout" => builder.remote_timeout(parse_duration(setting, value)?),
+                "lease" => builder.lease(parse_duration(setting, value)?),
+                "lease_wait" => builder.lease_wait(parse_duration(setting, value)?),
                 _ => {
                     let wrong = format!(
                         "`{setting}` is not a setting; there are namespace, timeout, lease, lease_wait, {COMMON_SETTINGS}"

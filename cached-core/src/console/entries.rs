@@ -60,7 +60,8 @@ impl EntryAddress {
     /// Reads a key as [`Key`] prints it, or a digest.
     ///
     /// # Errors
-    /// Returns a refusal if the text is neither, or if this cache cannot have an entry with this key.
+    /// Returns a refusal if the text is neither, or if this cache cannot have an entry with this
+    /// key.
     fn parse(cache: &Cache, text: &str) -> Result<EntryAddress, Refusal> {
         let bad = |line: String| Refusal::new(StatusCode::BAD_REQUEST, line);
         let mut parts = text.trim().rsplit(':');
@@ -142,7 +143,7 @@ fn interrupted() -> Refusal {
 struct ItemSize;
 
 impl ReadHandler for ItemSize {
-    type Value = usize;
+    type Decoded = usize;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<usize> {
         DecodedFrame::Value(frame.len())
@@ -183,8 +184,8 @@ async fn remote_report(
     }
 }
 
-/// Removes the entry from the tiers of this process, from memcached, and then from this process once
-/// more: a call may have read the old value from memcached before memcached removed it.
+/// Removes the entry from the tiers of this process, from memcached, and then from this process
+/// once more: a call may have read the old value from memcached before memcached removed it.
 ///
 /// # Errors
 /// Returns a refusal if the entry is unknown, or if memcached did not confirm the removal.
@@ -224,8 +225,8 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
     Ok(address)
 }
 
-/// Removes the entry from the local tier, and keeps a fetch or a read that is under way from storing
-/// the old value.
+/// Removes the entry from the local tier, and keeps a fetch or a read that is under way from
+/// storing the old value.
 async fn remove_from_process(
     state: &Arc<ConsoleState>,
     address: EntryAddress,

@@ -312,7 +312,7 @@ fn costs_of_the_codecs() {
     for codec in [Codec::Positional, Codec::Named] {
         let encoded =
             write_with(codec, &order, RoundTripCheck::ANY).expect("the value can be stored");
-        let frame = crate::frame::seal(b"key", encoded.view()).expect("the frame fits");
+        let frame = crate::frame::encode(b"key", encoded.view()).expect("the frame fits");
         println!(
             "{codec:?}: payload {} bytes, frame {} bytes, encode {:.1} us, fill {:.1} us, with PartialEq {:.1} us, read {:.1} us",
             encoded.payload.len(),

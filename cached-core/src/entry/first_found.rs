@@ -67,12 +67,12 @@ async fn read_many(
     let key_of = |(index, (handle, _)): (usize, &'_ (EntryHandle, FillToken))| {
         Some((index, handle.remote_tier_and_key()?.1))
     };
-    let mut left: Vec<(usize, Key)> = missed.iter().enumerate().filter_map(key_of).collect();
-    while let Some((first, _)) = left.first() {
+    let mut remaining: Vec<(usize, Key)> = missed.iter().enumerate().filter_map(key_of).collect();
+    while let Some((first, _)) = remaining.first() {
         let cache = &missed[*first].0.cache;
         let (group, others): (Vec<_>, _) =
-            left.into_iter().partition(|(index, _)| missed[*index].0.cache.id() == cache.id());
-        left = others;
+            remaining.into_iter().partition(|(index, _)| missed[*index].0.cache.id() == cache.id());
+        remaining = others;
         let Some(store) = cache.remote() else { continue };
         let (indexes, keys): (Vec<usize>, Vec<_>) =
             group.into_iter().map(|(index, key)| (index, (key, &missed[index].0))).unzip();

@@ -16,7 +16,7 @@ use crate::tier::request::RequestHandle;
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{Value, ValueRules};
 
-/// A value that the program passed to `add` or `overwrite`, and how long each tier may keep it.
+/// A value that the program passed to `add` or `overwrite`, with its time to live in each tier.
 pub(super) struct SuppliedValue {
     value: Value,
     pub(super) ttls: EntryTtls,
@@ -36,12 +36,12 @@ impl SuppliedValue {
         Some(SuppliedValue { value: Arc::new(value), ttls: handle.ttls(Some(&decision)) })
     }
 
-    pub(super) fn seal(&self, handle: &EntryHandle) -> Result<Vec<u8>, RemoteWriteError> {
-        handle.seal(&self.value).map_err(RemoteWriteError::NotStorable)
+    pub(super) fn encode_frame(&self, handle: &EntryHandle) -> Result<Vec<u8>, RemoteWriteError> {
+        handle.encode_frame(&self.value).map_err(RemoteWriteError::NotStorable)
     }
 
     /// Writes the value to the remote tier, even if the remote tier has another value of the key.
-    /// `frame` must come from [`seal`](Self::seal).
+    /// `frame` must come from [`encode_frame`](Self::encode_frame).
     pub(super) async fn overwrite(
         &self,
         handle: &EntryHandle,
@@ -61,8 +61,8 @@ impl SuppliedValue {
     }
 
     /// Returns how long the local tier may keep the value after a write. The time is short if
-    /// another server stored the value in place of the key's own server. That server soon drops the
-    /// value, and another process may then fetch a newer one.
+    /// a substitute server stored the value, because the key's own server could not be reached. The
+    /// substitute server soon drops the value, and another process may then fetch a newer one.
     pub(super) fn local_ttl_after(&self, outcome: WriteOutcome) -> Duration {
         let local = self.ttls.local;
         if outcome == WriteOutcome::StoredBriefly { local.min(UNCONFIRMED_TTL) } else { local }
@@ -77,9 +77,8 @@ impl SuppliedValue {
         mode: WriteMode,
         local_ttl: Duration,
     ) -> bool {
-        // There is a value now, so calls must no longer be answered with the error of a failed
-        // fetch.
-        handle.end_pause();
+        // The key has a value now. Calls must no longer get the error of an earlier fetch.
+        handle.end_fetch_pause();
         let weight = handle.weight(&self.value);
         let expiry = handle.expiry(local_ttl, self.ttls);
         let stored = handle.publish(fill_token, mode, &self.value, weight, expiry);
@@ -104,16 +103,21 @@ pub(super) enum RemoteWriteError {
 
 /// The result of [`add_remote`].
 pub(super) enum AddOutcome {
-    /// The remote tier had no entry. [`WriteOutcome::NotStored`] says that the value's ttl is too
-    /// short for the remote tier.
+    /// The remote tier had no entry. With [`WriteOutcome::NotStored`], nothing was written, because
+    /// the ttl is below the remote tier's minimum.
     Written(WriteOutcome),
+    /// The remote tier has an entry, or its reply did not permit a write.
     EntryExists,
+    /// The remote tier could not be read or written, or cannot store the value.
     Failed,
 }
 
 /// Adds a value to the remote tier if the remote tier has no entry. Three things do not count as an
-/// entry, and the added value replaces them: the lease of a process that is fetching, an expired
-/// value that is kept for errors, and bytes that this build cannot read.
+/// entry, and the added value replaces them:
+///
+/// - the lease of a process that is fetching
+/// - an expired value that is kept for errors
+/// - bytes that this build cannot read
 pub(super) async fn add_remote(
     handle: &EntryHandle,
     store: &Arc<Store>,
@@ -134,6 +138,7 @@ pub(super) async fn add_remote(
                 }
                 item.permit
             }
+            // Without a permit, a write could replace another caller's entry.
             Ok(ReadOutcome::Busy | ReadOutcome::Missing) => return AddOutcome::EntryExists,
             // The read has already reported the error through `handle`.
             Err(_) => return AddOutcome::Failed,
@@ -141,7 +146,7 @@ pub(super) async fn add_remote(
         if !Store::LIMITS.allows(ttl) {
             return AddOutcome::Written(WriteOutcome::NotStored);
         }
-        let Ok(frame) = supplied.seal(handle) else { return AddOutcome::Failed };
+        let Ok(frame) = supplied.encode_frame(handle) else { return AddOutcome::Failed };
         match permit.write(frame, ttl, stale).await {
             Ok(WriteOutcome::NotStored) => {}
             Ok(outcome) => return AddOutcome::Written(outcome),

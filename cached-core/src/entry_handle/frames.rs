@@ -18,11 +18,11 @@ impl EntryHandle {
     }
 
     /// Returns a number that identifies this program, if one is known.
-    fn program(&self) -> Option<u64> {
+    fn program_id(&self) -> Option<u64> {
         // The in-memory servers of a test serve only this process, so its id identifies the
         // program.
         #[cfg(all(feature = "memcached", feature = "testing"))]
-        if self.cache.config().network.is_some() {
+        if self.cache.config().in_memory_servers.is_some() {
             return Some(u64::from(std::process::id()));
         }
         #[cfg(feature = "memcached")]
@@ -34,26 +34,27 @@ impl EntryHandle {
     /// Encodes a value as a frame, and checks that the bytes decode to the same value.
     ///
     /// # Errors
-    /// The reason why the remote tier cannot store the value.
-    pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
+    /// Returns the reason why the remote tier cannot store the value.
+    pub(crate) fn encode_frame(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
         let config = self.cache.config();
         let is_test = config.round_trip_failures.is_some();
         let check = self.round_trip_check.for_test(is_test);
-        let encoded =
-            (self.value_type.write)(value, check).map_err(|reason| self.not_storable(reason))?;
+        let encoded = (self.value_operations.write)(value, check)
+            .map_err(|reason| self.report_not_storable(reason))?;
         let encoded = encoded
             .view()
-            .with_program(self.program())
-            .ok_or_else(|| self.not_storable(Unstorable::new(UNKNOWN_PROGRAM)))?;
-        frame::seal(&self.canonical_bytes(), encoded)
-            .ok_or_else(|| self.not_storable(Unstorable::new("has too many parts to be described")))
+            .with_program(self.program_id())
+            .ok_or_else(|| self.report_not_storable(Unstorable::new(UNKNOWN_PROGRAM)))?;
+        frame::encode(&self.canonical_bytes(), encoded).ok_or_else(|| {
+            self.report_not_storable(Unstorable::new("has too many parts to be described"))
+        })
     }
 
-    /// Reports that the remote tier cannot store a value of this function. Each function is
-    /// reported once. Returns the reason as text.
-    fn not_storable(&self, reason: Unstorable) -> &'static str {
+    /// Reports that the remote tier cannot store a value of this function, once for each function.
+    /// Returns the reason as text.
+    fn report_not_storable(&self, reason: Unstorable) -> &'static str {
         let declaration = self.declaration;
-        let value = UnstorableValue { type_name: (self.value_type.name)(), reason };
+        let value = UnstorableValue { type_name: (self.value_operations.name)(), reason };
         if let Some(failures) = &self.cache.config().round_trip_failures
             && reason == DEBUG_DIFFERS
         {
@@ -69,18 +70,18 @@ impl EntryHandle {
 }
 
 impl ReadHandler for EntryHandle {
-    /// A value, and its weight in the local tier. The weight is 0 if the declaration does not use
-    /// the local tier.
-    type Value = (Value, usize);
+    /// A value and its weight in the local tier. The weight is 0 if the function does not use the
+    /// local tier.
+    type Decoded = (Value, usize);
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<(Value, usize)> {
         match frame::open(&self.canonical_bytes(), frame) {
             FrameContents::Corrupt => DecodedFrame::Corrupt,
             FrameContents::Foreign => DecodedFrame::Foreign,
-            FrameContents::Stored(encoded) if !encoded.is_safe_to_read(self.program()) => {
+            FrameContents::Stored(encoded) if !encoded.is_safe_to_read(self.program_id()) => {
                 DecodedFrame::Foreign
             }
-            FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
+            FrameContents::Stored(encoded) => match (self.value_operations.read)(encoded) {
                 Some(value) => {
                     let weight = self.local_tier().map_or(0, |_| self.weight(&value));
                     DecodedFrame::Value((value, weight))

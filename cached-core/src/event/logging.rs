@@ -1,7 +1,8 @@
-//! The lines of events. An event has a line if the operator of the program should know about it.
+//! Writes log lines for events. Only events that an operator of the program should know about get
+//! a line.
 //!
-//! A line goes to the crate `log`. With the feature `tracing`, a line goes to the `tracing`
-//! subscriber instead, if the thread has one. Lines about a server then have its address as a
+//! The lines go to the crate `log`. With the feature `tracing`, they go to the thread's `tracing`
+//! subscriber instead, if there is one. A line about a server then has the server's address as a
 //! field.
 
 #[cfg(feature = "memcached")]
@@ -12,12 +13,12 @@ use super::{BypassReason, Event, EventSubject};
 use crate::telemetry::write_line;
 use crate::tier::remote::RemoteErrorKind;
 
-/// Writes the line of a call that the memory of this process could not answer.
+/// Logs a call that neither the request tier nor the local tier could answer.
 pub(super) fn log_miss(entry: EventSubject<'_>, report: &MissReport) {
     write_line!(debug, target = MISS_TARGET, "miss of `{entry:?}`: {report}");
 }
 
-/// Writes the line of an event, if the event has one.
+/// Logs an event, if an operator should know about it.
 pub(super) fn log(event: &Event<'_>) {
     match event {
         Event::Bypassed { declaration, reason: BypassReason::Key(error), .. } => {
@@ -33,7 +34,8 @@ pub(super) fn log(event: &Event<'_>) {
         }
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
-            // Other values of the function are probably too large as well, so one warning is enough.
+            // Other values of the function are probably too large as well, so one warning is
+            // enough.
             if error.kind() == RemoteErrorKind::TooLarge
                 && declaration.too_large_warned.set(()).is_ok()
             {

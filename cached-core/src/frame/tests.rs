@@ -17,8 +17,8 @@ fn encoded_view(codec: Codec) -> EncodedView<'static> {
     EncodedView { codec, shape: 7, outline: Outline::new(ENTRIES), payload: b"payload", program }
 }
 
-fn sealed_frame(codec: Codec) -> Vec<u8> {
-    seal(b"key", encoded_view(codec)).expect("the frame fits")
+fn encoded_frame(codec: Codec) -> Vec<u8> {
+    encode(b"key", encoded_view(codec)).expect("the frame fits")
 }
 
 const CODECS: [Codec; 2] = [Codec::Positional, Codec::Named];
@@ -26,7 +26,7 @@ const CODECS: [Codec; 2] = [Codec::Positional, Codec::Named];
 #[test]
 fn a_frame_opens_only_under_its_key() {
     for codec in CODECS {
-        let frame = sealed_frame(codec);
+        let frame = encoded_frame(codec);
         assert_eq!(open(b"key", &frame), FrameContents::Stored(encoded_view(codec)));
         assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
         assert_eq!(open(b"", &frame), FrameContents::Corrupt);
@@ -35,7 +35,7 @@ fn a_frame_opens_only_under_its_key() {
 
 #[test]
 fn every_truncation_and_flipped_bit_is_detected() {
-    for frame in CODECS.map(sealed_frame) {
+    for frame in CODECS.map(encoded_frame) {
         for length in 0..frame.len() {
             assert_eq!(
                 open(b"key", &frame[..length]),
@@ -62,7 +62,7 @@ fn a_frame_of_format_1_is_foreign() {
 
 #[test]
 fn an_outline_longer_than_its_frame_is_corrupt() {
-    let mut frame = sealed_frame(Codec::Positional);
+    let mut frame = encoded_frame(Codec::Positional);
     let body = frame.len() - CHECKSUM;
     frame[OUTLINE_COUNT] = 1;
     let sum = checksum(b"key", &frame[..PROGRAM], b"");
@@ -74,14 +74,14 @@ fn an_outline_longer_than_its_frame_is_corrupt() {
 fn an_outline_with_too_many_entries_is_refused() {
     let entries = vec![0; (usize::from(u16::MAX) + 1) * ENTRY_BYTES];
     let outline = Outline::new(&entries);
-    assert_eq!(seal(b"key", EncodedView { outline, ..encoded_view(Codec::Positional) }), None);
+    assert_eq!(encode(b"key", EncodedView { outline, ..encoded_view(Codec::Positional) }), None);
 }
 
 #[test]
 fn a_frame_of_any_other_format_is_foreign() {
     let formats = [FORMAT_POSITIONAL, FORMAT_NAMED];
     for format in (0..=u8::MAX).filter(|format| !formats.contains(format)) {
-        let mut frame = sealed_frame(Codec::Positional);
+        let mut frame = encoded_frame(Codec::Positional);
         frame[2] = format;
         assert_eq!(open(b"key", &frame), FrameContents::Foreign, "format {format}");
     }
@@ -120,8 +120,8 @@ where
 {
     let check = RoundTripCheck::ANY;
     let written = encoded::write(&value, check).expect("the value can be stored");
-    let sealed = seal(b"key", written.view()).expect("the frame fits");
-    assert_eq!(hexadecimal(&sealed), frame, "the frame of {value:?} has changed");
+    let encoded = encode(b"key", written.view()).expect("the frame fits");
+    assert_eq!(hexadecimal(&encoded), frame, "the frame of {value:?} has changed");
     let bytes: Vec<u8> = (0..frame.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&frame[at..at + 2], 16).expect("hexadecimal"))

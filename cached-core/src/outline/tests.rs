@@ -1,4 +1,7 @@
-//! Tests that a type gets no data of a build in which the type was different.
+//! Tests that data written by one build is never decoded by another build whose type differs.
+//!
+//! An *outline* describes the type of an encoded value, as a list of entries. A *leaf* is a part of
+//! a value that has no parts of its own, such as a number.
 
 #![allow(dead_code)]
 
@@ -20,7 +23,8 @@ fn decode_matching<V: DeserializeOwned>(outline: Outline<'_>, payload: &[u8]) ->
     super::decode_matching(Codec::Positional, outline, payload)
 }
 
-/// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if a step is refused.
+/// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if the outline does
+/// not fit the type `Read`.
 fn read<V: Serialize + DeserializeOwned, Read: DeserializeOwned>(value: &V) -> Option<Read> {
     let payload = positional::encode(value).expect("the value encodes");
     let (_, entries) = decode_recording::<V>(&payload).expect("the value reads back");
@@ -34,11 +38,11 @@ fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
 }
 
 thread_local! {
-    /// The data that the codec gave to a [`LeafSpy`], as text.
+    /// The pieces of data that leaves received, as text.
     static GIVEN_DATA: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A value without members that records the data from which it is decoded.
+/// A wrapper for a leaf of a value. It records each piece of data that the leaf receives.
 #[derive(Debug, Clone, PartialEq)]
 struct LeafSpy<T>(T);
 
@@ -56,7 +60,8 @@ impl<'de, T: Deserialize<'de> + std::fmt::Debug> Deserialize<'de> for LeafSpy<T>
     }
 }
 
-/// Defines a module for each build, with that build's type `Value` and a value of the type.
+/// Defines one module for each build, with the build's own type `Value` and a value of that type.
+/// Also defines a test in which each build reads the values of all builds.
 macro_rules! builds {
     ($($build:ident: [$($items:item)*] $value:expr;)*) => {
         $(mod $build {
@@ -92,7 +97,7 @@ macro_rules! builds {
                         let case = format!("{writer} read by {reader} with {codec:?}");
                         assert_eq!(is_read, is_same, "{case}: only an unchanged type is read");
                         let has_data = !GIVEN_DATA.take().is_empty();
-                        assert_eq!(has_data, is_read, "{case}: no leaf gets data");
+                        assert_eq!(has_data, is_read, "{case}: leaves get data only if the type is unchanged");
                     }
                 }
             }
@@ -148,16 +153,16 @@ builds! {
 #[test]
 fn leaves_of_other_types_get_no_data() {
     #[derive(Serialize, Deserialize)]
-    struct OldOrder {
+    struct OldInvoice {
         at: String,
     }
     #[derive(Serialize, Deserialize)]
-    #[serde(rename = "OldOrder")]
-    struct NewOrder {
+    #[serde(rename = "OldInvoice")]
+    struct NewInvoice {
         at: LeafSpy<String>,
     }
     GIVEN_DATA.take();
-    assert!(read::<_, NewOrder>(&OldOrder { at: "today".into() }).is_none());
+    assert!(read::<_, NewInvoice>(&OldInvoice { at: "today".into() }).is_none());
     assert!(
         read::<_, HashMap<u8, LeafSpy<String>>>(&BTreeMap::from([(1u8, "today".to_owned())]))
             .is_none()
@@ -309,8 +314,9 @@ fn stored_by_name<V: Serialize + DeserializeOwned>(value: &V) -> (Vec<u8>, Vec<u
     (payload, entries)
 }
 
-/// A number or a text that asks for any data, as `rust_decimal::Decimal` does.
-macro_rules! any_spies {
+/// Defines types whose `Deserialize` calls `deserialize_any`, as `rust_decimal::Decimal` does. They
+/// record the data that they receive.
+macro_rules! any_data_types {
     ($($name:ident $method:ident $type:ty;)*) => {$(
         #[derive(Debug, Clone, PartialEq, Serialize)]
         struct $name($type);
@@ -338,7 +344,7 @@ macro_rules! any_spies {
     )*};
 }
 
-any_spies! {
+any_data_types! {
     AnyNumber visit_u64 u64;
     AnyText visit_str String;
 }

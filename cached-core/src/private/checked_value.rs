@@ -2,8 +2,8 @@
 //! them.
 //!
 //! A value that memcached may store must be a [`CachedValue`]. If it is not, the compiler should
-//! name the bound that fails, and should report a type without serde once, not twice. So there are
-//! three methods `begin`, and method resolution chooses the first that exists for the value:
+//! name the missing bound, and should report a type without serde once, not twice. For this there
+//! are three methods named `begin`. Method resolution chooses the first that exists for the value:
 //!
 //! 1. The method of the builder exists only for a `CachedValue`.
 //! 2. The method of [`WithoutDeserialize`] exists only for a value that is `Serialize`. It is found
@@ -11,10 +11,11 @@
 //! 3. The method of [`WithoutSerialize`] exists for every value. It is found through a second
 //!    `Deref`.
 //!
-//! The last two require a bound that the value does not meet, so they are never called.
+//! The last two require a bound that the value does not meet. A call of them does not compile, and
+//! the compiler's error names the bound.
 //!
-//! In a generic function the compiler suggests a bound for the type parameter. The method
-//! `begin_generic` therefore requires the one bound that a user should write.
+//! For a generic function, the compiler suggests the bounds that a method states. So
+//! `begin_generic` states them as a user should write them.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -103,8 +104,7 @@ where
     }
 }
 
-/// The methods of a [`LookupBuilder`] whose value is not a [`CachedValue`], although it is
-/// `Serialize`.
+/// The methods of a [`LookupBuilder`] whose value is `Serialize` but not a [`CachedValue`].
 #[doc(hidden)]
 pub struct WithoutDeserialize<'k, R, V, Parts, Constants>(
     WithoutSerialize<'k, R, V, Parts, Constants>,
@@ -113,10 +113,8 @@ pub struct WithoutDeserialize<'k, R, V, Parts, Constants>(
 /// The methods of a [`LookupBuilder`] whose value is not `Serialize`.
 #[doc(hidden)]
 pub struct WithoutSerialize<'k, R, V, Parts, Constants>(
-    PhantomData<LookupFn<'k, R, V, Parts, Constants>>,
+    PhantomData<fn() -> Lookup<'k, R, V, Parts, Constants>>,
 );
-
-type LookupFn<'k, R, V, Parts, Constants> = fn() -> Lookup<'k, R, V, Parts, Constants>;
 
 impl<'k, R, V: SerializedValue, Parts, Constants> WithoutDeserialize<'k, R, V, Parts, Constants> {
     #[doc(hidden)]
@@ -137,7 +135,8 @@ impl<'k, R, V, Parts, Constants> WithoutSerialize<'k, R, V, Parts, Constants> {
         unreachable!("a value that is `Serialize` has another `begin`")
     }
 
-    /// Requires no bound, so that the companion does not repeat the error of the function.
+    /// Requires no bound, so that the compiler does not report the function's error again for the
+    /// companion.
     #[doc(hidden)]
     pub fn entry<Policy>(&self, _: RoundTripFns) -> EntryBuilder<V, Policy> {
         unreachable!("the annotated function does not compile")

@@ -38,9 +38,9 @@ pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
     function: DeclaredFunction,
     /// A pair of the identifier and the version.
     parts: Parts,
-    /// See [`type_arguments`](Self::type_arguments).
+    /// The names of the type arguments; see [`type_arguments`](Self::type_arguments).
     own_types: &'static str,
-    /// See [`constants`](Self::constants).
+    /// The const arguments, and some type names; see [`constants`](Self::constants).
     constants: Constants,
     errors: ErrorSharing<R>,
     /// `None` stands for the current cache.
@@ -143,7 +143,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn begin_with(
         self,
-        value_type: &'static ValueOperations,
+        value_operations: &'static ValueOperations,
     ) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
         R: Returned<Mode, Value = V>,
@@ -154,7 +154,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
             cache: self.cache,
             downcast: |value| value.downcast_ref(),
             to_returned: clone_to_returned::<R, Mode>,
-            returns: ReturnOperations::new::<Mode>(self.errors, value_type),
+            returns: ReturnOperations::new::<Mode>(self.errors, value_operations),
         }
     }
 
@@ -162,7 +162,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
     /// memcached would return.
     pub(super) fn entry_with<Policy>(
         self,
-        value_type: &'static ValueOperations,
+        value_operations: &'static ValueOperations,
         round_trip: RoundTripFns,
     ) -> EntryBuilder<V, Policy> {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
@@ -170,7 +170,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
         let mut bytes = KeyBytes::default();
         let header = arguments.header();
         let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
-        let mut entry = CacheEntry::new(cache, arguments.declaration, key, value_type);
+        let mut entry = CacheEntry::new(cache, arguments.declaration, key, value_operations);
         entry.round_trip_check = RoundTripCheck::from(round_trip);
         EntryBuilder(entry)
     }
@@ -261,8 +261,8 @@ pub struct HashedLookup<'c, R, V, Parts, Constants> {
 impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     HashedLookup<'_, R, V, (Identifier, Version), Constants>
 {
-    /// Takes the values of the current request out of the thread. Returns `None` outside of a
-    /// request.
+    /// Takes the values of the current request out of the thread-local variable that holds them.
+    /// Returns `None` outside of a request.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn take_request_values(&self) -> Option<TakenRequestValues> {
         TakenRequestValues::take()
@@ -353,7 +353,12 @@ fn look_up_or_begin<'p, R, V, Identifier: KeyParts, Version: KeyParts, Constants
     let rebuild_into = returns.rebuild_into;
     let write_hit: HitWriter<'_> = &mut |value| rebuild_into(value, hit);
     let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);
-    let phase =
-        look_up_by_bytes(cache, arguments.declaration, &encode, returns.value_type, write_hit);
+    let phase = look_up_by_bytes(
+        cache,
+        arguments.declaration,
+        &encode,
+        returns.value_operations,
+        write_hit,
+    );
     phase.map(|phase| Call::new(returns, phase))
 }

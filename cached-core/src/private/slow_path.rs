@@ -27,7 +27,7 @@ pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,
     encode: &dyn Fn(&mut KeyBytes) -> Result<(), KeyError>,
-    value_type: &'static ValueOperations,
+    value_operations: &'static ValueOperations,
     write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
     if !cache.is_enabled() {
@@ -38,7 +38,7 @@ pub(super) fn look_up_by_bytes(
     }
     let mut key = KeyBytes::default();
     match encode(&mut key) {
-        Ok(()) => look_in_process(cache, declaration, &key, value_type, write_hit),
+        Ok(()) => look_in_process(cache, declaration, &key, value_operations, write_hit),
         Err(error) => bypass(cache, declaration, BypassReason::Key(&error)),
     }
 }
@@ -47,10 +47,10 @@ fn look_in_process(
     cache: &Cache,
     declaration: &'static Declaration,
     key: &[u8],
-    value_type: &'static ValueOperations,
+    value_operations: &'static ValueOperations,
     write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
-    let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);
+    let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_operations, None);
     let CallScope { request, is_recorded } = CallScope::current();
     if let Some(value) = request.and_then(|request| request.get_hidden(cache.id(), key))
         && write_hit(&value)

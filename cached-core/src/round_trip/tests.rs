@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::*;
 
-/// Returns the check that the attribute writes for a return type.
+/// Returns the check that the attribute generates for a return type.
 macro_rules! check {
     ($type:ty) => {{
         let probe = RoundTripProbe::<$type>::NEW;
@@ -21,7 +21,7 @@ struct TypeWithDebugAndEq(f32);
 struct TypeWithNeither;
 
 #[test]
-fn each_trait_is_found_by_itself() {
+fn each_trait_is_found_without_the_other() {
     assert_eq!(check!(Result<TypeWithDebug, TypeWithNeither>).found_traits(), (false, true));
     assert_eq!(check!(Result<TypeWithEq, TypeWithNeither>).found_traits(), (true, false));
     assert_eq!(check!(Result<TypeWithDebugAndEq, &str>).found_traits(), (true, true));
@@ -112,7 +112,11 @@ fn a_value_is_never_compared_with_itself() {
         }
     }
     fn panic_if_locked(value: &LockingValue) -> bool {
-        value.0.try_lock().map(|_| false).expect("both sides are one value, and would wait forever")
+        value
+            .0
+            .try_lock()
+            .map(|_| false)
+            .expect("the value is compared with itself, which would deadlock")
     }
     let locking = |number| LockingValue(std::sync::Mutex::new(number));
     let check = check!(Result<LockingValue, TypeWithNeither>);
@@ -124,7 +128,7 @@ fn a_value_is_never_compared_with_itself() {
 fn the_order_of_map_entries_does_not_count() {
     let map = || (0..100).map(|number| (number, number.to_string())).collect::<HashMap<_, _>>();
     let (first, second) = (format!("{:?}", map()), format!("{:?}", map()));
-    assert_ne!(first, second, "two maps have two orders");
+    assert_ne!(first, second, "two maps print their entries in different orders");
     assert!(are_alike(&first, &second));
     assert!(!are_alike(&first, &second.replace("99", "98")));
 }

@@ -21,7 +21,7 @@ impl Config {
 
     /// Replaces the network with in-memory servers that use the clock of this configuration.
     pub(super) fn with_in_memory_servers(self) -> Config {
-        Config { network: Some(InMemoryServers::new(self.clock.clone())), ..self }
+        Config { in_memory_servers: Some(InMemoryServers::new(self.clock.clone())), ..self }
     }
 }
 
@@ -76,8 +76,9 @@ impl TestCache {
     }
 
     fn server(&self, address: &str) -> TestMemcached {
-        let network = self.config.network.as_ref().expect("every test cache has servers");
-        TestMemcached { server: network.at(address) }
+        let servers = self.config.in_memory_servers.as_ref();
+        let servers = servers.expect("every test cache has in-memory servers");
+        TestMemcached { server: servers.at(address) }
     }
 }
 

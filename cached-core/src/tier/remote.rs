@@ -86,14 +86,14 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
         key: &Key,
         handler: &H,
         if_missing: IfMissing,
-    ) -> impl Future<Output = Result<ReadOutcome<H::Value, Self::Permit>, RemoteError>> + Send;
+    ) -> impl Future<Output = Result<ReadOutcome<H::Decoded, Self::Permit>, RemoteError>> + Send;
 
     /// Reads several keys in as few exchanges as possible. Returns one result per key, in order.
     /// The result is `None` if the key has no entry or could not be read.
     fn read_many<H: ReadHandler>(
         self: &Arc<Self>,
         keys: &[(Key, &H)],
-    ) -> impl Future<Output = Vec<Option<Item<H::Value, Self::Permit>>>> + Send;
+    ) -> impl Future<Output = Vec<Option<Item<H::Decoded, Self::Permit>>>> + Send;
 
     /// Stores a frame, and replaces the key's entry if there is one.
     ///
@@ -181,9 +181,10 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
 
 /// The caller's part of a read. It decodes the frames, and is told what happens during the read.
 pub(crate) trait ReadHandler: Sync {
-    type Value: Send;
+    /// A value that was decoded from a frame.
+    type Decoded: Send;
 
-    fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Value>;
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Decoded>;
 
     /// Called for each exchange that failed, even if a later exchange of the same read succeeds.
     fn read_failed(&self, error: &RemoteError);

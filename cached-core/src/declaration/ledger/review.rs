@@ -1,33 +1,35 @@
-//! Compares the ledger with a file that is checked in.
+//! Compares the ledger with a file in version control, so that changes of it are reviewed.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use super::Ledger;
 
-/// The environment variable that lets [`Ledger::check`] write the file.
+/// The environment variable that makes [`Ledger::check`] write the file.
 const UPDATE_VARIABLE: &str = "UPDATE_LEDGER";
 
-/// Tables with more pairs of lines than this are not compared line by line.
+/// The largest size of the comparison table. If more lines differ, all of them are shown as removed
+/// and added.
 const MAX_COMPARED_PAIRS: usize = 4 << 20;
 
 impl Ledger {
-    /// Compares the ledger with a file that is checked in. With this method in a test, a new reason to
-    /// overwrite is a changed line in a review.
+    /// Compares the ledger with a file in version control. If a test calls this method, a reviewer
+    /// sees each new `overwrite(reason = …)` as a changed line of the file.
     ///
-    /// The file must have the text that [`to_markdown`](Self::to_markdown) returns. The endings of its
-    /// lines do not count. Cargo runs a test in the folder of the test's package, so there a relative
-    /// path begins in the folder of `Cargo.toml`.
+    /// The file must have the text that [`to_markdown`](Self::to_markdown) returns; its line
+    /// endings do not matter. Cargo runs each test in the folder of the package's `Cargo.toml`, so
+    /// a relative path starts there.
     ///
-    /// With the environment variable `UPDATE_LEDGER=1`, the method writes the file and returns `Ok`.
-    /// Without the variable it never writes, neither at a desk nor in continuous integration. An empty
-    /// value and `0` count as not set.
+    /// With the environment variable `UPDATE_LEDGER=1`, the method writes the file if it differs,
+    /// and returns `Ok`. It writes nothing if the ledger is empty, or if the file cannot be read as
+    /// UTF-8. An empty variable and `0` count as not set. Without the variable, the method never
+    /// writes.
     ///
     /// The method reads or writes the file on the calling thread.
     ///
     /// # Errors
-    /// Returns an error that shows the different lines. Returns an error, too, if the file does not
-    /// exist or cannot be read or written, and if the ledger lists no function: such a test would
+    /// Returns an error that shows the different lines. Also returns an error if the file does not
+    /// exist, or cannot be read or written. An empty ledger is an error too, because the test would
     /// compare nothing.
     ///
     /// ```no_run
@@ -38,7 +40,7 @@ impl Ledger {
     /// }
     /// ```
     ///
-    /// The error has the lines that differ:
+    /// The error contains the lines that differ:
     ///
     /// ```
     /// # use cached_core::{LedgerDriftKind, coordinator_cached, ledger};
@@ -63,8 +65,8 @@ impl Ledger {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn check(&self, path: impl AsRef<Path>) -> Result<(), LedgerDrift> {
-        let asked = std::env::var_os(UPDATE_VARIABLE);
-        let is_update = asked.is_some_and(|value| !value.is_empty() && value != "0");
+        let variable = std::env::var_os(UPDATE_VARIABLE);
+        let is_update = variable.is_some_and(|value| !value.is_empty() && value != "0");
         let drift = |kind, error| LedgerDrift {
             path: path.as_ref().to_owned(),
             kind,
@@ -95,10 +97,10 @@ impl Ledger {
     }
 }
 
-/// The error of [`Ledger::check`]: the file that is checked in is not the ledger of this program.
+/// The error of [`Ledger::check`]: the file differs from the ledger, or they could not be compared.
 ///
-/// `Display` shows the different lines and says what to run. `{:?}` writes the same text, because a test
-/// that returns the error prints it with `{:?}`; `{:#?}` shows the fields.
+/// `Display` shows the different lines, and how to update the file. `{:?}` writes the same text,
+/// because a test that returns the error prints it with `{:?}`. `{:#?}` shows the fields.
 pub struct LedgerDrift {
     path: PathBuf,
     kind: LedgerDriftKind,
@@ -106,26 +108,28 @@ pub struct LedgerDrift {
     error: Option<io::Error>,
 }
 
-/// The reason why [`Ledger::check`] failed.
+/// The reason why [`Ledger::check`] returned a [`LedgerDrift`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LedgerDriftKind {
-    /// The file has other lines than the ledger.
+    /// The file and the ledger differ.
     Differs,
     /// The file does not exist.
     Missing,
     /// The file cannot be read, or is not UTF-8.
     Unreadable,
-    /// `UPDATE_LEDGER` is set, and the file cannot be written.
+    /// `UPDATE_LEDGER` is set, but the file cannot be written.
     NotWritten,
     /// The ledger lists no function, so there is nothing to compare.
     Empty,
 }
 
-/// A line that is only in the file, or only in the ledger.
+/// One line of a line-by-line comparison. A line that moved is removed and added.
 #[derive(Debug, PartialEq)]
 enum DifferingLine {
+    /// The file has the line here, and the ledger does not.
     Removed(String),
+    /// The ledger has the line here, and the file does not.
     Added(String),
 }
 
@@ -142,8 +146,9 @@ impl LedgerDrift {
         &self.path
     }
 
-    /// Returns the lines of the file that are not in the ledger of this program. There are none unless
-    /// the kind is [`LedgerDriftKind::Differs`].
+    /// Returns the lines that only the file has. A line that moved is both removed and added.
+    ///
+    /// There are such lines only if the kind is [`LedgerDriftKind::Differs`].
     pub fn removed(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|line| match line {
             DifferingLine::Removed(line) => Some(line.as_str()),
@@ -151,8 +156,9 @@ impl LedgerDrift {
         })
     }
 
-    /// Returns the lines of the ledger of this program that are not in the file. There are none unless
-    /// the kind is [`LedgerDriftKind::Differs`].
+    /// Returns the lines that only the ledger has. A line that moved is both removed and added.
+    ///
+    /// There are such lines only if the kind is [`LedgerDriftKind::Differs`].
     pub fn added(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|line| match line {
             DifferingLine::Added(line) => Some(line.as_str()),
@@ -224,7 +230,7 @@ impl std::error::Error for LedgerDrift {
     }
 }
 
-/// Returns the lines in which two texts differ, in their order.
+/// Compares two texts line by line. Returns the removed and added lines, in the order of the texts.
 fn differing_lines(before: &str, after: &str) -> Vec<DifferingLine> {
     let (before, after): (Vec<&str>, Vec<&str>) =
         (before.lines().collect(), after.lines().collect());
@@ -256,8 +262,8 @@ fn differing_lines(before: &str, after: &str) -> Vec<DifferingLine> {
     lines
 }
 
-/// Returns a table. `table[i][j]` is the length of the longest common subsequence of `before[i..]` and
-/// `after[j..]`.
+/// Returns a comparison table: `table[i][j]` is the length of the longest common subsequence of
+/// `before[i..]` and `after[j..]`.
 fn common_line_counts(before: &[&str], after: &[&str]) -> Vec<Vec<u32>> {
     let mut table = vec![vec![0; after.len() + 1]; before.len() + 1];
     for i in (0..before.len()).rev() {
@@ -295,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn the_endings_of_lines_do_not_count() {
+    fn line_endings_do_not_count() {
         assert!(diff("a\r\nb\r\n", "a\nb\n").is_empty());
         assert!(diff("a\nb", "a\nb\n").is_empty());
     }
 
     #[test]
-    fn long_files_are_compared_as_a_whole() {
+    fn too_many_differing_lines_are_not_matched() {
         let lines = |letter: &str| format!("{letter}\n").repeat(3_000);
         assert_eq!(diff(&lines("a"), &lines("b")).len(), 6_000);
     }

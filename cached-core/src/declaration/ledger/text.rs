@@ -17,22 +17,22 @@ reason to overwrite them. `UPDATE_LEDGER=1 cargo test` writes this file.
 ";
 
 impl Ledger {
-    /// Returns the ledger as JSON: an array with one object for each declaration, sorted by name. Each
-    /// object is one line.
+    /// Returns the ledger as a JSON array with one object for each declaration, sorted by name.
+    /// Each object is on a line of its own.
     ///
     /// | member | meaning |
     /// |---|---|
     /// | `name` | the cache name |
     /// | `function` | the path of the function, with its module |
-    /// | `place` | the place of the attribute, as `file:line` |
+    /// | `place` | where the attribute stands, as `file:line` |
     /// | `version` | the expression of the option `version`, or `null` |
     /// | `overwrite_reason` | the whole reason, or `null` if the entries are write-once |
-    /// | `ttl` | a duration such as `30m`, `default` for the cache's own, or `computed` |
+    /// | `ttl` | a duration such as `30m`; `default` if the cache's default applies; `computed` if the function computes it |
     /// | `tiers` | an array of `local` and `remote` |
     /// | `options` | an array of the other options, such as `local_ttl = 5s` and `cache_if` |
     ///
-    /// The places change with each edit of a file. [`to_markdown`](Self::to_markdown) is made to be
-    /// checked in.
+    /// The places change whenever a file is edited. To check the ledger in, use
+    /// [`to_markdown`](Self::to_markdown), which has no places.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, ledger};
@@ -56,12 +56,12 @@ impl Ledger {
         }
     }
 
-    /// Returns the ledger as a Markdown file for review: a table with one line for each declaration,
-    /// sorted by name.
+    /// Returns the ledger as a Markdown file for review: a table with one line for each
+    /// declaration, sorted by name.
     ///
-    /// A line has the cache name, the path of the function, the version, the whole reason to overwrite,
-    /// the ttl, the tiers and the other options. It has no file names and no line numbers, so a line
-    /// changes only if the declaration changes or moves to another module.
+    /// A line has the cache name, the path of the function, the version, the whole reason to
+    /// overwrite, the ttl, the tiers and the other options. It has no file names and no line
+    /// numbers, so a line changes only if the declaration changes or moves to another module.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, ledger};
@@ -142,8 +142,8 @@ fn markdown_line(declaration: &Declaration) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Returns the text as part of a table's cell. A line break becomes `<br>`, and the signs that end a
-/// cell or begin an element of HTML are escaped.
+/// Returns the text as part of a table's cell. A line break becomes `<br>`. The characters that end
+/// a cell or begin an HTML element are escaped.
 fn markdown_text(text: &str) -> String {
     let mut cell = String::new();
     let mut letters = text.trim().chars().peekable();
@@ -158,8 +158,8 @@ fn markdown_text(text: &str) -> String {
     cell
 }
 
-/// Returns the text as code in a table's cell. In code only `|` is escaped, so a text with a backslash
-/// or a backquote is not written as code.
+/// Returns the text as a code span in a table's cell. A code span cannot escape a backslash, a
+/// backquote or a line break, so a text with one of them is written as plain text.
 fn markdown_code(text: &str) -> String {
     if text.contains(['\\', '`', '\n', '\r']) {
         return markdown_text(text);

@@ -33,7 +33,7 @@ fn clients_on_memory() -> TwoClients<MemcachedStore> {
     let server = servers.at("memcached:11211");
     let config = Config {
         servers: vec!["memcached:11211".to_owned()],
-        network: Some(servers),
+        in_memory_servers: Some(servers),
         ..Config::default()
     };
     clients(&config, Box::new(move || server.set_behaviour(ServerBehaviour::Down)))
@@ -64,7 +64,7 @@ struct LetterHandler {
 }
 
 impl ReadHandler for LetterHandler {
-    type Value = Vec<u8>;
+    type Decoded = Vec<u8>;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<Vec<u8>> {
         match frame.first() {

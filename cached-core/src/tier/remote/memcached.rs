@@ -191,7 +191,7 @@ impl MemcachedStore {
         item: RawItem,
         mut route: KeyRoute,
         handler: &H,
-    ) -> ControlFlow<Item<H::Value, MemcachedPermit>, KeyRoute> {
+    ) -> ControlFlow<Item<H::Decoded, MemcachedPermit>, KeyRoute> {
         let value = match handler.decode(&item.frame) {
             DecodedFrame::Value(value) => Some(value),
             DecodedFrame::Foreign if !route.is_in_second_slot() => {
@@ -287,7 +287,7 @@ impl RemoteStore for MemcachedStore {
         key: &Key,
         handler: &H,
         if_missing: IfMissing,
-    ) -> impl Future<Output = Result<ReadOutcome<H::Value, MemcachedPermit>, RemoteError>> + Send
+    ) -> impl Future<Output = Result<ReadOutcome<H::Decoded, MemcachedPermit>, RemoteError>> + Send
     {
         let route = self.route(key).inspect_err(|error| handler.read_failed(error));
         // The future of an `async fn` stores its arguments twice. The `async` block keeps the
@@ -387,7 +387,7 @@ impl RemoteStore for MemcachedStore {
     async fn read_many<H: ReadHandler>(
         self: &Arc<Self>,
         keys: &[(Key, &H)],
-    ) -> Vec<Option<Item<H::Value, MemcachedPermit>>> {
+    ) -> Vec<Option<Item<H::Decoded, MemcachedPermit>>> {
         let mut items: Vec<_> = keys.iter().map(|_| None).collect();
         let route = |(index, (key, _)): (usize, &(Key, &H))| Some((index, self.route(key).ok()?));
         let mut routes: Vec<_> = keys.iter().enumerate().filter_map(route).collect();

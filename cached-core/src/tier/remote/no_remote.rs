@@ -40,14 +40,14 @@ impl RemoteStore for NoRemote {
         _: &Key,
         _: &H,
         _: IfMissing,
-    ) -> Result<ReadOutcome<H::Value, NoRemote>, RemoteError> {
+    ) -> Result<ReadOutcome<H::Decoded, NoRemote>, RemoteError> {
         match self.0 {}
     }
 
     async fn read_many<H: ReadHandler>(
         self: &Arc<Self>,
         _: &[(Key, &H)],
-    ) -> Vec<Option<Item<H::Value, NoRemote>>> {
+    ) -> Vec<Option<Item<H::Decoded, NoRemote>>> {
         match self.0 {}
     }
 
@@ -179,7 +179,7 @@ pub(crate) mod frame {
         FrameContents::Corrupt
     }
 
-    pub(crate) fn seal(_: &[u8], _: EncodedView<'_>) -> Option<Vec<u8>> {
+    pub(crate) fn encode(_: &[u8], _: EncodedView<'_>) -> Option<Vec<u8>> {
         None
     }
 }

@@ -1,8 +1,14 @@
-//! The steps of one process. `at` is always the index of a server.
+//! The possible next steps of one process in the gutter model.
+//!
+//! A *step* changes the state once, for example by one exchange with a server. The *home server*
+//! stores the key, and the *gutter server* stands in for a home server that the process cannot
+//! reach. A *hint* is a process's note that it must still remove the key from a server.
+//!
+//! Parameters and fields named `at` are the index of a server: `HOME` or `GUTTER`.
 
 use super::*;
 
-/// A process that is about to take a step.
+/// Adds the possible next steps of one process to `steps`.
 pub(super) struct ProcessSteps<'s> {
     pub(super) state: &'s SystemState,
     pub(super) scenario: &'s Scenario,
@@ -23,19 +29,21 @@ impl ProcessSteps<'_> {
             .push((step, next.and_then(SystemState::check).map(SystemState::canonical)));
     }
 
-    fn with(&self, with: impl FnOnce(&mut ProcessState)) -> SystemState {
+    /// Returns the state after a change of this process's own state.
+    fn with_own(&self, change: impl FnOnce(&mut ProcessState)) -> SystemState {
         let mut next = *self.state;
-        with(&mut next.processes[self.process]);
+        change(&mut next.processes[self.process]);
         next
     }
 
-    /// Returns the states after a failed exchange. The server has executed the command or not, and
-    /// the process has ejected the server (stopped using it) or not.
-    fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<SystemState> {
+    /// Returns the four possible states after a failed exchange, or none if the scenario allows no
+    /// more failures. The server has executed the command or not, and the process has *ejected* the
+    /// server (stopped using it) or not.
+    fn after_failed_exchange(&self, at: usize, command: impl Fn(&mut Server)) -> Vec<SystemState> {
         if self.state.failures == self.scenario.failures {
             return Vec::new();
         }
-        let mut failures = Vec::new();
+        let mut states = Vec::new();
         for (is_executed, is_ejected) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
@@ -43,11 +51,11 @@ impl ProcessSteps<'_> {
             next.failures += 1;
             next.processes[self.process].ejected[at] |= is_ejected;
             if is_executed {
-                executed(&mut next.servers[at]);
+                command(&mut next.servers[at]);
             }
-            failures.push(next);
+            states.push(next);
         }
-        failures
+        states
     }
 
     pub(super) fn call(&self) {
@@ -65,20 +73,20 @@ impl ProcessSteps<'_> {
                     Some((at, cas)) => CallerState::Filling { at, cas, value },
                     None => CallerState::Idle,
                 };
-                self.add("has fetched", false, Ok(self.with(|own| own.caller = after)));
+                self.add("has fetched", false, Ok(self.with_own(|own| own.caller = after)));
                 if let Some((at, cas)) = lease
                     && self.state.failures < self.scenario.failures
                 {
                     let mut next =
-                        self.with(|own| own.caller = CallerState::GivingBack { at, cas });
+                        self.with_own(|own| own.caller = CallerState::GivingBack { at, cas });
                     next.failures += 1;
                     self.add("is cancelled while it fetches", true, Ok(next));
                 }
             }
             CallerState::Filling { at, cas, value } => self.fill(at, cas, value),
-            // This models the drop of a lease.
+            // A call that was cancelled while it fetched removes its placeholder.
             CallerState::GivingBack { at, cas } => {
-                let mut next = self.with(|own| own.caller = CallerState::Idle);
+                let mut next = self.with_own(|own| own.caller = CallerState::Idle);
                 if own.serves(at, self.scenario) && next.servers[at].holds(cas) {
                     next.servers[at].item = Item::Absent;
                 }
@@ -88,8 +96,8 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models a read that may take the lease. If the home server is lost, the read continues on the
-    /// gutter server.
+    /// Models a read that may win the lease. If the process cannot use the home server, it reads
+    /// the gutter server. If it cannot use the gutter server either, it fetches without a read.
     fn read(&self, at: usize, replaced: ValueSet) {
         let turned = |state: &SystemState| {
             state.with_next_server(self.process, replaced, at + 1, self.scenario)
@@ -101,21 +109,21 @@ impl ProcessSteps<'_> {
             self.add(action, false, Ok(turned(self.state)));
             return;
         }
-        let lease = |server: &mut Server| {
+        let grant_lease = |server: &mut Server| {
             if server.item == Item::Absent {
                 server.item = Item::Placeholder { cas: server.cas };
                 server.cas += 1;
             }
         };
         let action = ["loses its home while it reads", "loses the gutter while it reads"][at];
-        for failed in self.failures(at, lease).iter().map(turned) {
-            self.add(action, true, Ok(failed));
+        for next in self.after_failed_exchange(at, grant_lease).iter().map(turned) {
+            self.add(action, true, Ok(next));
         }
         match self.state.servers[at].item {
             Item::Value { value, .. } => {
                 let answered = match has(replaced, value) {
                     true => Err("a call is answered with a value that its process had replaced"),
-                    false => Ok(self.with(|own| own.caller = CallerState::Idle)),
+                    false => Ok(self.with_own(|own| own.caller = CallerState::Idle)),
                 };
                 let action = ["is answered by its home", "is answered by the gutter"][at];
                 self.add(action, false, answered);
@@ -130,7 +138,7 @@ impl ProcessSteps<'_> {
             Item::Absent => {
                 let mut next = *self.state;
                 let (value, cas) = (next.new_value(), next.servers[at].cas);
-                lease(&mut next.servers[at]);
+                grant_lease(&mut next.servers[at]);
                 let fetching = CallerState::Fetching { lease: Some((at, cas)), value };
                 next.processes[self.process].caller = fetching;
                 self.add(
@@ -142,7 +150,8 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models a write in the background that requires a CAS number.
+    /// Models the write of a fetched value. The server stores the value only if the item still has
+    /// the lease's CAS number.
     fn fill(&self, mut at: usize, cas: u8, value: Value) {
         let scenario = self.scenario;
         let is_lost = !self.own().serves(at, scenario);
@@ -152,12 +161,12 @@ impl ProcessSteps<'_> {
         {
             at = 1 - at;
         }
-        let fill = |server: &mut Server| {
+        let store = |server: &mut Server| {
             if server.holds(cas) {
                 server.store(value);
             }
         };
-        let idle = |mut state: SystemState| {
+        let after_fill = |mut state: SystemState| {
             state.processes[self.process].caller = CallerState::Idle;
             if scenario.fault == InjectedFault::FilledElsewhere
                 && at == HOME
@@ -169,14 +178,14 @@ impl ProcessSteps<'_> {
             state
         };
         if !self.own().serves(at, scenario) {
-            self.add("cannot fill a lost server", false, Ok(idle(*self.state)));
+            self.add("cannot fill a lost server", false, Ok(after_fill(*self.state)));
             return;
         }
-        for failed in self.failures(at, fill).into_iter().map(idle) {
-            self.add("fills, and loses the answer", true, Ok(failed));
+        for next in self.after_failed_exchange(at, store).into_iter().map(after_fill) {
+            self.add("fills, and loses the answer", true, Ok(next));
         }
-        let mut next = self.with(|own| own.caller = CallerState::Idle);
-        fill(&mut next.servers[at]);
+        let mut next = self.with_own(|own| own.caller = CallerState::Idle);
+        store(&mut next.servers[at]);
         self.add(["fills its home", "fills the gutter"][at], false, Ok(next));
     }
 
@@ -184,7 +193,7 @@ impl ProcessSteps<'_> {
         match self.own().change {
             ChangeState::Idle if self.state.changes < self.scenario.changes => {
                 let replaced = self.state.replaced();
-                let mut next = self.with(|own| {
+                let mut next = self.with_own(|own| {
                     own.change = ChangeState::InvalidatingHome { failed: false, replaced }
                 });
                 next.changes += 1;
@@ -194,9 +203,9 @@ impl ProcessSteps<'_> {
                     next.changes += 1;
                     let value = next.new_value();
                     let own = &mut next.processes[self.process];
-                    let located =
+                    let first_usable =
                         [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.scenario));
-                    own.change = match located {
+                    own.change = match first_usable {
                         Some(at) => ChangeState::Writing { at, value, replaced },
                         None => ChangeState::InvalidatingHome { failed: true, replaced },
                     };
@@ -213,19 +222,20 @@ impl ProcessSteps<'_> {
             ChangeState::Written { at: HOME, replaced } => self.invalidate(GUTTER, false, replaced),
             // The value was written to the gutter, so the home must be invalidated.
             ChangeState::Written { replaced, .. } => {
-                let removing = ChangeState::InvalidatingHome { failed: true, replaced };
+                let invalidating = ChangeState::InvalidatingHome { failed: true, replaced };
                 let unreached = |mut state: SystemState| {
                     state.processes[self.process].keep_hint(HOME, self.scenario);
-                    state.processes[self.process].change = removing;
+                    state.processes[self.process].change = invalidating;
                     state
                 };
                 if self.own().ejected[HOME] {
                     self.add("overwrites: its home is lost", false, Ok(unreached(*self.state)));
                     return;
                 }
-                let failures = self.failures(HOME, |server| server.item = Item::Absent);
-                for failed in failures.into_iter().map(unreached) {
-                    self.add("overwrites: its home is not reached", true, Ok(failed));
+                let failed_states =
+                    self.after_failed_exchange(HOME, |server| server.item = Item::Absent);
+                for next in failed_states.into_iter().map(unreached) {
+                    self.add("overwrites: its home is not reached", true, Ok(next));
                 }
                 let mut next = self.end_change(*self.state, false, replaced);
                 next.servers[HOME].item = Item::Absent;
@@ -241,28 +251,30 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models an unconditional write. If it fails, the overwrite invalidates the entry.
+    /// Models the write of an overwrite, which needs no CAS number. If the write fails, the
+    /// overwrite invalidates the entry on both servers.
     fn write(&self, at: usize, value: Value, replaced: ValueSet) {
-        let removing = |mut state: SystemState| {
-            let removing = ChangeState::InvalidatingHome { failed: true, replaced };
-            state.processes[self.process].change = removing;
+        let after_failed_write = |mut state: SystemState| {
+            let invalidating = ChangeState::InvalidatingHome { failed: true, replaced };
+            state.processes[self.process].change = invalidating;
             state
         };
         if !self.own().serves(at, self.scenario) {
-            self.add("overwrites: no server is used", false, Ok(removing(*self.state)));
+            self.add("overwrites: no server is used", false, Ok(after_failed_write(*self.state)));
             return;
         }
-        let failures = self.failures(at, |server| server.store(value));
-        for failed in failures.into_iter().map(removing) {
-            self.add("overwrites: the write fails", true, Ok(failed));
+        let failed_states = self.after_failed_exchange(at, |server| server.store(value));
+        for next in failed_states.into_iter().map(after_failed_write) {
+            self.add("overwrites: the write fails", true, Ok(next));
         }
-        let mut next = self.with(|own| own.change = ChangeState::Written { at, replaced });
+        let mut next = self.with_own(|own| own.change = ChangeState::Written { at, replaced });
         next.servers[at].store(value);
         let action = ["overwrites: its home stores", "overwrites: the gutter stores"][at];
         self.add(action, false, Ok(next));
     }
 
-    /// Models the invalidation of a key on one server, and the hint that a failure leaves.
+    /// Models the removal of the key from one server. If the removal fails, the process keeps a
+    /// hint.
     fn invalidate(&self, at: usize, failed: bool, replaced: ValueSet) {
         let scenario = self.scenario;
         let after = |state: SystemState, reached: bool| {
@@ -293,9 +305,9 @@ impl ProcessSteps<'_> {
             self.add(action, false, Ok(unreached(*self.state)));
         } else {
             let action = ["its home is not reached", "the gutter is not reached"][at];
-            let failures = self.failures(at, |server| server.item = Item::Absent);
-            for failed in failures.into_iter().map(unreached) {
-                self.add(action, true, Ok(failed));
+            let failed_states = self.after_failed_exchange(at, |server| server.item = Item::Absent);
+            for next in failed_states.into_iter().map(unreached) {
+                self.add(action, true, Ok(next));
             }
             let mut next = after(*self.state, true);
             next.servers[at].item = Item::Absent;
@@ -314,7 +326,7 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Returns the state after the change has returned.
+    /// Returns the state after the invalidation or overwrite has ended.
     fn end_change(&self, mut state: SystemState, failed: bool, replaced: ValueSet) -> SystemState {
         let own = &mut state.processes[self.process];
         own.change = ChangeState::Idle;
@@ -325,13 +337,14 @@ impl ProcessSteps<'_> {
         state
     }
 
-    /// Models an ejected server that returns to rotation.
+    /// Models the recovery of servers that are ejected or have a hint: the process delivers the
+    /// hint, and uses the server again.
     pub(super) fn recover(&self) {
         for at in [HOME, GUTTER] {
             if !self.own().ejected[at] && !self.own().hints[at] {
                 continue;
             }
-            let mut next = self.with(|own| (own.ejected[at], own.hints[at]) = (false, false));
+            let mut next = self.with_own(|own| (own.ejected[at], own.hints[at]) = (false, false));
             if self.own().hints[at] && self.scenario.fault != InjectedFault::BackBeforeHint {
                 next.servers[at].item = Item::Absent;
             }
@@ -342,8 +355,8 @@ impl ProcessSteps<'_> {
 }
 
 impl SystemState {
-    /// Lets a call read the first server that its process may use, beginning with the server
-    /// `from`. Without such a server, the call fetches.
+    /// Returns the state in which a call reads the first server that its process may use, starting
+    /// with the server `from`. If there is no such server, the call fetches.
     fn with_next_server(
         &self,
         process: usize,

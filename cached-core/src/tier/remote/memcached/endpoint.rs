@@ -21,9 +21,9 @@ pub(super) struct EndpointState {
     pub(super) health: ServerHealth,
     pub(super) exchanges: ExchangeCounters,
     pub(super) identity: Arc<ServerIdentity>,
-    /// The in-memory servers of a test, which are used in place of sockets.
+    /// In tests, the servers that replace memcached.
     #[cfg(feature = "testing")]
-    pub(super) network: Option<InMemoryServers>,
+    pub(super) in_memory_servers: Option<InMemoryServers>,
     /// How long one exchange may take, in nanoseconds.
     timeout: AtomicU64,
     /// Called when a failed exchange ejects the server. Callers do not use an ejected server.
@@ -45,7 +45,7 @@ impl EndpointState {
             exchanges: ExchangeCounters::default(),
             identity: Arc::new(identity),
             #[cfg(feature = "testing")]
-            network: config.network.clone(),
+            in_memory_servers: config.in_memory_servers.clone(),
             timeout: AtomicU64::new(nanos(timeout)),
             on_ejection: Box::new(on_ejection),
         }
@@ -62,7 +62,7 @@ impl EndpointState {
     /// Returns true if the server is an in-memory server of a test.
     pub(super) fn is_in_memory(&self) -> bool {
         #[cfg(feature = "testing")]
-        return self.network.is_some();
+        return self.in_memory_servers.is_some();
         #[cfg(not(feature = "testing"))]
         false
     }

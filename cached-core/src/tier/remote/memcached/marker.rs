@@ -14,8 +14,8 @@
 //!
 //! A marker begins with the magic bytes of a *frame* (an encoded value), followed by a format byte
 //! that no frame has. A build of the program that does not know markers therefore treats a marker
-//! as a value of another build, and does not replace the marker. Such a build treats a shorter item
-//! as corrupt, so a marker is 19 bytes long.
+//! as a value of another build, and does not replace the marker. Such a build treats an item below
+//! 19 bytes (the shortest frame) as corrupt, so the marker must not become shorter.
 
 use std::time::Duration;
 

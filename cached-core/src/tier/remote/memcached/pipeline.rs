@@ -295,8 +295,8 @@ impl Pipeline {
 
     async fn client(&self, deadline: Instant) -> Result<Arc<ServerClient>, CommandError> {
         #[cfg(feature = "testing")]
-        if let Some(network) = &self.endpoint.network {
-            return Ok(Arc::new(ServerClient::InMemory(network.at(&self.endpoint.address))));
+        if let Some(servers) = &self.endpoint.in_memory_servers {
+            return Ok(Arc::new(ServerClient::InMemory(servers.at(&self.endpoint.address))));
         }
         let known = lock(&self.client).clone();
         if let Some(client) = known {
