@@ -1,8 +1,9 @@
 //! A web page that shows a cache at work, as a router that a program mounts beside its own routes.
 //!
-//! The page shows each annotated function's hit rate, the calls and the time that the cache saves,
-//! the tiers, the memcached servers, the ledger, and what the tiers have of one entry. All figures
-//! are those of this process. The guide's chapter [console](crate::guide::console) shows the page.
+//! The page shows the hit rate of each annotated function, and the calls and the time that the
+//! cache saves. It also shows the tiers, the memcached servers and the ledger, and can search the
+//! tiers for one entry. All figures are of this process. The guide's chapter
+//! [console](crate::guide::console) shows the page.
 //!
 //! ```
 //! use std::net::SocketAddr;
@@ -12,7 +13,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! let cache = Cache::from_env().await?;
 //! let app = Router::new().nest_service("/_cache", console::router(cache));
-//! // The console asks which client a request comes from, so the server must tell it.
+//! // The console checks the address of the client, so the server must pass the address on.
 //! let app = app.into_make_service_with_connect_info::<SocketAddr>();
 //! # drop(app);
 //! // axum::serve(listener, app).await
@@ -23,10 +24,10 @@
 //! # Who may see it
 //! Only clients on this machine may see the page, unless the program calls
 //! [`allow_remote`](Console::allow_remote). Nobody can change anything, unless the program sets a
-//! [`token`](Console::token). A proxy on this machine is a client on this machine, so the proxy must
-//! not forward the console. A request that says that it came through a proxy is refused.
+//! [`token`](Console::token). A proxy on this machine counts as a client on this machine, so it
+//! must not forward requests to the console. A request with the headers of a proxy is refused.
 //!
-//! No answer contains a cached value or an argument of a call.
+//! No response of the console contains a cached value or an argument of a call.
 
 mod access;
 #[cfg(feature = "memcached")]
@@ -52,19 +53,22 @@ use crate::declaration::ledger;
 use access::Access;
 use history::History;
 
-/// The page. Each `{base}` stands for the path from the page's address to the console's other files.
+/// The page. Each `{base}` is replaced by the relative path from the page to the console's other
+/// files.
 const PAGE: &str = include_str!("console/page.html");
 const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
 const ICON: &str = include_str!("console/icon.svg");
 
-/// The browser loads nothing but the console's own files, and no other page may frame the console.
+/// Lets the browser load only the console's own files, and forbids other pages to embed the
+/// console.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Returns a router with the console of `cache`, for clients on this machine, without invalidation.
+/// Returns a router with a console for `cache`. Only clients on this machine may use it, and they
+/// cannot invalidate entries.
 ///
-/// This is the short form of [`Console::new`] and [`Console::router`], which see.
+/// This is the short form of `Console::new(cache).router()`; see [`Console::router`].
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -89,7 +93,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// Creates a console of this cache, for clients on this machine, without invalidation.
+    /// Creates a console for a cache. Only clients on this machine may use it, and they cannot
+    /// invalidate entries.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -103,12 +108,12 @@ impl Console {
         Console { cache, access: Access::default() }
     }
 
-    /// Offers the invalidation of single entries to whoever knows `token`.
+    /// Lets clients that know `token` invalidate single entries.
     ///
-    /// The token must have at least 16 bytes and must be random, because the console does not limit
-    /// how often a client may guess. A shorter token is refused with a line in the log, and nothing
-    /// can be invalidated. The page asks for the token and sends it in the header `x-cache-token`.
-    /// The token is never part of a URL, and no log line contains it.
+    /// The token must be random and must have at least 16 bytes, because the console does not limit
+    /// how often a client may guess. If the token is shorter, the console writes an error to the
+    /// log, and nothing can be invalidated. The page asks its user for the token, and sends the
+    /// token in the header `x-cache-token`. Neither a URL nor a log line ever contains the token.
     ///
     /// ```
     /// # use cached_core::{Cache, console::Console};
@@ -128,9 +133,10 @@ impl Console {
 
     /// Lets clients on other machines see the console.
     ///
-    /// The console then no longer asks where a request comes from. It has no users and no password:
-    /// put a layer of your own around the router, or mount the router on a listener that only
-    /// operators reach. If a browser addresses the program by a name, call [`host`](Self::host) too.
+    /// The console then does not check where a request comes from, and it has no login of its own.
+    /// So put a layer around the router that checks the client, or serve the router on a port that
+    /// only operators can reach. If browsers reach the program under a host name, call
+    /// [`host`](Self::host) too.
     ///
     /// ```
     /// # use cached_core::{Cache, console::Console};
@@ -145,11 +151,11 @@ impl Console {
         self
     }
 
-    /// Adds a name under which browsers address the program, without a port.
+    /// Adds a host name, without a port, under which browsers reach the program.
     ///
-    /// Without this method, the console answers only requests whose `Host` is an IP address or
-    /// `localhost`. Otherwise, a page on the internet could point its own name at this machine and
-    /// read the console from an operator's browser (DNS rebinding).
+    /// By default, the console answers only requests whose `Host` is an IP address or `localhost`.
+    /// This prevents DNS rebinding: the owner of a web page could point the page's host name at
+    /// this machine, and then read the console from an operator's browser.
     ///
     /// ```
     /// # use cached_core::{Cache, console::Console};
@@ -165,10 +171,10 @@ impl Console {
     }
 
     /// Returns the router. Mount it with `nest_service`, which also serves the path with a slash at
-    /// the end, or with `nest`, `merge` or on its own.
+    /// the end. It can also be mounted with `nest` or `merge`, or be served on its own.
     ///
-    /// From now until the router is dropped, a thread notes the counters every two seconds, for the
-    /// plots of the last five minutes.
+    /// The method starts a thread that records the counters every two seconds, for the page's plots
+    /// of the last five minutes. The thread ends after the router is dropped.
     ///
     /// ```
     /// # use cached_core::{Cache, console::Console};
@@ -209,15 +215,16 @@ impl fmt::Debug for Console {
     }
 }
 
-/// Everything that the routes share.
+/// The state that all routes share.
 struct ConsoleState {
     cache: Cache,
     access: Access,
-    /// A number by which the page recognizes that the program has started again.
+    /// A text that differs between consoles. By it the page notices that the program was restarted.
     instance: String,
     started: Instant,
     history: Mutex<History>,
-    /// Lets one search through the local tier run at a time, so that searches take one core at most.
+    /// Lets only one search of the local tier run at a time, so that searches take one core at
+    /// most.
     #[cfg(feature = "memcached")]
     searches: Arc<tokio::sync::Semaphore>,
 }
@@ -244,7 +251,7 @@ impl ConsoleState {
 
 type Shared = State<Arc<ConsoleState>>;
 
-/// A request that is not answered: a status, and one line that says what to do.
+/// The response to a request that is refused: a status, and one line that says what to do.
 struct Refusal {
     status: StatusCode,
     line: Cow<'static, str>,
@@ -262,7 +269,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Refuses whoever may not see the console, and adds the headers that all answers have.
+/// Refuses requests from clients that may not see the console. Adds the security headers to every
+/// response.
 async fn guard(State(state): Shared, request: Request, next: Next) -> Response {
     let mut response = match state.access.check(&request) {
         Ok(()) => next.run(request).await,
@@ -286,13 +294,13 @@ fn file(kind: &'static str, text: impl Into<Cow<'static, str>>) -> Response {
     ([(header::CONTENT_TYPE, kind)], text.into()).into_response()
 }
 
-/// Answers with JSON. Serializing a `Value` cannot fail.
-fn answer(value: &Value) -> Response {
+/// Returns a response with JSON.
+fn json_response(value: &Value) -> Response {
     file("application/json", value.to_string())
 }
 
-/// Serves the page. Its links are relative, so the page works under any path. For the address
-/// `/_cache`, the links begin with `_cache/`; for `/_cache/`, they begin with nothing.
+/// Serves the page. The links of the page are relative, so it works under any path. At the address
+/// `/_cache`, the links begin with `_cache/`. At `/_cache/`, they have no prefix.
 async fn page(OriginalUri(address): OriginalUri) -> Response {
     let base = match address.path().rsplit('/').next() {
         None | Some("") => String::new(),
@@ -301,7 +309,7 @@ async fn page(OriginalUri(address): OriginalUri) -> Response {
     file("text/html; charset=utf-8", PAGE.replace("{base}", &base))
 }
 
-/// Escapes a text for an attribute of the page.
+/// Escapes a text for an HTML attribute that contains a relative URL.
 fn escape(text: &str) -> String {
     let escaped = text.chars().map(|c| match c {
         '&' => "&amp;".to_owned(),
@@ -316,7 +324,7 @@ fn escape(text: &str) -> String {
 }
 
 async fn caches(State(state): Shared) -> Response {
-    answer(&figures::report(&state))
+    json_response(&figures::report(&state))
 }
 
 async fn past(State(state): Shared) -> Response {
@@ -329,13 +337,13 @@ async fn past(State(state): Shared) -> Response {
 }
 
 async fn servers(State(state): Shared) -> Response {
-    answer(&json!({ "servers": figures::servers(&state.cache) }))
+    json_response(&json!({ "servers": figures::servers(&state.cache) }))
 }
 
 async fn reviewed_ledger() -> Response {
     let ledger = ledger();
     let findings: Value = ledger.audit().iter().map(ToString::to_string).collect();
-    // The ledger is JSON already.
+    // `to_json` returns JSON text, so the response is put together as text.
     let declarations = ledger.to_json();
     file("application/json", format!("{{\"declarations\":{declarations},\"findings\":{findings}}}"))
 }
@@ -345,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_of_an_address_becomes_markup() {
+    fn a_path_never_becomes_markup() {
         assert_eq!(escape("_cache"), "_cache");
         assert_eq!(escape("\"><script>"), "&quot;&gt;&lt;script&gt;");
         assert_eq!(escape("javascript:alert(1)"), "javascript%3Aalert(1)");
@@ -355,15 +363,18 @@ mod tests {
     fn the_page_has_no_inline_script_or_style() {
         assert!(
             !PAGE.contains("<style") && !PAGE.contains(" style="),
-            "CSP refuses a style in the page"
+            "the content security policy refuses inline styles"
         );
         for (place, _) in PAGE.match_indices("<script") {
-            assert!(PAGE[place..].starts_with("<script type=\"module\" src="), "CSP refuses it");
+            assert!(
+                PAGE[place..].starts_with("<script type=\"module\" src="),
+                "the content security policy refuses inline scripts"
+            );
         }
         for text in [PAGE, STYLE, SCRIPT] {
             let foreign = text.match_indices("http").map(|(place, _)| &text[place..]);
             let mut foreign = foreign.filter(|text| !text.starts_with("http://www.w3.org/"));
-            assert_eq!(foreign.next(), None, "the console loads nothing from elsewhere");
+            assert_eq!(foreign.next(), None, "the page loads nothing from other servers");
         }
     }
 }

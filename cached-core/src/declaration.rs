@@ -1,5 +1,6 @@
-//! Declarations. A declaration holds the cache name, the options and the place in the source of one
-//! annotated function. The linker collects the declarations of all crates of the program.
+//! Declarations of annotated functions. A declaration contains the function's cache name, its
+//! options and its place in the source. The linker collects the declarations of all crates of the
+//! program.
 
 mod finding;
 mod ledger;
@@ -36,7 +37,7 @@ pub struct Declaration {
     file: &'static str,
     line: u32,
     column: u32,
-    /// Returns the full name of a type that is declared in the function's body. By this name,
+    /// Returns the full path of a type that is declared in the function's body. From this path,
     /// `registry` recognizes a copy of the function.
     body_path: fn() -> &'static str,
     /// A hash of the function's tokens.
@@ -57,27 +58,27 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of the type name of a closure in the function. A call stores the address when it
-    /// finds that the module or type around the function has no type arguments. Later hits with
-    /// this closure then need not parse the name; see `private::generic_arguments`.
+    /// The address of a closure's type name, if that name showed that the type around the function
+    /// has no type arguments. Later hits with the same closure need not parse the name again; see
+    /// `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The first value that could not be stored in memcached. Empty until storing a value fails.
     pub(crate) unstorable_value: OnceLock<UnstorableValue>,
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`.
     /// Empty until the function is called.
     never_none_type: OnceLock<&'static str>,
-    /// The type of the first value that the local tier was given, and the type's name.
+    /// The type of the first value that was stored in the local tier, and the type's name.
     #[cfg(feature = "console")]
     value_type: OnceLock<(std::any::TypeId, &'static str)>,
-    /// The type of a collection in the key that has no stable order. Empty until a key with such a
+    /// The type of a collection without a stable order in the key. Empty until a key with such a
     /// collection is encoded.
     unordered_key: OnceLock<&'static str>,
     /// The type of the function's error, if the error cannot be shared with other calls. Empty
     /// until the function has run.
     unshared_error_type: OnceLock<&'static str>,
-    /// Set once the log has a warning about a value that is larger than memcached accepts.
+    /// Set when the first value that is too large for memcached was logged.
     pub(crate) too_large_warned: OnceLock<()>,
-    /// Set once the log has a warning about a call in a task that has lost its scope.
+    /// Set when the first call in a task outside of its scope was logged.
     pub(crate) lost_scope_warned: OnceLock<()>,
 }
 
@@ -305,15 +306,15 @@ impl Declaration {
         let _ = (value, operations);
     }
 
-    /// Returns the name of the value's type. Returns `None` for a generic function whose other
-    /// values have another type.
+    /// Returns the name of the value type with this id. Returns `None` if the first value of the
+    /// function had another type, which can only happen with a generic function.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(crate) fn value_type_name(&self, of: std::any::TypeId) -> Option<&'static str> {
         self.value_type.get().filter(|(known, _)| *known == of).map(|(_, name)| *name)
     }
 
-    /// Records and logs that keys of the function have a collection without a stable order. The
-    /// function is logged once.
+    /// Records that keys of the function have a collection without a stable order. Logs this once
+    /// for each function.
     #[cold]
     pub(crate) fn note_unordered_key(&self, collection: &'static str) {
         if self.unordered_key.set(collection).is_ok() {
@@ -332,14 +333,14 @@ impl Declaration {
         self.refresh_ahead
     }
 
-    /// Returns how long a failed fetch pauses the next fetches of its key, or zero if the function
+    /// Returns how long a failed fetch delays the next fetch of its key, or zero if the function
     /// does not declare `error_ttl`.
     pub(crate) fn declared_error_ttl(&self) -> Duration {
         self.error_ttl
     }
 
-    /// Records a finding if the errors of the function cannot be shared. `error` is then the name
-    /// of the error's type.
+    /// Records a finding if calls cannot share the errors of the function. In this case, `error`
+    /// must be the name of the error's type, and otherwise `None`.
     pub(crate) fn check_error_sharing(&self, error: Option<&'static str>) {
         if let Some(error) = error {
             self.unshared_error_type.get_or_init(|| error);
@@ -351,8 +352,8 @@ impl Declaration {
         self.uses_local
     }
 
-    /// Returns true if a call can return a hit in the local tier at once, because the function uses
-    /// the local tier and does not refresh ahead.
+    /// Returns true if a call can return a hit in the local tier at once. This is the case if the
+    /// function uses the local tier and does not declare `refresh_ahead`.
     #[inline]
     pub(crate) fn local_hit_is_final(&self) -> bool {
         self.local_hit_is_final
@@ -397,12 +398,12 @@ impl fmt::Debug for Declaration {
     }
 }
 
-/// A lookup that finds the declaration of an annotated function, for the function that `entry = …`
-/// generates.
+/// Finds the declaration of an annotated function for the companion, which is the function that
+/// `entry = …` generates.
 ///
-/// The declaration is a static in the body of the annotated function, so the generated function
-/// cannot name it. The first call of [`get`](Self::get) therefore searches all declarations for the
-/// cache name and the function's path.
+/// The declaration is a static in the body of the annotated function, so the companion cannot name
+/// it. The first call of [`get`](Self::get) therefore searches all declarations for the cache name
+/// and the function's path.
 pub struct DeclarationLookup {
     /// The declaration to use if the linker dropped the real one. It has no index, so the function
     /// is not cached.
@@ -423,8 +424,8 @@ impl DeclarationLookup {
         let Declaration { name, function, .. } = self.stand_in;
         self.found.get_or_init(|| {
             // Several functions may have this name and this path, for example methods of two types
-            // in one module. None of these functions is cached, so any of their declarations will
-            // do. The registry contains no copies.
+            // in one module. Then none of them is cached, so any of the declarations will do. The
+            // registry contains no copies.
             let mut all = registry().iter().copied();
             all.find(|d| d.name == name && d.function == function).unwrap_or(&self.stand_in)
         })
@@ -436,7 +437,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_without_declaration_is_a_finding() {
+    fn a_dropped_declaration_is_a_finding() {
         static COMPANION: DeclarationLookup = DeclarationLookup::new("dropped", "app::dropped");
         let is_dropped =
             |finding: &Finding| matches!(finding, Finding::NotLinked { name: "dropped", .. });
@@ -447,6 +448,9 @@ mod tests {
         let [finding] = &findings.iter().filter(|f| is_dropped(f)).collect::<Vec<_>>()[..] else {
             panic!("{findings:?}");
         };
-        assert!(finding.to_string().contains("`app::dropped`"), "the function is named: {finding}");
+        assert!(
+            finding.to_string().contains("`app::dropped`"),
+            "the finding names the function: {finding}"
+        );
     }
 }

@@ -1,17 +1,18 @@
 //! Events: reports about the calls, the entries and the memcached servers of a cache.
 //!
 //! An [`Observer`] receives the events of a cache. Pass it to
-//! [`CacheBuilder::observer`](crate::CacheBuilder::observer). An event shows neither a cached value
-//! nor an argument of a call: an [`EventSubject`] knows the function and the digest of the key.
+//! [`CacheBuilder::observer`](crate::CacheBuilder::observer). An event contains neither cached
+//! values nor arguments of calls. Its [`EventSubject`] contains the function and the digest of the
+//! key.
 //!
-//! **Hits of this process are not events.** Every annotated function contains an inlined lookup in
-//! the request tier and the local tier. A hit in this lookup only adds 1 to a counter, because a
-//! call of an observer would take longer than the hit. [`Cache::stats`](crate::Cache::stats) has
-//! the number of these hits.
+//! **Most hits in this process are not events.** Every annotated function contains an inlined
+//! lookup in the request tier and the local tier. A hit in this lookup only adds 1 to a counter,
+//! because calling an observer would take longer than the hit.
+//! [`Cache::stats`](crate::Cache::stats) has the number of these hits.
 //!
-//! In this module, a *fetch* is a run of the annotated function. A *lease* is the right to fill an
-//! entry in memcached, and one process at a time holds the lease of an entry. The guide lists
-//! [every event and every counter](crate::guide::events).
+//! In this module, a *fetch* is a run of the annotated function. A *fill* stores the fetched value
+//! in memcached. A *lease* is the right to fill an entry, and only one process at a time has the
+//! lease of an entry. The guide lists [every event and every counter](crate::guide::events).
 //!
 //! # Examples
 //! Log why entries leave the local tier:
@@ -49,8 +50,8 @@
 //! # }).unwrap();
 //! ```
 //!
-//! Count the fetches of each tenant. The events of a call arrive in the task of the call, so the
-//! observer can read a task-local:
+//! Count the fetches of each tenant. A call reports its events in its own task, so the observer can
+//! read a task-local:
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -88,8 +89,8 @@
 //! # }).unwrap();
 //! ```
 
-// The code that causes an event reports it once, with `EventDispatcher::emit`. The counters of the
-// cache, the log and every observer then receive the event.
+// The code that causes an event calls `EventDispatcher::emit` once. The dispatcher passes the event
+// to the counters of the cache, to the log and to every observer.
 
 mod counting;
 mod logging;
@@ -121,7 +122,7 @@ use past_events::PastEvents;
 
 /// One report about a call, an entry or a server.
 ///
-/// Later versions may add variants, and fields to a variant: match with `..` and a last arm `_`.
+/// Later versions may add variants and fields, so match with `..` and with a last arm `_`.
 /// The [module](self) has examples.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -135,15 +136,16 @@ pub enum Event<'e> {
         /// The tier that had the value.
         tier: Tier,
     },
-    /// A call found its value in neither the request tier nor the local tier, or skipped the local
-    /// tier because its request forces a miss. The call goes on, and may still be answered by
-    /// memcached or by another call.
+    /// A call did not find its value in the request tier and the local tier, or skipped the local
+    /// tier because its request forces a miss. The call goes on. Memcached or another call's fetch
+    /// may still answer it.
     #[non_exhaustive]
     LocalMiss {
         /// The entry that was looked up.
         entry: EventSubject<'e>,
     },
-    /// A call was answered with the outcome of another call of this process with the same key.
+    /// A call waited for the fetch of another call in this process with the same key, and returned
+    /// the result of that fetch.
     #[non_exhaustive]
     Waited {
         /// The entry that both calls need.
@@ -180,8 +182,9 @@ pub enum Event<'e> {
         outcome: FetchOutcome,
         /// How long the function ran.
         took: Duration,
-        /// True if the call returns this outcome: the call was a miss. False for a refresh in the
-        /// background, and for a failed fetch in whose place an expired value is served.
+        /// True if the call returns the result of the function, so the call was a miss. False for a
+        /// refresh in the background, and if the call returns an expired value because the fetch
+        /// failed.
         is_answer: bool,
     },
     /// The function returned a value that is not cached.
@@ -198,14 +201,14 @@ pub enum Event<'e> {
         /// The entry to fill.
         entry: EventSubject<'e>,
     },
-    /// A call found that another process holds the lease. A call emits this event at most once.
+    /// A call found that another process has the lease. A call emits this event at most once.
     #[non_exhaustive]
     LeaseBusy {
         /// The entry whose lease is held.
         entry: EventSubject<'e>,
     },
-    /// A call fetches although another process holds the lease. The call has waited for the lease
-    /// in vain, or fetches at once because its request forces a miss.
+    /// A call fetches although another process has the lease. The call has waited too long for that
+    /// process, or does not wait because its request forces a miss.
     #[non_exhaustive]
     LeaseTimedOut {
         /// The entry whose lease is held.
@@ -234,9 +237,9 @@ pub enum Event<'e> {
         /// The reason why the call has no newer value.
         reason: StaleReason,
     },
-    /// A call is answered with the error of an earlier fetch, because the option `error_ttl` holds
-    /// off the next fetches of the key. If an expired value is kept for errors, the call emits
-    /// `StaleServed` instead.
+    /// A call returns the error of an earlier fetch, because the option `error_ttl` delays the next
+    /// fetch of the key. If an expired value is kept for errors, the call emits `StaleServed`
+    /// instead.
     #[non_exhaustive]
     FetchPaused {
         /// The entry whose fetches are paused.
@@ -285,8 +288,8 @@ pub enum Event<'e> {
         /// The type of the value, and the reason.
         value: &'static UnstorableValue,
     },
-    /// `Cache::invalidate_all` has removed the local entries of a function, or `Cache::clear` those
-    /// of all functions.
+    /// `Cache::invalidate_all` has removed a function's entries from the local tier, or
+    /// `Cache::clear` has removed the entries of all functions.
     #[non_exhaustive]
     Cleared {
         /// The function, or `None` for all functions.
@@ -294,14 +297,15 @@ pub enum Event<'e> {
         /// How many entries were removed.
         entries: usize,
     },
-    /// A call outside of every `Cache::scope` fell back to the built-in cache and missed, although
-    /// the program uses scopes. Only builds with debug assertions emit this event.
+    /// The program uses `Cache::scope`, but a call outside of every scope used the built-in cache
+    /// and missed. Only builds with debug assertions emit this event.
     #[non_exhaustive]
     ScopeLost {
         /// The function.
         declaration: &'static Declaration,
     },
-    /// A server failed several times in a row, and is not used until it answers again.
+    /// A server failed several times in a row. It is *ejected*: the cache does not use it until it
+    /// answers again.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerEjected {
@@ -317,7 +321,7 @@ pub enum Event<'e> {
         /// The server's address, as it was configured.
         address: &'e str,
     },
-    /// A recovery attempt of an ejected server failed.
+    /// An attempt to use an ejected server again failed.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     RecoveryFailed {
@@ -339,27 +343,27 @@ pub enum Event<'e> {
         /// The driver that is missing.
         missing: &'static str,
     },
-    /// A server's address now reaches a different memcached process. That one was running already
-    /// when this process last changed an entry, so it may have missed the change. The items of the
-    /// new process are no longer trusted.
+    /// A server's address now leads to another memcached process. The other memcached was already
+    /// running when this process last changed an entry, so it may have missed the change. The cache
+    /// therefore ignores the items that the other memcached has stored so far.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerReplaced {
         /// The server's address, as it was configured.
         address: &'e str,
     },
-    /// A server answers, but has not stored values of a function for a while. Emitted once for each
-    /// server, and again only after a write has succeeded in between.
+    /// A server answers, but has stored no value of a function for a while. A server emits this
+    /// event once, and again only after a write has succeeded.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerStoresNothing {
-        /// The part of the function's keys before their digest.
+        /// The start of the function's keys in memcached, such as `shop:payment`.
         function: &'e str,
         /// The failure of the last write. It names the server.
         error: &'e RemoteError,
     },
-    /// A server may have missed changes, so the items that it has stored so far are no longer
-    /// trusted. The server is not used until older items can be told from newer ones.
+    /// A server may have missed changes, so the cache ignores the items that the server has stored
+    /// so far. The cache does not use the server until it can tell older items from newer ones.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerFenced {
@@ -426,12 +430,13 @@ pub enum BypassReason<'e> {
     Key(&'e KeyError),
     /// The function called itself with the same key.
     Recursion,
-    /// The value or the error that was found for the key has another type than the call returns.
-    /// Two types can share a path, for example in two versions of a crate, and keys contain only
-    /// the path.
+    /// The value or the error that was found under the key does not have the type that the call
+    /// returns. Keys contain only the paths of types. Two types can have the same path, for example
+    /// in two versions of a crate.
     OtherType,
-    /// An [`Observer`] made the call while it received an event, and the memory of this process had
-    /// no value. The observer may run within the fetch that the call would wait for.
+    /// An [`Observer`] made the call while it received an event, and neither the request tier nor
+    /// the local tier had a value. The call must not wait for a fetch, because the observer may run
+    /// within that fetch.
     InObserver,
 }
 
@@ -465,7 +470,7 @@ pub enum UncachedReason {
 pub enum FillRefusal {
     /// Too many bytes were already waiting to be written.
     QueueFull,
-    /// The value cannot be encoded as bytes that decode to the same value.
+    /// The value cannot be encoded, or does not decode to the same value.
     NotStorable,
     /// The value's ttl is too short for the remote tier.
     TtlTooShort,
@@ -481,7 +486,7 @@ pub enum FillRefusal {
 pub enum StaleReason {
     /// The fetch of this call failed.
     FetchFailed,
-    /// An earlier fetch failed, and the option `error_ttl` holds off the next fetches of the key.
+    /// An earlier fetch failed, and the option `error_ttl` delays the next fetch of the key.
     FetchPaused,
     /// Another process is fetching a new value.
     FetchRunsElsewhere,
@@ -517,7 +522,8 @@ impl fmt::Display for EvictionReason {
     }
 }
 
-/// The entry that an event is about: the function and the digest of the key, but not the key itself.
+/// The entry that an event is about: the function and the digest of the key, but not the key
+/// itself.
 ///
 /// `Debug` writes `name:digest`, or the name alone without the feature `memcached`.
 #[derive(Clone, Copy)]
@@ -525,7 +531,7 @@ pub struct EventSubject<'e> {
     header: KeyHeader,
     #[cfg_attr(
         not(feature = "memcached"),
-        expect(dead_code, reason = "the digest alone needs it")
+        expect(dead_code, reason = "only the digest is computed from the body")
     )]
     body: &'e [u8],
 }
@@ -536,8 +542,8 @@ impl<'e> EventSubject<'e> {
         EventSubject::from_parts(KeyHeader::read(key), key_body(key))
     }
 
-    /// Returns the subject of an event about an entry whose key is given in two parts. The header
-    /// contains the key's hash and the index of the declaration. The body is the rest of the key.
+    /// Returns the subject of an event about an entry whose key is split into two parts. The header
+    /// is the key's hash and the index of the declaration. The body is the rest of the key.
     pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventSubject<'e> {
         EventSubject { header, body }
     }
@@ -554,8 +560,8 @@ impl<'e> EventSubject<'e> {
         DECLARATIONS.get(self.header.index()).map_or("unknown", Declaration::name)
     }
 
-    /// Computes the digest of the key, which takes about a microsecond. Memcached keys and log lines
-    /// contain the digest, and [`Key::digest`](crate::Key::digest) returns it for an entry.
+    /// Computes the digest of the key, which takes about a microsecond. Memcached keys and log
+    /// lines contain the digest, and [`Key::digest`](crate::Key::digest) returns it for an entry.
     ///
     /// This method needs the feature `memcached`, which is on by default.
     #[cfg(feature = "memcached")]
@@ -594,7 +600,7 @@ impl EventDispatcher {
         }
     }
 
-    /// Gives the metrics of these events the labels of a cache.
+    /// Sets the labels of the metrics that these events record.
     pub(crate) fn with_labels(self, labels: CacheLabels) -> EventDispatcher {
         EventDispatcher { labels, ..self }
     }
@@ -611,7 +617,7 @@ impl EventDispatcher {
         self.observers.iter().map(ObserverGuard::stats).collect()
     }
 
-    /// Returns what last happened to the entry, and how long ago, if that is known.
+    /// Returns the last known event of the entry, and how long ago it was.
     pub(crate) fn last_event(&self, entry: &EventSubject<'_>) -> Option<(PastEvent, Duration)> {
         self.past_events.last(entry.header)
     }
@@ -624,8 +630,8 @@ impl EventDispatcher {
         self.observers.iter().for_each(|observer| observer.deliver(event));
     }
 
-    /// Writes the log line of a call that the memory of this process could not answer. The line is
-    /// not an event, because only the log asks for it.
+    /// Logs a call that neither the request tier nor the local tier could answer. The report is not
+    /// an event, because only the log needs it.
     pub(crate) fn log_miss(&self, entry: EventSubject<'_>, report: &MissReport) {
         logging::log_miss(entry, report);
     }

@@ -1,5 +1,5 @@
-//! Counters: one set for each annotated function in each cache, and those of the local tier, of the
-//! memcached servers and of the observers.
+//! Counters of a cache: one set for each annotated function, and counters of the local tier, the
+//! memcached servers and the observers.
 
 mod histogram;
 mod servers;
@@ -28,9 +28,9 @@ macro_rules! counters {
 
         /// The counters of one annotated function in one cache, since the cache was built.
         ///
-        /// Each call of the function is counted once, when it is answered or dropped:
-        /// [`calls`](Self::calls) is the sum of these counters. The guide says
-        /// [what each counter means](crate::guide::events).
+        /// Each call of the function is counted once, when it is answered or dropped. The method
+        /// [`calls`](Self::calls) sums up the counters in which calls are counted. The guide
+        /// explains [each counter](crate::guide::events).
         ///
         /// [`Stats::get`] and [`Stats::iter`] return the counters of one function, and
         /// [`Stats::total`] returns the sums over all functions. A counter never decreases.
@@ -40,7 +40,7 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        /// The columns of the table, one for each counter.
+        /// The columns of the table that [`Stats`] prints, one for each counter.
         const COLUMNS: &[Column] = &[
             $(Column { title: $title, shown: $shown, count: |stats| stats.$name },)*
         ];
@@ -74,15 +74,15 @@ struct Column {
     count: fn(&DeclarationStats) -> u64,
 }
 
-/// Says when the table has a column.
+/// Says when the table shows a column.
 #[derive(PartialEq)]
 enum Shown {
     Always,
-    /// The table has the column if the counter of at least one function is not zero.
+    /// The table shows the column if the counter of at least one function is not zero.
     IfCounted,
 }
 
-// Each counter has the title of its column, and says when the table has the column.
+// After its type, each counter states the title of its column and when the table shows the column.
 counters! {
     /// Calls that were answered from the request tier.
     request_hits: ShardedCounter, "request", Shown::Always;
@@ -90,33 +90,33 @@ counters! {
     local_hits: ShardedCounter, "local", Shown::Always;
     /// Calls that were answered from memcached.
     remote_hits: Counter, "remote", Shown::Always;
-    /// Calls that were answered with the outcome of another caller's fetch in this process.
+    /// Calls that were answered with the result of another call's fetch in this process.
     waits: Counter, "waited", Shown::Always;
     /// Calls that were answered by their own fetch, with a value or an error.
     misses: Counter, "missed", Shown::IfCounted;
     /// Runs of the function's body: for calls that missed or bypassed the cache, for refreshes, and
-    /// for calls that were dropped or answered otherwise in the meantime.
+    /// for calls that were dropped or were answered in another way during the run.
     fetches: Counter, "fetched", Shown::Always;
     /// Runs of the function's body that returned an error.
     fetch_errors: Counter, "failed", Shown::Always;
-    /// Calls that were answered with an expired value (`stale_if_error`): the fetch failed or is
-    /// paused, or another process was fetching.
+    /// Calls that were answered with an expired value (`stale_if_error`), because the fetch failed
+    /// or was paused, or because another process was fetching.
     stale_answers: Counter, "stale", Shown::IfCounted;
     /// Calls that were answered with the error of an earlier fetch, because the option `error_ttl`
-    /// holds off the next fetches of the key.
+    /// delays the next fetch of the key.
     paused_answers: Counter, "paused", Shown::IfCounted;
     /// Background fetches of entries that were about to expire (`refresh_ahead`).
     refreshes: Counter, "refreshed", Shown::IfCounted;
-    /// Fetched values that are not cached: `cache_if` refused the value, it is a `None` without
-    /// `none_ttl` or an `Err` (`infallible`), or its ttl is zero.
+    /// Fetched values that are not cached. Either `cache_if` refused the value, or the value is a
+    /// `None` without `none_ttl` or an `Err` (`infallible`), or its ttl is zero.
     not_cached: Counter, "not cached", Shown::IfCounted;
-    /// Leases that calls won: the right to fetch a value that memcached does not have, and to store it
-    /// there.
+    /// Leases that calls won: the right to fetch a value that memcached does not have, and to store
+    /// it there.
     leases_won: Counter, "leases won", Shown::IfCounted;
-    /// Calls that found that another process held the lease.
+    /// Calls that found that another process had the lease.
     leases_busy: Counter, "leases busy", Shown::IfCounted;
-    /// Calls that fetched although another process held the lease: the value of that process did not
-    /// arrive in time, or the call did not wait.
+    /// Calls that fetched although another process had the lease, because that process did not
+    /// store a value in time, or because the call did not wait.
     lease_timeouts: Counter, "lease timeouts", Shown::IfCounted;
     /// Values stored in memcached.
     fills: Counter, "stored", Shown::IfCounted;
@@ -124,27 +124,29 @@ counters! {
     fills_dropped: Counter, "not stored", Shown::IfCounted;
     /// Values that were not stored in memcached because too many bytes were waiting to be written.
     fills_queue_full: Counter, "queue full", Shown::IfCounted;
-    /// Values that were not stored in memcached because they would not read back as they were.
+    /// Values that were not stored in memcached because they do not decode to the same value.
     fills_not_storable: Counter, "not storable", Shown::IfCounted;
     /// Values that were not stored in memcached because their ttl is under a second.
     fills_ttl_too_short: Counter, "ttl too short", Shown::IfCounted;
-    /// Values that were not stored in memcached because the lease had ended, or because the entry was
-    /// changed during the fetch.
+    /// Values that were not stored in memcached because the lease had ended, or because the entry
+    /// was changed during the fetch.
     fills_overtaken: Counter, "overtaken", Shown::IfCounted;
-    /// Values that were not stored in memcached because the exchange failed, or because the value is
-    /// too large for the server.
+    /// Values that were not stored in memcached because the exchange failed, or because the value
+    /// is too large for the server.
     fills_failed: Counter, "store failed", Shown::IfCounted;
     /// Exchanges with memcached that failed or took too long.
     remote_errors: Counter, "remote errors", Shown::IfCounted;
-    /// Calls that did not use the cache: the cache is off, the function shares its cache name, the
-    /// key could not be encoded, or the function called itself with the same key.
+    /// Calls that did not use the cache. For example, the cache is off, two functions have the same
+    /// cache name, the key cannot be encoded, or the function called itself with the same key.
     bypassed: Counter, "bypassed", Shown::IfCounted;
-    /// Calls that ended without an answer: the caller dropped the call, or the function panicked.
+    /// Calls that ended without an answer, because the caller dropped the call or the function
+    /// panicked.
     cancelled: Counter, "cancelled", Shown::IfCounted;
-    /// Runs of the function's body that a call began and did not end: the caller dropped the call, or
-    /// the function panicked.
+    /// Runs of the function's body that did not end, because the caller dropped the call or the
+    /// function panicked.
     fetches_cancelled: Counter, "fetches cancelled", Shown::IfCounted;
-    /// Entries that `invalidate` removed, and local entries that `invalidate_all` and `clear` removed.
+    /// Entries that `invalidate` removed, and local entries that `invalidate_all` and `clear`
+    /// removed.
     invalidations: Counter, "invalidated", Shown::IfCounted;
     /// Entries that `overwrite` replaced.
     overwrites: Counter, "overwritten", Shown::IfCounted;
@@ -207,14 +209,14 @@ impl DeclarationStats {
     }
 }
 
-/// The entries of the local tier of a cache, and how many entries it has removed.
+/// How many entries the local tier of a cache has, and how many it has removed.
 ///
-/// [`Stats::local`] returns it. The numbers of removed entries are the sums over all functions; the
-/// counters of one function are in its [`DeclarationStats`].
+/// [`Stats::local`] returns this type. The numbers of removed entries are sums over all functions;
+/// [`DeclarationStats`] has the numbers of one function.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LocalStats {
-    /// The number of entries, with expired entries that are not removed yet.
+    /// The number of entries, including expired entries that are not removed yet.
     pub entries: u64,
     /// The memory that the entries take, in bytes, as the local tier estimates it.
     pub bytes: u64,
@@ -246,8 +248,8 @@ pub struct ObserverStats {
     pub panics: u64,
 }
 
-/// The longest duration that is recorded for a fetch. Without this limit, a future that is not polled
-/// for a long time would look like a very slow fetch.
+/// The longest duration that the estimate of a fetch takes into account. Without this limit, a
+/// future that is not polled for a long time would look like a very slow fetch.
 const LONGEST_FETCH: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
@@ -267,8 +269,8 @@ impl Counter {
 impl Counters {
     /// Updates the estimate of how long a fetch takes.
     ///
-    /// The estimate rises at once and falls slowly. If it is too short, a call stops waiting for
-    /// another process too early and runs an unnecessary fetch.
+    /// The estimate rises at once and falls slowly. With too low an estimate, a call would stop
+    /// waiting for another process too early, and run an unnecessary fetch.
     pub(crate) fn estimate_fetch_time(&self, took: Duration) {
         let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
         // Two threads may overwrite each other's updates. The estimate need not be exact.
@@ -295,11 +297,11 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
     DECLARATIONS.iter().map(|_| Counters::default()).collect()
 }
 
-/// A snapshot of the counters of a cache, by cache name. `Display` prints a table of the functions
-/// that were called. The table leaves out a counter of something unusual, such as `stale`, while the
-/// counter is zero for every function.
+/// A snapshot of the counters of a cache, by cache name.
 ///
-/// The method [`Cache::stats`](crate::Cache::stats) returns it.
+/// [`Cache::stats`](crate::Cache::stats) returns this type. `Display` prints a table of the
+/// functions that were called. The table leaves out counters of unusual results, such as `stale`,
+/// as long as they are zero for every function.
 #[derive(Debug, Clone, Default)]
 #[must_use = "a snapshot does nothing by itself"]
 pub struct Stats {
@@ -317,8 +319,8 @@ struct StatsRow {
 }
 
 impl Stats {
-    /// Reads the counters of every function. `local` has the entries of the local tier; this function
-    /// adds its evictions.
+    /// Reads the counters of every function. `local` must contain the entries of the local tier,
+    /// and this function adds the evictions.
     pub(crate) fn read(
         counters: &[Counters],
         local: LocalStats,
@@ -327,7 +329,7 @@ impl Stats {
         // A function that is not cached has no counters.
         let row = |declaration: &'static Declaration| {
             let counters = counters.get(declaration.index()?)?;
-            // The durations are read first, so failed fetches are not more than the durations say.
+            // The durations are read first, so that there are never more durations than fetches.
             let fetch_durations = counters.fetch_durations.read();
             Some(StatsRow { name: declaration.name(), counters: counters.read(), fetch_durations })
         };
@@ -368,9 +370,11 @@ impl Stats {
         self.rows.iter().map(|row| (row.name, row.counters))
     }
 
-    /// Returns the durations of the fetches of the function with this cache name: of all runs of the
-    /// body that have returned, in refreshes too. Runs that bypass the cache are left out. Returns
-    /// `None` if no function or several functions have the name.
+    /// Returns the fetch durations of the function with this cache name, or `None` if no function
+    /// or several functions have the name.
+    ///
+    /// A duration is recorded whenever the function's body returns, for refreshes too. Runs that
+    /// bypass the cache are left out.
     ///
     /// ```
     /// let stats = cached_core::Cache::current().stats();
@@ -384,7 +388,7 @@ impl Stats {
         self.rows.iter().find(|row| row.name == name).map(|row| row.fetch_durations)
     }
 
-    /// Returns the entries of the local tier, and how many entries it has removed.
+    /// Returns how many entries the local tier has, and how many it has removed.
     ///
     /// ```
     /// let local = cached_core::Cache::current().stats().local();

@@ -1,8 +1,8 @@
 //! A layer for tower services, such as those of axum and hyper: each HTTP request has a
 //! [`RequestScope`], and each response may have the header `Cache-Status`.
 //!
-//! This module needs the feature `tower`. It knows requests and responses by the crate `http`, and
-//! neither a server nor a body.
+//! This module needs the feature `tower`. It uses the request and response types of the crate
+//! `http`, and works with every server and every type of body.
 
 mod cache_status;
 
@@ -22,19 +22,20 @@ use crate::outcome::OutcomeRecorder;
 use crate::tier::request::RequestScope;
 pub use cache_status::CacheStatus;
 
-/// The header in which each cache says how it handled a request (RFC 9211).
+/// The header in which each cache on the way to the client says how it handled the request
+/// (RFC 9211).
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// A predicate on the head of a request.
+/// Decides from a request's method, URI and headers if the request forces misses.
 type ForceMissPredicate = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 /// A layer that handles each HTTP request in a [`RequestScope`] of its own.
 ///
-/// The scope ends when the handler has returned the response. A body that is streamed after that is
-/// outside of the scope: wrap the futures that make it in
-/// [`Cache::scope`](crate::Cache::scope) if they need the cache of the request.
+/// The scope ends when the handler has returned the response. A body that is streamed afterwards is
+/// produced outside of the scope. If the futures that produce the body need the request's cache,
+/// wrap them in [`Cache::scope`](crate::Cache::scope).
 ///
-/// The layer passes on the errors of the inner service, and the requirements of its `poll_ready`.
+/// The layer returns the inner service's errors, and forwards `poll_ready` to the inner service.
 /// The inner service need not be `Clone`.
 ///
 /// ```
@@ -77,13 +78,13 @@ pub struct RequestScopeLayer {
 }
 
 impl RequestScopeLayer {
-    /// Returns a layer whose scopes read all tiers, and which writes no header.
+    /// Returns a layer that forces no misses and writes no header.
     pub fn new() -> RequestScopeLayer {
         RequestScopeLayer::default()
     }
 
-    /// Sets the cache of the requests, as [`Cache::scope`](crate::Cache::scope) does. Without this
-    /// option, the requests use the current cache.
+    /// Sets the cache that the requests use, as [`Cache::scope`](crate::Cache::scope) does. By
+    /// default, the requests use the current cache.
     pub fn cache(mut self, cache: Cache) -> RequestScopeLayer {
         self.cache = Some(cache);
         self
@@ -91,9 +92,9 @@ impl RequestScopeLayer {
 
     /// Sets which requests force misses; see [`RequestScope::force_miss`].
     ///
-    /// The predicate is called once for each request. It sees the method, the URI and the headers.
-    /// Whoever can send such a request can make the service call its upstreams, so ask for more
-    /// than a header where strangers can reach the service.
+    /// The predicate is called once for each request, with the method, the URI and the headers. A
+    /// client that can force misses can make the service call its upstreams as often as it likes.
+    /// If strangers can reach the service, the predicate should check more than a plain header.
     pub fn force_miss_if(
         mut self,
         predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static,
@@ -105,14 +106,15 @@ impl RequestScopeLayer {
     /// Adds the header `Cache-Status` to each response whose handler called an annotated function.
     ///
     /// The argument is the name of this cache in the header, such as `"shop"`, or a [`CacheStatus`]
-    /// with options. If the response has the header already, for example from an upstream whose
-    /// response the handler passes on, this cache is added behind it, as RFC 9211 requires.
+    /// with options. A response may already have the header, for example if the handler passes on
+    /// the response of an upstream. The layer then appends this cache to the header, as RFC 9211
+    /// requires.
     ///
-    /// The header is written when the handler returns the response. Calls that are made later, while
-    /// a body is streamed, are not in it.
+    /// The header is written when the handler returns the response, so it leaves out calls that are
+    /// made later, while a body is streamed.
     ///
-    /// The layer then records the outcome of each call, so a hit costs more:
-    /// [the guide](crate::guide::requests) has the figures.
+    /// With this option, the layer records the outcome of each call, and a hit takes two or three
+    /// times as long.
     pub fn cache_status(mut self, status: impl Into<CacheStatus>) -> RequestScopeLayer {
         self.cache_status = Some(Arc::new(status.into()));
         self
@@ -136,7 +138,8 @@ impl<S> Layer<S> for RequestScopeLayer {
     }
 }
 
-/// The service that a [`RequestScopeLayer`] makes of another service.
+/// A service that handles each HTTP request in a [`RequestScope`]. [`RequestScopeLayer`] wraps an
+/// inner service in it.
 #[derive(Debug, Clone)]
 pub struct RequestScopeService<S> {
     inner: S,
@@ -163,17 +166,17 @@ where
         let status = status.map(|status| (Arc::clone(status), OutcomeRecorder::for_all()));
         let recorders = status.iter().map(|(_, recorder)| Arc::clone(recorder)).collect();
         let scope = RequestScope::new().force_miss(force_miss);
-        // The inner service may begin its work before its future is polled, so it is called in the
-        // scope too.
+        // The inner service may begin its work in `call`, before its future is polled. So `call`
+        // runs in the scope too.
         let call = || self.inner.call(request);
         let response = FutureInScope::new(self.layer.cache.as_ref(), scope, recorders, call);
         ResponseFuture { response, status }
     }
 }
 
-/// The future of the response of a [`RequestScopeService`].
+/// The future that a [`RequestScopeService`] returns.
 ///
-/// Dropping it drops the handling of the request, in its scope.
+/// Dropping this future drops the inner service's future within the request's scope.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct ResponseFuture<F> {
     response: FutureInScope<F>,

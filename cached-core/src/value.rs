@@ -1,8 +1,8 @@
 //! The values that can be cached, and the return types that contain them.
 //!
-//! Most of the code behind a call handles an untyped [`Value`], so that this code is compiled once
-//! for all annotated functions. To use a value's concrete type, the code calls the function
-//! pointers in [`ValueOperations`] and [`ReturnOperations`].
+//! Most of the code behind a call handles an untyped [`Value`], so that it is compiled once for all
+//! annotated functions. Where it needs the concrete type, it calls the function pointers in
+//! [`ValueOperations`] and [`ReturnOperations`].
 
 pub(crate) mod bounds;
 mod error_sharing;
@@ -26,7 +26,7 @@ pub use error_sharing::{
     CopyableError, ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, error_copier,
 };
 
-/// A cached value whose type is erased. [`ValueOperations`] holds the operations on it.
+/// A cached value without its static type. [`ValueOperations`] contains the operations on it.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 
 /// A value that can be cached: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
@@ -34,8 +34,8 @@ pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 /// Every type with these bounds implements the trait automatically. If `T` implements the trait,
 /// `Arc<T>` implements it too. A hit on an `Arc<T>` clones only the `Arc`.
 ///
-/// A value of a function with the option `remote = false` need not implement this trait. It is
-/// stored in this process only, so `Clone + Send + Sync + 'static` is enough.
+/// If a function has the option `remote = false`, its values need not implement this trait. They
+/// are stored in this process only, so `Clone + Send + Sync + 'static` is enough.
 ///
 /// ```
 /// fn is_cached_value<T: cached_core::CachedValue>() {}
@@ -53,8 +53,8 @@ pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'sta
 impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
 
 /// Marker for most implementations of [`Returned`]: the return type determines which part is
-/// cached. This part is the `Ok` of a `Result`, and the whole value of an `Option` or another
-/// standard type.
+/// cached. Of a `Result`, the `Ok` is cached. An `Option` or another standard type is cached as a
+/// whole.
 ///
 /// A `None` is cached only under the option `none_ttl`.
 #[derive(Debug, Clone, Copy)]
@@ -144,12 +144,11 @@ cached_whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Returns true if `V` is an `Arc`, a `String` or a common primitive type, and therefore cloning a
-/// `V` runs no code of the program. A hit clones such a value without first cloning the cache's own
-/// `Arc`.
+/// Returns true if `V` is an `Arc`, a `String` or a common primitive type. Cloning such a value
+/// runs no code of the program, so a hit clones it without first cloning the cache's own `Arc`.
 ///
-/// The function compares names, so that one comparison covers every `Arc`. The name of a type
-/// begins with the name of its crate, so a false match needs a crate called `alloc`.
+/// The function compares the names of types, so that one comparison covers every `Arc`. A type's
+/// name begins with the name of its crate, so a false match would need another crate named `alloc`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn has_trivial_clone<V>() -> bool {
     let name = type_name::<V>();
@@ -158,8 +157,7 @@ pub(crate) fn has_trivial_clone<V>() -> bool {
         || is_common_primitive(name)
 }
 
-/// Returns true for the name of a common primitive type. The list omits rarer types, such as
-/// `i128`.
+/// Returns true for the name of a common primitive type. Rarer types, such as `i128`, are left out.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_common_primitive(name: &str) -> bool {
     matches!(
@@ -193,20 +191,21 @@ pub(crate) struct ValueOperations {
     pub(crate) is_none: fn(&Value) -> bool,
     /// Returns true if the type is a standard `Option`.
     pub(crate) is_option: fn() -> bool,
-    /// Returns the name of the type, to be shown in a message.
+    /// Returns the name of the type, for messages.
     pub(crate) name: fn() -> &'static str,
 }
 
-/// The function of the option `weight`, wrapped to take an untyped value. The wrapper returns
-/// `None` if the weight must be estimated instead.
+/// A function that computes a value's weight for the option `weight`. It returns `None` if the
+/// weight must be estimated instead.
 pub(crate) type WeightFn = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 
-/// Wraps the function of the option `weight`. The wrapper returns `None` if `weight` panics.
+/// Wraps the user's function for the option `weight`. The result returns `None` if `weight` panics.
 pub(crate) fn weight_fn<V: 'static>(weight: fn(&V) -> usize) -> WeightFn {
     Arc::new(move |value| catch_panic(|| value.downcast_ref::<V>().map(weight))?)
 }
 
-/// Returns `None` if `run` panics. A panic in `run` must not leave shared state half changed.
+/// Calls `run` and returns `None` if it panics. `run` must not leave shared state half changed when
+/// it panics.
 fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).ok()
 }
@@ -254,7 +253,7 @@ impl<V> ValueRules<'_, V> {
     pub(crate) const NONE: Self = ValueRules { cache_if: None, ttl_with: None };
 }
 
-/// The result of applying [`ValueRules`] to one value.
+/// Whether and how long a value is cached, as [`ValueRules`] decided.
 #[derive(Clone, Copy)]
 pub(crate) struct CachingDecision {
     /// True if the value is a `None`. A `None` is cached only if the function has the option
@@ -270,8 +269,10 @@ pub(crate) struct CachingDecision {
 }
 
 impl<V> ValueRules<'_, V> {
-    /// Decides about a value that is not in a tier yet. If an option's function panics, the value
-    /// is not cached: the fetch has succeeded, so the panic must not reach the caller.
+    /// Decides about a value that is not in a tier yet.
+    ///
+    /// If an option's function panics, the value is not cached. The panic must not reach the
+    /// caller, because the fetch has succeeded.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         let is_err = variant::is_err(value);
         let (is_accepted, ttl) = match self {
@@ -297,8 +298,8 @@ impl<V: 'static> ValueRules<'_, V> {
     /// Decides about a value that a tier returned. `cache_if` accepted the value when it was
     /// stored.
     ///
-    /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic
-    /// must not reach the caller.
+    /// If `ttl_with` panics, the ttl in the attribute applies. The panic must not reach the caller,
+    /// because the value is usable.
     pub(crate) fn decide_stored(
         &self,
         value: &Value,
@@ -311,9 +312,7 @@ impl<V: 'static> ValueRules<'_, V> {
     }
 }
 
-/// The operations on a function's return type `R`.
-///
-/// `V` is the part of `R` that is cached.
+/// The operations on a function's return type `R`. `V` is the part of `R` that is cached.
 pub(crate) struct ReturnOperations<R, V> {
     /// Separates a value to cache from an error, and applies the rules to the value.
     pub(crate) split: fn(R, &ValueRules<'_, V>) -> FetchOutput<R>,
@@ -354,8 +353,8 @@ impl<R, V> ReturnOperations<R, V> {
         }
     }
 
-    /// Turns a cached value into the function's return value. Returns `None` if the value has
-    /// another type.
+    /// Turns a cached value into the function's return value. Returns `None` if the value is not a
+    /// `V`.
     pub(crate) fn rebuild(&self, value: &Value) -> Option<R> {
         let mut target = None;
         (self.rebuild_into)(value, &mut target);
@@ -363,11 +362,11 @@ impl<R, V> ReturnOperations<R, V> {
     }
 }
 
-/// Turns a cached value into the function's return value and writes the result to `target`, which
-/// must be `None`. Returns false if the cached value has another type.
+/// Turns a cached value into the function's return value, and writes it to `target`, which must be
+/// `None`. Returns false if the cached value does not have the expected type.
 ///
-/// The function does not return an `Option<R>`: the caller would copy the `Option` right after this
-/// function wrote it, and the copy would stall the processor.
+/// The function does not return an `Option<R>`, because the caller would copy the `Option` right
+/// after this function wrote it. Such a copy stalls the processor.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn rebuild_into<R, Mode>(value: &Value, target: &mut Option<R>) -> bool
 where

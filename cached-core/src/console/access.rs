@@ -1,4 +1,4 @@
-//! Who may see the console, and who may invalidate an entry.
+//! Checks whether a client may see the console, and whether it may invalidate an entry.
 
 // Without memcached no key has a digest, so no entry can be named, and no token is checked.
 #![cfg_attr(not(feature = "memcached"), allow(dead_code))]
@@ -13,16 +13,16 @@ use axum::http::{HeaderMap, StatusCode, header};
 
 use super::Refusal;
 
-/// The header that carries the token. A browser sends a header of this kind to another site only
-/// with that site's permission, which the console never gives.
+/// The header that carries the token. A script of another site cannot send this header, because a
+/// browser first asks the console for permission (CORS), and the console never gives it.
 const TOKEN_HEADER: &str = "x-cache-token";
-/// The shortest token, in bytes. A random token of this length cannot be guessed.
+/// The shortest allowed token, in bytes. A random token of this length cannot be guessed.
 const SHORTEST_TOKEN: usize = 16;
-/// A proxy adds one of these headers. None of them is ever believed: any of them takes away the
-/// access that a client on this machine has.
+/// Proxies add one of these headers. The console never trusts their contents: a request with any of
+/// them is refused, even if it comes from this machine.
 const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 
-/// The rules of one console.
+/// The access rules of one console.
 #[derive(Default)]
 pub(super) struct Access {
     token: Option<Token>,
@@ -56,7 +56,7 @@ impl Access {
     /// Checks that the client may see the console.
     ///
     /// # Errors
-    /// Returns the refusal if the client may not.
+    /// Returns a refusal if the client may not see it.
     pub(super) fn check(&self, request: &Request) -> Result<(), Refusal> {
         if !self.allows_remote {
             check_peer(request)?;
@@ -85,7 +85,8 @@ impl Access {
     /// Checks that the request may invalidate an entry.
     ///
     /// # Errors
-    /// Returns the refusal if the console has no token, or if the request has another one.
+    /// Returns a refusal if the console has no token, or if the request does not have the same
+    /// token.
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.token else {
             return Err(forbidden(
@@ -135,7 +136,7 @@ fn check_peer(request: &Request) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Returns the host that the request is for: the `Host` header of HTTP/1, or the authority of
+/// Returns the host that the request addresses: the `Host` header, or the authority of the URI in
 /// HTTP/2.
 fn host(request: &Request) -> Option<Authority> {
     let header = request.headers().get(header::HOST);
@@ -146,10 +147,10 @@ fn host(request: &Request) -> Option<Authority> {
     original.unwrap_or(request.uri()).authority().cloned()
 }
 
-/// Checks that no page of another site has sent the request.
+/// Checks that the request was not sent by a page of another site.
 fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
     let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| {
-        // A link on another page may lead to the console, but its scripts may not use the console.
+        // Another site may link to the console, but the site's scripts may not use the console.
         let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
         !is_link && site != "same-origin" && site != "none"
     });
@@ -164,7 +165,7 @@ fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
     }
 }
 
-/// The secret of whoever may invalidate entries.
+/// The secret that allows a client to invalidate entries.
 struct Token(String);
 
 impl Token {
@@ -173,13 +174,13 @@ impl Token {
         (token.len() >= SHORTEST_TOKEN).then_some(Token(token))
     }
 
-    /// Compares in a time that depends only on the length of `given`, so that the time of an answer
-    /// does not tell how much of a guess was right.
+    /// Returns true if `given` is the token. The comparison takes a time that depends only on the
+    /// length of `given`, so its duration does not reveal how much of a guess was right.
     fn is(&self, given: &[u8]) -> bool {
         let token = self.0.as_bytes();
         let mut difference = u8::from(token.len() != given.len());
         for (place, byte) in given.iter().enumerate() {
-            // Without `black_box`, the compiler might leave the loop at the first difference.
+            // Without `black_box`, the compiled loop might stop at the first difference.
             difference = black_box(difference | (byte ^ token[place % token.len()]));
         }
         difference == 0
@@ -193,7 +194,8 @@ mod tests {
 
     const SECRET: &str = "a-token-of-enough-bytes";
 
-    /// Returns a request for the host `127.0.0.1:8080` from this machine, with more headers.
+    /// Returns a request from this machine with these headers. The default host is
+    /// `127.0.0.1:8080`.
     fn request(headers: &[(&str, &str)]) -> Request {
         request_from("127.0.0.1", headers)
     }
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_may_look() {
+    fn only_clients_on_this_machine_may_look() {
         let mut access = Access::default();
         for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(refusal(&access, &request_from(peer, &[])), "", "{peer} is this machine");
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_does_not_tell_the_client_reads_what_to_write() {
+    fn a_missing_client_address_is_explained() {
         let mut unknown = request(&[]);
         unknown.extensions_mut().clear();
         let line = refusal(&Access::default(), &unknown);
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_a_proxy_gives_nothing_and_takes_access_away() {
+    fn a_proxy_header_never_grants_access() {
         let access = Access::default();
         for name in ["x-forwarded-for", "forwarded", "x-real-ip", "via"] {
             let claimed = [(name, "127.0.0.1")];
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_leads_to_this_machine_is_not_its_name() {
+    fn unknown_host_names_are_refused() {
         let mut access = Access::default();
         for host in [
             "evil.example",
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_site_may_not_ask() {
+    fn pages_of_other_sites_are_refused() {
         let access = Access::default();
         let foreign = "another site";
         for origin in ["http://evil.example", "null", "http://127.0.0.1:9999", "file://"] {
@@ -283,13 +285,13 @@ mod tests {
         for site in ["cross-site", "same-site"] {
             assert!(refusal(&access, &request(&[("sec-fetch-site", site)])).contains(foreign));
             let link = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
-            assert_eq!(refusal(&access, &request(&link)), "", "a link may lead to the page");
+            assert_eq!(refusal(&access, &request(&link)), "", "a link to the console works");
         }
         assert_eq!(refusal(&access, &request(&[("sec-fetch-site", "same-origin")])), "");
     }
 
     #[test]
-    fn only_the_token_itself_is_the_token() {
+    fn only_the_exact_token_is_accepted() {
         let mut access = Access::default();
         access.set_token(SECRET.to_owned());
         let line = |given: Option<&str>| {
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_token_offers_nothing() {
+    fn a_short_token_allows_nothing() {
         for token in ["", "secret", "fifteen-bytes--"] {
             let mut access = Access::default();
             access.set_token(token.to_owned());

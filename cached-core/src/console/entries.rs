@@ -1,8 +1,8 @@
-//! What the tiers have of one entry, and the invalidation of one entry.
+//! Shows what the tiers have of one entry, and invalidates one entry.
 //!
-//! Whoever asks knows the digest of the key, but not the key, from which the digest cannot be
-//! computed back. So the local tier is searched for an entry with this digest. memcached knows the
-//! entry by its name and digest.
+//! The client sends the digest of the entry's key, and the key cannot be computed from the digest.
+//! So the console searches the local tier for an entry whose key has this digest. In memcached, the
+//! entry is found by its name and digest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{ConsoleState, Refusal, Shared, answer};
+use super::{ConsoleState, Refusal, Shared, json_response};
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::event::{Event, EventSubject};
@@ -23,16 +23,16 @@ use crate::tier::remote::{
 };
 use crate::ttl::remote_stale_time;
 
-/// Answers with what the tiers have of an entry.
+/// Serves a report of what the tiers have of an entry.
 pub(super) async fn show(
     State(state): Shared,
     Path(text): Path<String>,
 ) -> Result<Response, Refusal> {
     let address = EntryAddress::parse(&state.cache, &text)?;
-    Ok(answer(&report(&state, &address).await?))
+    Ok(json_response(&report(&state, &address).await?))
 }
 
-/// Removes an entry from this process and from memcached, for the holder of the token.
+/// Removes an entry from this process and from memcached, if the client has the token.
 pub(super) async fn invalidate(
     State(state): Shared,
     Path(text): Path<String>,
@@ -40,16 +40,18 @@ pub(super) async fn invalidate(
 ) -> Result<Response, Refusal> {
     state.access.check_token(&headers)?;
     let address = EntryAddress::parse(&state.cache, &text)?;
-    // The server drops this future if the client goes away. A task finishes the removal anyway.
+    // If the client goes away, the server drops this future. The removal runs in a task of its own,
+    // so it is completed even then.
     let removal = {
         let state = Arc::clone(&state);
         tokio::spawn(async move { remove(&state, address).await })
     };
     let address = removal.await.map_err(|_| interrupted())??;
-    Ok(answer(&json!({ "entry": report(&state, &address).await? })))
+    Ok(json_response(&json!({ "entry": report(&state, &address).await? })))
 }
 
-/// The name and the digest of an entry. The name is unknown if the client wrote only the digest.
+/// The function and the digest that identify an entry. The function is unknown if the client sent
+/// only the digest.
 #[derive(Clone, Copy)]
 struct EntryAddress {
     declaration: Option<&'static Declaration>,
@@ -57,11 +59,11 @@ struct EntryAddress {
 }
 
 impl EntryAddress {
-    /// Reads a key as [`Key`] prints it, or a digest.
+    /// Parses a key in the form that [`Key`] prints, or a digest.
     ///
     /// # Errors
-    /// Returns a refusal if the text is neither, or if this cache cannot have an entry with this
-    /// key.
+    /// Returns a refusal if the text is neither a key nor a digest, or if this cache cannot have an
+    /// entry with the key.
     fn parse(cache: &Cache, text: &str) -> Result<EntryAddress, Refusal> {
         let bad = |line: String| Refusal::new(StatusCode::BAD_REQUEST, line);
         let mut parts = text.trim().rsplit(':');
@@ -83,7 +85,7 @@ impl EntryAddress {
         Ok(EntryAddress { declaration: Some(declaration), digest })
     }
 
-    /// Returns the key in memcached, if the name is known.
+    /// Returns the entry's key in memcached, if the function is known.
     fn key(&self, cache: &Cache) -> Option<Key> {
         let namespace = cache.config().namespace.clone();
         Some(Key::from_digest(namespace, self.declaration?.name(), self.digest))
@@ -115,7 +117,8 @@ fn local_report(found: &FoundEntry) -> Value {
     })
 }
 
-/// Searches the local tier, on a thread that may be busy for a while.
+/// Searches the local tier for an entry. The search reads every entry, so it runs on a thread that
+/// may block.
 async fn search(
     state: &Arc<ConsoleState>,
     address: EntryAddress,
@@ -126,7 +129,7 @@ async fn search(
     let search = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let function = match address.declaration {
-            // A function without an index is not cached, so the tier has no entry of it.
+            // A function without an index is not cached, so the local tier has no entry of it.
             Some(declaration) => Some(declaration.index()?),
             None => None,
         };
@@ -139,7 +142,8 @@ fn interrupted() -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the program is shutting down")
 }
 
-/// A reader of an item that measures the item instead of decoding it, and so needs no type.
+/// A handler that returns the size of an item and does not decode it, so the value's type need not
+/// be known.
 struct ItemSize;
 
 impl ReadHandler for ItemSize {
@@ -154,7 +158,8 @@ impl ReadHandler for ItemSize {
     fn lease_held_elsewhere(&self) {}
 }
 
-/// Returns what memcached has. The read takes no lease, and is not counted as a call.
+/// Returns a report of what memcached has of an entry. The read takes no lease, and does not count
+/// as a call.
 async fn remote_report(
     cache: &Cache,
     declaration: Option<&'static Declaration>,
@@ -184,8 +189,9 @@ async fn remote_report(
     }
 }
 
-/// Removes the entry from the tiers of this process, from memcached, and then from this process
-/// once more: a call may have read the old value from memcached before memcached removed it.
+/// Removes the entry from the tiers of this process, then from memcached, and then from this
+/// process again. The second removal is needed because a call may have read the old value from
+/// memcached before memcached removed it.
 ///
 /// # Errors
 /// Returns a refusal if the entry is unknown, or if memcached did not confirm the removal.
@@ -204,7 +210,7 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
         Some(FoundEntry { key, .. }) => {
             cache.emit(Event::Invalidated { entry: EventSubject::of(key) });
         }
-        // Without the key there is no subject for an event, so the removal is only counted.
+        // An event needs the key. If the key is unknown, the removal is only counted.
         None => {
             let index = declaration.index();
             index.into_iter().for_each(|index| cache.counters_at(index).invalidations.add());
@@ -225,8 +231,8 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
     Ok(address)
 }
 
-/// Removes the entry from the local tier, and keeps a fetch or a read that is under way from
-/// storing the old value.
+/// Removes the entry from the local tier. A fetch or a read that is already running will not store
+/// the old value.
 async fn remove_from_process(
     state: &Arc<ConsoleState>,
     address: EntryAddress,
@@ -237,8 +243,8 @@ async fn remove_from_process(
         cache.remove_from_process(&key, None);
         return Ok(());
     }
-    // The key is unknown, so the values of every key that are under way are kept out. An entry that
-    // one of them has stored since the search is found by the second search.
+    // The key is unknown, so the local tier refuses the results of all running fetches and reads.
+    // The second search finds an entry that was stored after the first search.
     cache.refuse_values_under_way(address.declaration.and_then(Declaration::index));
     if let Some(FoundEntry { key, .. }) = search(state, address).await? {
         cache.remove_from_process(&key, None);

@@ -1,4 +1,4 @@
-//! What the console shows, as JSON: counters of the functions, the local tier, and the servers.
+//! Writes the counters of the functions, the local tier and the servers as JSON for the console.
 
 use serde_json::{Map, Value, json};
 
@@ -7,14 +7,16 @@ use super::history::SampleRow;
 use crate::cache::Cache;
 use crate::stats::{DeclarationStats, DurationHistogram, Health, Stats};
 
-/// The counters of one function, or of all functions, and the durations of their fetches.
+/// The counters of one function or of all functions. For one function, also the durations of its
+/// fetches.
 struct Figures {
     counters: DeclarationStats,
     fetches: Option<DurationHistogram>,
 }
 
 impl Figures {
-    /// Returns the number of calls that a tier answered, or another call's fetch.
+    /// Returns the number of calls that needed no fetch of their own, because a tier or another
+    /// call's fetch answered them.
     fn calls_saved(&self) -> u64 {
         let DeclarationStats { waits, paused_answers, .. } = self.counters;
         self.counters.hits() + waits + paused_answers
@@ -30,8 +32,8 @@ impl Figures {
         Some(self.fetches?.mean()?.as_secs_f64())
     }
 
-    /// Returns an estimate of the time in seconds that callers did not wait: each call that was
-    /// saved would have taken the mean duration of a fetch.
+    /// Returns an estimate, in seconds, of the time that callers saved. The estimate assumes that
+    /// each saved call would have taken the mean duration of a fetch.
     fn time_saved(&self) -> Option<f64> {
         Some(self.mean_fetch()? * self.calls_saved() as f64)
     }
@@ -58,7 +60,8 @@ fn figures(stats: &Stats) -> impl Iterator<Item = (&'static str, Figures)> + '_ 
         .map(|(name, counters)| (name, Figures { counters, fetches: stats.fetch_durations(name) }))
 }
 
-/// Returns the durations in seconds, or `None` if there are none.
+/// Returns the count, the mean and two quantiles, in seconds. Returns `None` for an empty
+/// histogram.
 fn durations(histogram: &DurationHistogram) -> Option<Value> {
     let quantile = |share| histogram.quantile(share).map(|duration| duration.as_secs_f64());
     Some(json!({
@@ -74,7 +77,7 @@ pub(super) fn names(cache: &Cache) -> Vec<&'static str> {
     cache.stats().iter().map(|(name, _)| name).collect()
 }
 
-/// Returns the counters of each function that was called.
+/// Returns the current counters of each function that was called.
 pub(super) fn sample(cache: &Cache) -> Box<[SampleRow]> {
     let stats = cache.stats();
     let row = |(place, (_, figures)): (usize, (_, Figures))| SampleRow {
@@ -88,7 +91,7 @@ pub(super) fn sample(cache: &Cache) -> Box<[SampleRow]> {
     called.map(row).collect()
 }
 
-/// Returns everything that changes from one poll of the page to the next, except for the servers.
+/// Returns everything that the page polls regularly, except for the servers.
 pub(super) fn report(state: &ConsoleState) -> Value {
     let cache = &state.cache;
     let stats = cache.stats();

@@ -1,5 +1,5 @@
-//! The counters of the last five minutes, so that a page that is opened during an incident shows how
-//! it began.
+//! Keeps the counters of the last five minutes. A page that is opened during an incident can then
+//! show how the incident began.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::sync::lock;
 
 /// The time between two samples.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How many samples are kept: those of five minutes. With 200 functions they take 1.2 MB.
+/// How many samples are kept: five minutes of samples. With 200 functions they take 1.2 MB.
 const KEPT: usize = 150;
 
-/// The samples of the last minutes.
+/// The samples of the last five minutes.
 #[derive(Default)]
 pub(super) struct History {
     samples: VecDeque<Sample>,
 }
 
-/// The counters of all functions that were called, at one moment.
+/// The counters, at one moment, of all functions that were called.
 struct Sample {
     /// Milliseconds since the console was built.
     at: u64,
@@ -31,7 +31,7 @@ struct Sample {
 
 /// The counters of one function at one moment.
 pub(super) struct SampleRow {
-    /// The place of the function in the list of names.
+    /// The function's index in the list of names; see [`figures::names`].
     pub(super) place: u32,
     pub(super) hits: u64,
     pub(super) calls_saved: u64,
@@ -48,8 +48,8 @@ impl History {
         self.samples.push_back(Sample { at, rows: figures::sample(cache) });
     }
 
-    /// Returns the samples as JSON. A row is an array, and is written as text at once, because a long
-    /// history has many rows.
+    /// Returns the samples as JSON text. A long history has many rows, so each row is an array, and is
+    /// written directly as text.
     pub(super) fn report(&self) -> String {
         let row = |row: &SampleRow| {
             let SampleRow { place, hits, calls_saved, calls, mean_fetch } = row;
@@ -64,10 +64,10 @@ impl History {
     }
 }
 
-/// Starts the thread that adds a sample every [`INTERVAL`], until the console is dropped.
+/// Starts a thread that adds a sample every [`INTERVAL`] until the console is dropped.
 ///
-/// The work is done on a thread and not in a task, because a program may build its router before it
-/// starts a runtime, and because its runtime may have no timer.
+/// A task would not do: the program may build its router before it starts a runtime, and the
+/// runtime may have no timer.
 pub(super) fn keep_in_background(state: &Arc<ConsoleState>) {
     let weak = Arc::downgrade(state);
     let run = move || {

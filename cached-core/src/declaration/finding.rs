@@ -1,4 +1,4 @@
-//! The problems of declarations that the ledger finds.
+//! Problems with declarations, which the ledger finds.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use super::options::duration_text;
 /// A problem with a declaration. `Display` writes one line that says what to do.
 ///
 /// [`Ledger::audit`](super::Ledger::audit) finds mistakes, and
-/// [`Ledger::not_worth_caching`](super::Ledger::not_worth_caching) finds functions that do not earn
-/// their place in a cache.
+/// [`Ledger::not_worth_caching`](super::Ledger::not_worth_caching) finds functions for which
+/// caching saves little.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
@@ -53,8 +53,8 @@ pub enum Finding {
         /// The type of the cached value.
         value: &'static str,
     },
-    /// A key of the function contains a collection without a stable order, such as a `HashSet`. Calls
-    /// with equal collections have different keys, so most of them fetch.
+    /// A key of the function contains a collection without a stable order, such as a `HashSet`.
+    /// Calls with equal collections have different keys, so most of them fetch.
     UnorderedKey {
         /// The cache name.
         name: &'static str,
@@ -65,8 +65,8 @@ pub enum Finding {
         /// The type of the collection.
         collection: &'static str,
     },
-    /// The function returns an error that calls cannot share. When a fetch fails, each call that
-    /// waited for the fetch fetches too.
+    /// The function returns an error that calls cannot share. If a fetch fails, each call that
+    /// waited for it runs the function itself.
     UnsharedErrors {
         /// The cache name.
         name: &'static str,
@@ -98,9 +98,9 @@ pub enum Finding {
         function: &'static str,
         /// The place of the attribute, as `file:line`.
         place: String,
-        /// The calls that used the cache and were answered.
+        /// The calls that used the cache and got an answer.
         calls: u64,
-        /// The calls among these that were answered without a fetch of their own.
+        /// The number of these calls that needed no fetch of their own.
         saved: u64,
     },
     /// A fetch of the function takes no longer than a lookup in memcached.
@@ -111,7 +111,7 @@ pub enum Finding {
         function: &'static str,
         /// The place of the attribute, as `file:line`.
         place: String,
-        /// The duration that nine fetches of ten do not exceed.
+        /// The duration that nine of ten fetches do not exceed.
         fetch: Duration,
         /// The median duration of an exchange with the fastest memcached server.
         exchange: Duration,

@@ -1,4 +1,4 @@
-//! The ledger: the list of a program's declarations, and an audit that finds problems in them.
+//! The ledger: the list of a program's declarations, and an audit that finds problems with them.
 
 mod review;
 mod text;
@@ -9,11 +9,13 @@ use super::registry::{not_linked, registry, shared_names};
 use super::{Declaration, Finding};
 pub use review::{LedgerDrift, LedgerDriftKind};
 
-/// Returns the ledger. It lists every annotated function of the program, even if the function was never
-/// called, with its version or its reason to overwrite entries, its ttl, its tiers and its options.
+/// Returns the ledger. It lists every annotated function of the program, even if the function was
+/// never called. For each function it has the version or the reason to overwrite entries, the ttl,
+/// the tiers and the options.
 ///
-/// The functions of the program's dependencies are listed too, and in a test program the functions of
-/// its tests. [`Ledger::of_crates`] and [`Ledger::without_module`] leave functions out.
+/// The ledger also lists the functions of the program's dependencies. In a test program, it also
+/// lists the functions of the tests. [`Ledger::of_crates`] and [`Ledger::without_module`] leave
+/// functions out.
 ///
 /// ```
 /// println!("{}", cached_core::ledger());
@@ -27,22 +29,24 @@ pub fn ledger() -> Ledger {
 
 /// The list of the annotated functions of the program. `Display` prints a table.
 ///
-/// The function [`ledger`] returns it. The [guide](crate::guide::ledger) shows how a team reviews it.
+/// The function [`ledger`] returns this type. The [guide](crate::guide::ledger) shows how a team
+/// reviews its ledger.
 #[derive(Clone, Default)]
 #[must_use = "a ledger does nothing until it is read"]
 pub struct Ledger {
-    /// The names of the crates whose functions are listed. `None` lists the functions of all crates.
+    /// The names of the crates whose functions are listed. `None` lists the functions of all
+    /// crates.
     crates: Option<Vec<String>>,
     /// The paths of the modules whose functions are left out.
     left_out: Vec<String>,
 }
 
 impl Ledger {
-    /// Keeps the functions of these crates, and leaves out all others. A name may have the dashes of its
-    /// package.
+    /// Keeps the functions of these crates, and leaves out all others. A dash in a name counts as
+    /// an underscore, so package names may be used.
     ///
-    /// An integration test is a crate of its own, so this method also leaves out the functions of the
-    /// test.
+    /// An integration test is a crate of its own, so this method also leaves out functions that the
+    /// test defines.
     ///
     /// ```
     /// let ledger = cached_core::ledger().of_crates(["shop", "shop-payments"]);
@@ -54,10 +58,11 @@ impl Ledger {
         self
     }
 
-    /// Leaves out the functions of a module and of the modules inside of it. Each call adds a module.
+    /// Leaves out the functions of a module and of the modules inside of it. Each call adds a
+    /// module.
     ///
-    /// `tests` leaves out every module of this name, and `payments::tests` only those that are in a
-    /// module `payments`.
+    /// `tests` leaves out every module with this name. `payments::tests` leaves out only the
+    /// modules `tests` that are directly in a module `payments`.
     ///
     /// ```
     /// # use cached_core::ledger;
@@ -107,8 +112,8 @@ impl Ledger {
 
     /// Returns the problems that are known so far.
     ///
-    /// Shared names are known from the start. Other problems become known when the function or its entry
-    /// is used.
+    /// Shared cache names are known from the start. Other problems become known when the function
+    /// or one of its entries is used.
     ///
     /// ```
     /// let findings = cached_core::ledger().audit();
@@ -150,7 +155,7 @@ impl fmt::Debug for Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The reason is the last column, so that it is shown whole without widening the others.
+        // The reason is the last column, so a long reason does not widen the table.
         let header = ["name", "function", "place", "ttl", "tiers", "options", "overwrite reason"];
         let rows: Vec<[String; 7]> = self.iter().map(row).collect();
         let cells = || rows.iter().map(|row| row.each_ref().map(String::as_str));
@@ -197,7 +202,7 @@ mod tests {
 
         let reviewed = ledger().without_module("tests").without_module("shop::demo");
         assert!(reviewed.covers("shop::payments::tests_of_fetch"));
-        assert!(reviewed.covers("shop::tests"), "this is the name of a function");
+        assert!(reviewed.covers("shop::tests"), "`tests` is a function here, not a module");
         assert!(!reviewed.covers("shop::tests::fetch"));
         assert!(!reviewed.covers("shop::payments::tests::inner::fetch"));
         assert!(!reviewed.covers("shop::demo::fetch") && reviewed.covers("other::demo::fetch"));

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Declaration;
 
 impl Declaration {
-    /// Returns the ttl as the ledger shows it. This is a duration, or `computed` if an expression
-    /// computes the ttl of each call or value, or `default` if the cache's `default_ttl` applies.
+    /// Returns the ttl as the ledger shows it: a duration, `computed` if an expression computes the
+    /// ttl, or `default` if the cache's `default_ttl` applies.
     pub(super) fn ttl_text(&self) -> String {
         match self.ttl {
             Some(ttl) => duration_text(ttl),
@@ -20,7 +20,7 @@ impl Declaration {
         self.computed_options.split(", ").any(|option| matches!(option, "ttl" | "ttl_with"))
     }
 
-    /// Returns the tiers that the function uses, apart from the request tier.
+    /// Returns the tiers that the function uses, except the request tier.
     pub(super) fn tiers_text(&self) -> &'static str {
         match (self.uses_local, self.uses_remote) {
             (true, true) => "local, remote",
@@ -30,8 +30,8 @@ impl Declaration {
         }
     }
 
-    /// Returns the other options. A duration is shown after the name of its option. For an option
-    /// that is an expression, only the name is shown.
+    /// Returns the other options. An option with a duration is shown as `name = duration`. An
+    /// option with an expression is shown by its name alone.
     pub(super) fn options_text(&self) -> String {
         let nonzero = |duration: Duration| (!duration.is_zero()).then_some(duration);
         let durations = [
@@ -44,7 +44,7 @@ impl Declaration {
         let durations = durations.into_iter().filter_map(|(option, duration)| {
             Some(format!("{option} = {}", duration_text(duration?)))
         });
-        // The option `ttl` is left out, because `ttl_text` already shows `computed` for it.
+        // A computed `ttl` is left out, because `ttl_text` shows it as `computed`.
         let computed = self.computed_options.split(", ");
         let computed = computed.filter(|option| !option.is_empty() && *option != "ttl");
         let options: Vec<String> = durations.chain(computed.map(str::to_owned)).collect();
@@ -52,7 +52,7 @@ impl Declaration {
     }
 }
 
-/// Returns the duration as the attribute writes it, such as `1h30m`.
+/// Returns the duration in the form that the attribute accepts, such as `1h30m`.
 pub(super) fn duration_text(duration: Duration) -> String {
     let (mut left, mut text) = (duration.as_millis(), String::new());
     for (unit, millis) in

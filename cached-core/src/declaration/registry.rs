@@ -5,12 +5,13 @@
 //! the function into a check that is never called. The copy contains a declaration with the cache
 //! name and the place of the original.
 //!
-//! The path of the copied code differs from the path of the original. The copied code is in a
-//! function of another name, or in another item next to the original function. Only the original is
-//! listed and cached.
+//! A copy is recognized by the path of its code. The copied code is in a function with another
+//! name, or inside another item next to the original function. Only the original is listed and
+//! cached.
 //!
-//! A macro may also write two functions at one place in the source, for two types or with different
-//! bodies. These functions are not copies. If they have one cache name, neither of them is cached.
+//! A macro may also generate two functions at one place in the source, for two types or with
+//! different bodies. These functions are not copies. If they share a cache name, neither of them is
+//! cached.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -58,15 +59,15 @@ pub(crate) fn shared_names() -> Vec<Finding> {
         .collect()
 }
 
-// The two warnings below are not events. An event belongs to a cache, and the code that finds a
-// missing declaration knows no cache.
+// The two warnings below are not events, because an event belongs to a cache. The code that finds a
+// missing declaration has no cache at hand.
 
-/// The cache name and the path of each function that was used although the linker dropped the
-/// function's declaration.
+/// The cache name and the path of each function that was used without a declaration, because the
+/// linker dropped the declaration.
 static NOT_LINKED: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
 
-/// Records and logs that a function is used although the linker dropped the function's declaration.
-/// Each function is logged once.
+/// Records that a function was used although the linker dropped its declaration. Logs this once for
+/// each function.
 pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
     let mut functions = lock(&NOT_LINKED);
     if !functions.contains(&(name, function)) {
@@ -83,8 +84,8 @@ pub(super) fn not_linked() -> Vec<Finding> {
         .collect()
 }
 
-/// Logs a warning if the linker dropped every declaration and an annotated function was called.
-/// Nothing is cached in this program.
+/// Logs a warning if an annotated function was called and the linker dropped every declaration of
+/// the program, so that nothing is cached.
 pub(crate) fn warn_if_inventory_is_empty() {
     if let Some(finding) = not_linked().first().filter(|_| DECLARATIONS.is_empty()) {
         log::warn!("no function of this program is cached, its inventory is empty: {finding}");

@@ -1,11 +1,11 @@
-//! The counting of events.
+//! Adds each event to the counters of its function.
 
 use super::{Event, EventSubject, EvictionReason, FetchOutcome, FillRefusal};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
-/// Counts an event in the counters of the function that the event is about. `all` contains the counters of
-/// every function, at the index of the function's declaration.
+/// Counts an event in the counters of the function that the event is about. `all` contains the
+/// counters of every function, at the index of the function's declaration.
 pub(super) fn count(all: &[Counters], event: &Event<'_>) {
     let of = |entry: &EventSubject<'_>| &all[entry.header.index()];
     match event {

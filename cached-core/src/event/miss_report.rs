@@ -1,8 +1,8 @@
-//! The report of one call that the memory of this process could not answer.
+//! The report of one call that neither the request tier nor the local tier could answer.
 //!
-//! A report answers the question "why does this miss?". It is collected only while the log, or a `tracing` subscriber, accepts
-//! the level `debug` for [`MISS_TARGET`], and becomes one log line. It contains neither a value nor
-//! an identifier.
+//! A report answers the question "why does this miss?". It is collected only while the log, or a
+//! `tracing` subscriber, accepts the level `debug` for [`MISS_TARGET`], and becomes one log line.
+//! It contains neither a value nor an identifier.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,17 +12,16 @@ use super::{BypassReason, FetchOutcome, UncachedReason};
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 
-/// The target of the log lines that say why a call missed.
+/// The `log` target of the lines that say why a call missed.
 pub(crate) const MISS_TARGET: &str = "cached_core::miss";
 
-/// A record of the values that each tier had for a call, and of the end of the call. `Display`
-/// writes one line.
+/// What each tier had for a call, and how the call ended. `Display` writes one line.
 #[derive(Debug)]
 pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookup,
     pub(crate) local: LocalLookup,
-    /// The findings of the read of the remote tier, in order.
+    /// What the read of the remote tier found, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call of this process, and what that call returned.
@@ -39,7 +38,7 @@ pub(crate) struct MissReport {
     pub(crate) is_bypassed: bool,
     /// How long the value of the remote tier, or the fetched value, stays fresh.
     pub(crate) time_left: Option<Duration>,
-    /// True if the call passed the fetched value to a tier that keeps it.
+    /// True if the call stored the fetched value in a tier.
     pub(crate) is_stored: bool,
     /// False if the caller dropped the call before it had an answer.
     pub(crate) is_answered: bool,
@@ -68,18 +67,20 @@ pub(crate) enum LocalLookup {
     JustFilled,
 }
 
-/// One finding of the read of the remote tier.
+/// One thing that a read of the remote tier found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RemoteFinding {
     /// The function declares `remote = false`.
     NotUsed,
     /// The remote tier does not keep values with so short a ttl.
     TtlTooShort,
-    /// The caller that led before this one had the lease, and left it to this call.
+    /// Another call of this process won the lease and was then cancelled. This call took over the
+    /// lease.
     LeaseInherited,
     /// The key's own server is out of rotation, so the read went to another server.
     StandInAsked,
     Failed(RemoteError),
+    /// The item was stored by a build whose type differs.
     OtherBuild,
     /// The item's checksum or key is wrong.
     Damaged,
@@ -99,7 +100,7 @@ pub(crate) enum RemoteFinding {
     HitIgnored,
     /// The value had expired, and this call refreshes it.
     ExpiredClaimed,
-    /// The value had expired, and the process that was to refresh it did not.
+    /// The value had expired, and the process that had to refresh it has not done so.
     ExpiredAbandoned,
     /// The value had expired, and another process refreshes it.
     ExpiredRefreshedElsewhere,
@@ -140,13 +141,13 @@ impl MissReport {
         }
     }
 
-    /// Notes that the function has returned, and so the call has its answer.
+    /// Records that the function has returned, so the call has its answer.
     pub(crate) fn end_fetch(&mut self, outcome: FetchOutcome) {
         self.is_answered = true;
         self.fetched = self.fetch_began.map(|began| (began.elapsed(), outcome));
     }
 
-    /// Notes that the answer is an expired value of this tier.
+    /// Records that the answer is an expired value from this tier.
     pub(crate) fn serve_stale(&mut self, tier: Tier) {
         self.served_stale = Some(tier);
         self.time_left = Some(Duration::ZERO);

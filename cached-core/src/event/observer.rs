@@ -1,4 +1,4 @@
-//! Observers of events, and the guard that keeps an observer from harming the calls of the program.
+//! Observers of events, and the guard that protects calls from slow and panicking observers.
 
 use std::any::type_name;
 use std::cell::Cell;
@@ -12,8 +12,8 @@ use super::Event;
 use crate::clock::CoarseInstant;
 use crate::stats::ObserverStats;
 
-/// An observer is paused if its calls take longer than this in total, within one
-/// [`BUDGET_PERIOD`]. A call that is still running after this time counts as stuck.
+/// If an observer takes longer than this in total within one [`BUDGET_PERIOD`], it is paused. If
+/// one call of the observer has been running for longer than this, the observer counts as stuck.
 const BUDGET: Duration = Duration::from_millis(100);
 const BUDGET_PERIOD: Duration = Duration::from_secs(1);
 /// How long a paused observer receives no events.
@@ -24,29 +24,33 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Pass an observer to [`CacheBuilder::observer`](crate::CacheBuilder::observer). The
 /// [module](crate::event) has two examples.
 ///
-/// The method [`event`](Self::event) runs on the thread that reports the event. For most events this
-/// is the thread that polls the call, so task-locals of the call are there. Background writes,
-/// refreshes and the sweep of expired entries report their events on other threads. The order of
-/// events is the order in which one thread reports them.
+/// The method [`event`](Self::event) runs on the thread that reports the event. For most events
+/// this is the thread that polls the call, so the observer can read the call's task-locals.
+/// Background writes, refreshes and the removal of expired entries report their events on other
+/// threads. An observer receives the events of one thread in order; events of several threads may
+/// overlap.
 ///
 /// # An observer harms only itself
-/// - **It is slow.** The calls of an observer may take 100 ms in total within a second, on all
-///   threads together. After that the observer receives no events for ten seconds. The log has one
-///   warning. While a call of the observer has been running for more than 100 ms, other threads do
-///   not call the observer.
-/// - **It panics.** The panic is caught, and the call that reported the event goes on. The log has
-///   one warning for each observer. (A program that is built with `panic = "abort"` ends.)
-/// - **It causes events itself**, because it calls an annotated function or changes an entry. It does
-///   not receive events that its own thread reports until its call has returned, and other observers
-///   do. An annotated function that an observer calls runs without the cache, unless the memory of
-///   this process has the value. Use the method only for work that does not wait: a fetch takes as
-///   long as the upstream takes.
+/// - **A slow observer is paused.** On all threads together, an observer may take 100 ms within a
+///   second. If it takes longer, it receives no events for ten seconds, and the log has one
+///   warning. If one call of the observer has been running for more than 100 ms, other threads skip
+///   the observer until the call returns.
+/// - **A panicking observer is called again.** The panic is caught, and the call that reported the
+///   event goes on. The log has one warning for each observer. (A program that is built with
+///   `panic = "abort"` ends.)
+/// - **An observer that causes events does not receive them.** It may call an annotated function or
+///   change an entry. Other observers receive the events that this causes on the same thread. An
+///   annotated function that an observer calls runs without the cache, unless the request tier or
+///   the local tier has the value.
 ///
-/// [`Stats::observers`](crate::Stats::observers) counts the events that an observer has received and
-/// missed. A thread that is unwinding from a panic delivers no events.
+/// The method must not wait, and a fetch waits for an upstream. So hand long work to another
+/// thread.
 ///
-/// An observer that owns a clone of its cache keeps the cache alive for ever. Let it own what it
-/// needs of the cache, or set the cache later and as a weak reference of the program's own.
+/// [`Stats::observers`](crate::Stats::observers) counts the events that an observer has received
+/// and missed. A thread that is unwinding from a panic delivers no events.
+///
+/// An observer that owns a clone of its cache keeps the cache alive forever. Give the observer only
+/// the data that it needs, or a `Weak` of a struct that owns the cache.
 pub trait Observer: Send + Sync {
     /// Receives an event.
     fn event(&self, event: &Event<'_>);
@@ -58,7 +62,7 @@ pub trait Observer: Send + Sync {
     }
 }
 
-/// The observers that a builder was given.
+/// The observers that were passed to a builder.
 #[derive(Clone, Default)]
 pub(crate) struct ObserverList(Vec<Arc<dyn Observer>>);
 
@@ -80,11 +84,11 @@ impl fmt::Debug for ObserverList {
 
 /// Calls one observer of one cache, catches its panics, and pauses it if it is slow.
 ///
-/// Times are milliseconds of the coarse clock, and 0 stands for no time.
+/// Points in time are milliseconds of the coarse clock; 0 stands for `None`.
 pub(super) struct ObserverGuard {
     observer: Arc<dyn Observer>,
-    /// When the watched call began. One call at a time is watched; a stuck call is usually the
-    /// watched one, because other calls are short.
+    /// When the watched call began. Only one call at a time is watched. If a call is stuck, it is
+    /// usually the watched one, because other calls are short.
     watched_since: AtomicU64,
     /// When the current [`BUDGET_PERIOD`] began.
     period_began: AtomicU64,
@@ -121,7 +125,7 @@ impl ObserverGuard {
         }
     }
 
-    /// Calls the observer, unless the observer has itself caused the event, is paused or is stuck.
+    /// Calls the observer, unless the observer caused the event itself, is paused or is stuck.
     pub(super) fn deliver(&self, event: &Event<'_>) {
         let Some(_delivery) = Delivery::enter(self) else { return };
         let now = CoarseInstant::now().millis().max(1);
@@ -145,7 +149,7 @@ impl ObserverGuard {
         self.received.fetch_add(1, Ordering::Relaxed);
         self.spend(took);
         if let Err(panic) = result {
-            // The drop of the panic's payload is code of the program, too.
+            // Dropping the panic's payload runs code of the program, which may panic too.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             if self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
                 let name = self.observer.name();
@@ -164,11 +168,12 @@ impl ObserverGuard {
         is_stuck
     }
 
-    /// Counts the time of a call, and pauses the observer if its budget is spent.
+    /// Adds the duration of a call to the used time, and pauses the observer if its budget is
+    /// spent.
     fn spend(&self, took: Duration) {
         let now = CoarseInstant::now().millis();
         let began = self.period_began.load(Ordering::Relaxed);
-        // Two threads may begin a period at once. The budget need not be exact.
+        // Two threads may start a new period at the same time. The budget need not be exact.
         if now.saturating_sub(began) >= millis(BUDGET_PERIOD) {
             self.period_began.store(now, Ordering::Relaxed);
             self.used_nanos.store(0, Ordering::Relaxed);
@@ -202,13 +207,13 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The most observers whose calls are nested on one thread: the first observer causes an event for
-/// the second, and so on. A deeper event is not delivered.
+/// How deeply calls of observers may be nested on one thread: one observer causes an event, which
+/// is delivered to a second observer, and so on. Events at a greater depth are not delivered.
 const MAX_NESTED: usize = 4;
 
 thread_local! {
-    /// The addresses of the guards whose observers this thread is calling, and zeros after them.
-    /// The array needs no destructor, so reading it costs a miss next to nothing.
+    /// The addresses of the guards whose observers this thread is calling, followed by zeros. The
+    /// array needs no destructor, so a miss can read it at almost no cost.
     static DELIVERIES: Cell<[usize; MAX_NESTED]> = const { Cell::new([0; MAX_NESTED]) };
 }
 
@@ -218,13 +223,14 @@ pub(crate) fn is_in_observer() -> bool {
     DELIVERIES.get()[0] != 0
 }
 
-/// Marks that this thread is calling an observer, until the mark is dropped.
+/// Marks that this thread is calling an observer. `Drop` removes the mark.
 struct Delivery {
     depth: usize,
 }
 
 impl Delivery {
-    /// Returns `None` if this thread is calling the observer already.
+    /// Returns `None` if this thread is already calling the observer, or if the calls are nested
+    /// too deeply.
     fn enter(guard: &ObserverGuard) -> Option<Delivery> {
         let address = std::ptr::from_ref(guard).addr();
         let mut deliveries = DELIVERIES.get();
@@ -259,25 +265,25 @@ mod tests {
     const EVENT: Event<'_> = Event::Cleared { function: None, entries: 0 };
 
     /// An observer that calls a function for each event.
-    struct Acting<F>(F);
+    struct CallingObserver<F>(F);
 
-    impl<F: Fn() + Send + Sync> Observer for Acting<F> {
+    impl<F: Fn() + Send + Sync> Observer for CallingObserver<F> {
         fn event(&self, _: &Event<'_>) {
             (self.0)();
         }
     }
 
     fn guard(act: impl Fn() + Send + Sync + 'static) -> ObserverGuard {
-        ObserverGuard::new(Arc::new(Acting(act)))
+        ObserverGuard::new(Arc::new(CallingObserver(act)))
     }
 
-    /// Returns how many events the observer has received and missed, and its panics.
+    /// Returns how many events the observer has received and missed, and how often it has panicked.
     fn counts(guard: &ObserverGuard) -> (u64, u64, u64) {
         let ObserverStats { received, missed, panics, .. } = guard.stats();
         (received, missed, panics)
     }
 
-    /// A payload of a panic whose drop panics as well.
+    /// A panic payload that panics again when it is dropped.
     struct PanicsOnDrop;
 
     impl Drop for PanicsOnDrop {
@@ -293,7 +299,7 @@ mod tests {
         let observer = guard(|| std::panic::panic_any(PanicsOnDrop));
         for _ in 0..3 {
             observer.deliver(&EVENT);
-            // A panic that prints its backtrace takes so long that the observer is paused.
+            // A panic that prints a backtrace may take so long that the observer is paused.
             observer.paused_until.store(0, Ordering::Relaxed);
         }
         assert_eq!(counts(&observer), (3, 0, 3));
@@ -310,7 +316,7 @@ mod tests {
         });
         (0..6).for_each(|_| observer.deliver(&EVENT));
         assert_eq!(counts(&observer), (1, 5, 0));
-        // The end of the pause has come.
+        // Ends the pause.
         let left = observer.paused_until.swap(1, Ordering::Relaxed);
         let left = Duration::from_millis(left - CoarseInstant::now().millis());
         assert!(left > PAUSE - Duration::from_secs(2) && left <= PAUSE, "{left:?}");
@@ -363,7 +369,7 @@ mod tests {
         let events = Arc::new(OnceLock::<EventDispatcher>::new());
         let emitting = |events: &Arc<OnceLock<EventDispatcher>>| {
             let events = Arc::clone(events);
-            Arc::new(Acting(move || {
+            Arc::new(CallingObserver(move || {
                 assert!(is_in_observer());
                 if let Some(events) = events.get() {
                     events.emit(&EVENT);
@@ -375,7 +381,7 @@ mod tests {
         list.push(emitting(&events));
         let events = events.get_or_init(|| EventDispatcher::new(&list));
         events.emit(&EVENT);
-        // Each receives the event, and the one that the other emits.
+        // Each observer receives the event, and the event that the other observer emits.
         let received: Vec<u64> = events.observer_stats().iter().map(|its| its.received).collect();
         assert_eq!(received, [2, 2]);
         assert!(events.observer_stats().iter().all(|its| its.missed == 0 && its.panics == 0));
@@ -384,6 +390,6 @@ mod tests {
 
     #[test]
     fn an_observer_is_named_by_its_type() {
-        assert!(guard(|| ()).stats().name.contains("Acting<"));
+        assert!(guard(|| ()).stats().name.contains("CallingObserver<"));
     }
 }

@@ -1,6 +1,6 @@
-//! The last events of some entries. With these, a log line can say why an entry is missing.
+//! Remembers the last events of some entries, so that a log line can say why an entry is missing.
 //!
-//! Events are remembered only while the log, or a `tracing` subscriber, accepts the level `debug`.
+//! Events are remembered only while the log or a `tracing` subscriber accepts the level `debug`.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
@@ -14,7 +14,7 @@ use crate::telemetry::accepts_debug;
 /// The number of entries whose last event is remembered. Each takes 32 bytes.
 const SLOTS: usize = 4096;
 
-/// An event after which the entry is missing.
+/// An event that explains why an entry is missing later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PastEvent {
     Evicted(EvictionReason),
@@ -23,25 +23,25 @@ pub(crate) enum PastEvent {
     FillRefused(FillRefusal),
 }
 
-/// The last events of recently used entries. Two entries may share a slot; the later event then
-/// replaces the earlier one.
+/// The last events of some entries, in a fixed number of slots. If two entries share a slot, the
+/// later event replaces the earlier one.
 #[derive(Default)]
 pub(super) struct PastEvents {
-    slots: OnceLock<Mutex<Box<[Option<Remembered>]>>>,
+    slots: OnceLock<Mutex<Box<[Option<RememberedEvent>]>>>,
 }
 
 #[derive(Clone, Copy)]
-struct Remembered {
+struct RememberedEvent {
     header: KeyHeader,
     event: PastEvent,
     at: Instant,
 }
 
 impl PastEvents {
-    /// Remembers the event if a later miss of the entry could be due to it.
+    /// Remembers the event if it could explain a later miss of the entry.
     ///
-    /// This method calls no code of the program's logger, because some events are reported while a
-    /// table of the local tier collects its garbage.
+    /// Some events are reported while the local tier frees memory. This method therefore must not
+    /// call the program's logger.
     #[inline]
     pub(super) fn note(&self, event: &Event<'_>) {
         if accepts_debug() {
@@ -71,7 +71,7 @@ impl PastEvents {
         let mut slots = lock(self.slots.get_or_init(|| Mutex::new(vec![None; SLOTS].into())));
         let slot = &mut slots[slot_of(header)];
         match past {
-            Some(event) => *slot = Some(Remembered { header, event, at: Instant::now() }),
+            Some(event) => *slot = Some(RememberedEvent { header, event, at: Instant::now() }),
             None if slot.is_some_and(|remembered| remembered.header == header) => *slot = None,
             None => {}
         }

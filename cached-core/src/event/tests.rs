@@ -42,7 +42,7 @@ fn an_event_shows_no_identifier() {
 }
 
 #[test]
-fn nothing_is_collected_while_the_log_does_not_ask() {
+fn past_events_are_not_remembered_without_a_logger() {
     // No unit test installs a logger.
     assert!(!crate::telemetry::accepts_miss_lines());
     let (events, key) = (dispatcher([]), [7; 8]);

@@ -1,4 +1,5 @@
-//! The recorders of outcomes, and those that record the calls of the running thread.
+//! Recorders collect the outcomes of calls. Each thread has a list of the recorders that its calls
+//! report to.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -7,13 +8,13 @@ use super::{Outcome, Outcomes};
 use crate::sync::lock;
 
 thread_local! {
-    /// The recorders of the futures that this thread is polling, the outermost first. Each recorder
-    /// is there once.
+    /// The recorders of the futures that this thread is polling, the outermost first. No recorder
+    /// is in the list twice.
     static ACTIVE: RefCell<Vec<Arc<OutcomeRecorder>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Collects the outcomes of the calls of one future. The tasks that the future spawns may record
-/// into it too, at the same time.
+/// Collects the outcomes of the calls that one future makes. Tasks that the future spawned may
+/// record outcomes at the same time.
 pub(crate) struct OutcomeRecorder {
     recorded: Mutex<Recorded>,
 }
@@ -37,8 +38,8 @@ impl OutcomeRecorder {
 
     pub(crate) fn record(&self, outcome: &Outcome) {
         match &mut *lock(&self.recorded) {
-            // A call that its own body calls ends first. If the clock shows the same time for the
-            // begin of both, the one that ends later is the outer one.
+            // An annotated function may call another one. If the clock shows the same start for
+            // both calls, the call that ends later is the outer one, and began first.
             Recorded::First(first) => {
                 if first.as_ref().is_none_or(|first| outcome.began <= first.began) {
                     *first = Some(outcome.clone());
@@ -48,7 +49,7 @@ impl OutcomeRecorder {
         }
     }
 
-    /// Returns the outcome of the call that began first, of those that have ended.
+    /// Returns the outcome of the first call among the calls that have ended.
     pub(crate) fn first(&self) -> Option<Outcome> {
         match &*lock(&self.recorded) {
             Recorded::First(first) => first.clone(),
@@ -65,16 +66,16 @@ impl OutcomeRecorder {
     }
 }
 
-/// A guard that has added recorders to those of the thread. `Drop` removes them.
+/// A guard that keeps recorders in the thread's list. `Drop` removes them.
 pub(crate) struct ActiveRecorders {
-    /// The number of recorders that the thread had before.
+    /// The length of the thread's list before the recorders were added.
     before: usize,
 }
 
 impl ActiveRecorders {
-    /// Adds the recorders that the thread does not have yet.
+    /// Adds the recorders that are not in the thread's list yet.
     pub(crate) fn add(recorders: &[Arc<OutcomeRecorder>]) -> ActiveRecorders {
-        // A thread that is ending has no thread-locals, and records nothing.
+        // A thread that is ending has dropped its thread-locals, so it records nothing.
         let before = ACTIVE.try_with(|active| {
             let mut active = active.borrow_mut();
             let before = active.len();
@@ -95,7 +96,7 @@ impl Drop for ActiveRecorders {
     }
 }
 
-/// Returns true if the thread records the outcomes of calls.
+/// Returns true if this thread records the outcomes of calls.
 pub(crate) fn is_recording() -> bool {
     ACTIVE.try_with(|active| !active.borrow().is_empty()).unwrap_or(false)
 }
@@ -105,11 +106,11 @@ pub(crate) fn active_recorders() -> Vec<Arc<OutcomeRecorder>> {
     ACTIVE.try_with(|active| active.borrow().clone()).unwrap_or_default()
 }
 
-/// Returns what the innermost running [`with_outcomes`](crate::with_outcomes) has recorded so far,
-/// or `None` outside of one.
+/// Returns the outcomes that the innermost running [`with_outcomes`](crate::with_outcomes) has
+/// recorded so far. Returns `None` if none is running.
 ///
-/// With the feature `tower`, a handler behind a `RequestScopeLayer` that writes `Cache-Status` can
-/// call this function too.
+/// With the feature `tower`, a handler behind a `RequestScopeLayer` can also call this function, if
+/// the layer writes `Cache-Status`.
 ///
 /// ```
 /// # use cached_core::{coordinator_cached, outcomes, with_outcomes};

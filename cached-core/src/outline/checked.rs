@@ -139,7 +139,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         deserialize_byte_buf Bytes;
         deserialize_unit Unit;
         // The positional codec returns an error for this method, `deserialize_any` and
-        //         // `deserialize_identifier`.
+        // `deserialize_identifier`.
         deserialize_ignored_any Any;
     }
 

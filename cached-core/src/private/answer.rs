@@ -1,6 +1,6 @@
 //! A call of an annotated function, and the future that completes the call.
 //!
-//! To *fetch* is to run the body of the annotated function.
+//! A *fetch* is a run of the annotated function's body.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -74,9 +74,9 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Sets how the error of a failed fetch is shared. `share` calls
-    /// [`error_copier`](super::error_copier) and passes it the function of the option
-    /// `share_error`.
+    /// Sets how the error of a failed fetch is shared with other calls. `share` is generated code
+    /// that passes the function of the option `share_error` to
+    /// [`error_copier`](super::error_copier).
     #[must_use]
     pub fn share_error(mut self, share: fn(&R) -> Option<SharedError>) -> Self
     where
@@ -93,8 +93,8 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Returns empty rules for a function with `refresh_ahead`. The function adds its rules when
-    /// its body has to run, so a hit makes no copies of parameters.
+    /// Returns empty rules for a function with `refresh_ahead`. The generated code adds the rules
+    /// only when the body has to run, so a hit copies no parameters.
     pub fn no_rules(&self) -> RefreshRules<V> {
         RefreshRules(ValueRules::NONE)
     }
@@ -131,9 +131,10 @@ impl<V> RefreshRules<V> {
 
 impl<R: 'static, V: 'static> Call<'_, R, V> {
     /// Completes the call as [`complete`](Call::complete) does. If the entry is due for a refresh,
-    /// this method returns the cached value and runs the fetch in the background. `fetch` makes the
-    /// function's rules and the future of its body. This method calls `fetch` only if the body may
-    /// have to run.
+    /// this method returns the cached value and runs the fetch in the background.
+    ///
+    /// `fetch` returns the function's rules and the future of its body. It is called only if the
+    /// body may have to run.
     pub async fn complete_with_refresh<F>(
         self,
         fetch: impl FnOnce() -> (RefreshRules<V>, Pin<Box<F>>),
@@ -179,9 +180,9 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
 }
 
 impl<R, V> Call<'_, R, V> {
-    /// Moves the call from phase to phase until the call completes.
+    /// Moves the call from phase to phase until it completes.
     ///
-    /// The output of `fetch` is never stored in the call, because the output need not be `Send`.
+    /// The output of `fetch` need not be `Send`, so it is never stored in the call.
     fn poll(
         &mut self,
         mut fetch: Pin<&mut dyn Future<Output = R>>,
@@ -246,8 +247,8 @@ impl<R, V> Call<'_, R, V> {
 
 /// The future that completes a [`Call`].
 ///
-/// The compiler compiles this wrapper for each annotated function, and `Call::poll` once for each
-/// return type.
+/// This wrapper is compiled once for each annotated function. `Call::poll` is compiled only once
+/// for each return type.
 pub struct CallFuture<'p, 'f, R, V, F> {
     call: Call<'p, R, V>,
     fetch: Pin<&'f mut F>,

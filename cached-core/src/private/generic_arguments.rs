@@ -21,8 +21,8 @@ pub(super) struct GenericArguments<Constants> {
 }
 
 impl<Constants: KeyParts> GenericArguments<Constants> {
-    /// Writes the arguments. A function without type or const arguments writes nothing, so its keys
-    /// do not depend on how the compiler prints types.
+    /// Writes the arguments into a key. For a function without type and const arguments this writes
+    /// nothing, so the function's keys do not depend on how the compiler prints types.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: KeySink>(
         &self,
@@ -48,11 +48,11 @@ impl<Constants: KeyParts> GenericArguments<Constants> {
     }
 }
 
-/// Returns true if the module or the type that contains the closure's function has no type
-/// arguments.
+/// Returns true if the annotated function is in a module, or in the `impl` block of a type without
+/// type arguments. `closure` is the type name of a closure in the function.
 ///
 /// The declaration stores the address of the last closure name for which this function returned
-/// true. A hit then compares two addresses, and does not parse the name.
+/// true. For the same closure, a later hit only compares two addresses and does not parse the name.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
     let address = closure.as_ptr().addr();
@@ -119,11 +119,7 @@ mod tests {
             ("<(u8, u16) as app::Tr>::g<u8>::{{closure}}", "<(u8, u16) as app::Tr>", false),
         ] {
             assert_eq!(container(closure), expected, "the container of {closure}");
-            assert_eq!(
-                is_plain(container(closure)),
-                plain,
-                "{closure} is in a plain container or not"
-            );
+            assert_eq!(is_plain(container(closure)), plain, "is the container of {closure} plain?");
         }
     }
 }

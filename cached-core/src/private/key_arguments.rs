@@ -25,8 +25,9 @@ pub struct DeclaredFunction {
 }
 
 impl DeclaredFunction {
-    /// Takes a closure from the function's body, because the type name of the closure shows the
-    /// type arguments of the surrounding `impl` block. The attribute cannot see this block.
+    /// Creates the description of a function from its declaration and a closure in its body. The
+    /// closure's type name shows the type arguments of the surrounding `impl` block, which the
+    /// attribute cannot see.
     #[inline]
     pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> DeclaredFunction {
         DeclaredFunction { declaration, closure: type_name::<Closure>() }
@@ -73,8 +74,8 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         self.generics.write(self.declaration, self.write_parts(sink)?)
     }
 
-    /// Returns the header of the key. Hashes the identifier and the version for it, without
-    /// encoding the key. The hash leaves out the generic arguments.
+    /// Returns the header of the key. The header contains a hash of the identifier and the version,
+    /// but not of the generic arguments. The key is not encoded.
     ///
     /// Returns `None` if an argument cannot be serialized, or if the declaration has no index. A
     /// function without an index is not cached, for example because another function has the same
@@ -95,15 +96,17 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
 
     /// Writes the header and the encoded key into `bytes`.
     ///
-    /// If the declaration has no index, `header` is `None`, and the bytes begin with a default
-    /// header that identifies no declaration. The canonical bytes of the key are still correct.
+    /// If the declaration has no index, `header` is `None`. The bytes then begin with a default
+    /// header that identifies no declaration, and the canonical bytes are still correct.
+    ///
+    /// # Errors
+    /// Returns the reason if an argument cannot be serialized.
     pub(super) fn encode(
         &self,
         header: Option<KeyHeader>,
         bytes: &mut KeyBytes,
     ) -> Result<(), KeyError> {
         bytes.write_header(header.unwrap_or_default());
-        // If an argument cannot be serialized, this call returns the reason.
         self.write(&mut *bytes)?;
         if let Some(collection) = bytes.unordered() {
             self.declaration.note_unordered_key(collection);
@@ -117,8 +120,8 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// The arguments of a key together with its header. The comparison with the key of an entry does
-/// not encode the arguments.
+/// The arguments of a key together with its header. They can be compared with the key of an entry
+/// without being encoded.
 pub(super) struct UnencodedKey<A> {
     header: KeyHeader,
     arguments: A,

@@ -1,14 +1,16 @@
-//! Copies of parameters, for code that runs after the annotated function's body has taken the
-//! parameters, or after the call.
+//! Copies of parameters, for code that runs after the annotated function's body has consumed the
+//! parameters.
 //!
-//! The functions of `cache_if` and `ttl_with` are called with the fetched value, and may mention
-//! parameters. A refresh in the background outlives the call. The expansion makes the copies after
-//! the lookup, so a hit that starts no refresh makes no copies. Two kinds of copies exist:
+//! The functions of `cache_if` and `ttl_with` may mention parameters, and are called after the
+//! body. A refresh in the background even runs after the call. The generated code makes the copies
+//! after the lookup, so a hit that starts no refresh makes no copies. There are two kinds of
+//! copies:
 //!
-//! - A [`ParameterClone`] is a clone of the parameter. The clone of a reference is the reference.
-//! - An [`OwnedParameter`] owns a copy of the value that a reference refers to. A
-//!   [`CacheEntry`](crate::CacheEntry) needs such copies, because it outlives the references. The
-//!   option `refresh_with` makes the copy of the receiver that a refresh owns.
+//! - A [`ParameterClone`] is a clone of the parameter. If the parameter is a reference, the clone
+//!   is a reference to the same value.
+//! - An [`OwnedParameter`] owns a copy of the value behind a reference. A
+//!   [`CacheEntry`](crate::CacheEntry) and a refresh need such copies, because they outlive the
+//!   references. For a receiver, the option `refresh_with` makes the copy.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -16,8 +18,8 @@ use std::sync::Arc;
 /// A clone of a parameter.
 pub struct ParameterClone<T> {
     value: T,
-    // This is a pointer, because with a bound on `get` the compiler would report a missing bound
-    // twice.
+    // The clone function is stored here, so that `get` needs no bound `Clone`. With that bound, the
+    // compiler would report a missing `Clone` twice.
     clone: fn(&T) -> T,
 }
 
@@ -32,20 +34,20 @@ impl<T> ParameterClone<T> {
 pub struct OwnedParameter<T: ?Sized>(Box<dyn Borrow<T> + Send + Sync>);
 
 impl<T: ?Sized> OwnedParameter<T> {
-    /// Returns a reference in place of the parameter.
+    /// Returns a reference to the copy, which replaces the parameter.
     pub fn get(&self) -> &T {
         (*self.0).borrow()
     }
 }
 
-/// A type that implements the traits below, one for each kind of copy.
+/// The type for which the traits below are implemented. There is one trait for each kind of copy.
 ///
-/// The functions below require for example `Copier: OwnsParameter<T>`, and no bound on the
-/// parameter's type `T`. If `T` had the bound, the compiler would suggest to borrow the parameter,
-/// and would not show the message of the trait.
+/// The functions below require, for example, `Copier: OwnsParameter<T>`, and no bound on the
+/// parameter's type `T`. With a bound on `T`, the compiler would suggest borrowing the parameter,
+/// and would not show the trait's message.
 pub struct Copier;
 
-/// The ability to clone a parameter that `cache_if` or `ttl_with` mentions.
+/// Clones a parameter that `cache_if` or `ttl_with` mentions.
 #[diagnostic::on_unimplemented(
     message = "`cache_if` and `ttl_with` cannot mention a `{T}`",
     label = "not `Clone + Send + Sync`",
@@ -63,14 +65,14 @@ impl<T: Clone + Send + Sync> ClonesParameter<T> for Copier {
     }
 }
 
-/// The ability to copy the value that a parameter refers to.
+/// Copies the value behind a parameter that is a reference.
 #[diagnostic::on_unimplemented(
     message = "no copy of this `{T}` can be kept after the call",
     label = "not `Clone + Send + Sync`",
     note = "an entry outlives the references that its `cache_if` or `ttl_with` mentions, and so does a `refresh_ahead` fetch: derive `Clone` for `{T}`, or let the function take an `Arc` of it"
 )]
 pub trait OwnsParameter<T: ?Sized> {
-    /// Copies the value that the reference refers to.
+    /// Copies the value behind the reference.
     fn own_parameter(reference: &T) -> OwnedParameter<T>;
 }
 
@@ -81,18 +83,18 @@ impl<T: ToOwned<Owned: Send + Sync + 'static> + ?Sized> OwnsParameter<T> for Cop
     }
 }
 
-/// The ability to take the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a
+/// Takes ownership of the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a
 /// `Box<T>`.
 ///
-/// A reference is not accepted. If the receiver's type is not `Clone`, `self.clone()` is a
-/// reference.
+/// A reference is not accepted. It can occur by mistake: if the receiver's type is not `Clone`,
+/// `self.clone()` clones only the reference.
 #[diagnostic::on_unimplemented(
     message = "`refresh_with` makes a `{Made}`, but a refresh needs a `{T}` that it owns",
     label = "expected a `{T}` or an `Arc<{T}>`, which must be `Send + Sync`",
     note = "derive `Clone` for `{T}` and write `refresh_with = self.clone()`, or make an `Arc<{T}>`"
 )]
 pub trait OwnsReceiver<T, Made> {
-    /// Takes the receiver.
+    /// Takes ownership of the receiver.
     fn own_receiver(made: Made) -> OwnedParameter<T>;
 }
 
@@ -119,13 +121,13 @@ where
 
 /// Clones a parameter of a generic type.
 ///
-/// The bounds here are the standard ones, so that the compiler suggests them as bounds of the type
-/// parameter of the annotated function.
+/// The bounds are standard traits, so that the compiler suggests them for the type parameter of the
+/// annotated function.
 pub fn clone_generic<T: Clone + Send + Sync>(parameter: &T) -> ParameterClone<T> {
     ParameterClone { value: parameter.clone(), clone: T::clone }
 }
 
-/// Copies the value that a parameter refers to.
+/// Copies the value behind a parameter that is a reference.
 pub fn own_parameter<T: ?Sized>(parameter: &&T) -> OwnedParameter<T>
 where
     Copier: OwnsParameter<T>,
@@ -133,7 +135,7 @@ where
     Copier::own_parameter(parameter)
 }
 
-/// Takes the receiver that the option `refresh_with` makes.
+/// Takes ownership of the receiver that the option `refresh_with` makes.
 pub fn own_receiver<T, Made>(made: Made) -> OwnedParameter<T>
 where
     Copier: OwnsReceiver<T, Made>,
@@ -143,8 +145,8 @@ where
 
 /// Calls the function of `cache_if` or `ttl_with`.
 ///
-/// The expansion does not call the function directly, because the compiler would not know the type
-/// of the function's parameter.
+/// The generated code calls the function through this one, which tells the compiler the type of the
+/// function's parameter.
 pub fn apply_rule<V, T>(value: &V, rule: impl FnOnce(&V) -> T) -> T {
     rule(value)
 }

@@ -1,5 +1,5 @@
-//! The second lookup of a call. It runs if the lookup that is inlined into the annotated function
-//! returns no value. It also finds the answers that the tasks of a request share.
+//! The second lookup of a call in this process. It runs if the inlined lookup in the annotated
+//! function finds no value. It also searches the answers that the tasks of a request share.
 
 use std::sync::Arc;
 
@@ -14,15 +14,16 @@ use crate::tier::Tier;
 use crate::tier::request::CallScope;
 use crate::value::{Value, ValueOperations};
 
-/// A function that converts a cached value to the call's return value and stores the result. It
-/// returns false if the cached value has another type.
+/// A function that converts a cached value to the call's return value and stores the return value.
+/// It returns false if the cached value does not have the type that the call returns.
 pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Encodes the key and looks it up again, among the answers that the tasks of a request share and
-/// in the local tier. Passes a hit to `write_hit`.
+/// Encodes the key and looks it up again, first among the answers that the tasks of a request share
+/// and then in the local tier. Passes a hit to `write_hit`.
 ///
-/// Returns `None` if `write_hit` has completed the call, and otherwise the [`Phase`] in which the
-/// call goes on. If the function declares `refresh_ahead`, the phase holds the hit.
+/// Returns `None` if `write_hit` has completed the call. Otherwise returns the [`Phase`] in which
+/// the call goes on. If the function declares `refresh_ahead`, a hit in the local tier is not
+/// passed to `write_hit`, and the phase contains it.
 pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,

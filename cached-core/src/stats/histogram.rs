@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The upper bounds of the buckets, in nanoseconds: 1, 2 and 5 times each power of ten, from 50 µs to
-/// 50 s. Every bound that OpenTelemetry advises for `db.client.operation.duration` is among them. One
-/// more bucket has the longer durations.
+/// The upper bounds of the buckets, in nanoseconds: 1, 2 and 5 times each power of ten, from 50 µs
+/// to 50 s. They include every bound that OpenTelemetry recommends for
+/// `db.client.operation.duration`. One more bucket counts the longer durations.
 const BOUNDS_NANOS: [u64; BOUND_COUNT] = {
     let mut bounds = [0; BOUND_COUNT];
     let (mut index, mut bound) = (0, 50_000);
@@ -20,7 +20,7 @@ const BOUNDS_NANOS: [u64; BOUND_COUNT] = {
 const BOUND_COUNT: usize = 19;
 const BUCKET_COUNT: usize = BOUND_COUNT + 1;
 
-/// A histogram that threads add durations to, without a lock.
+/// A histogram to which several threads add durations without a lock.
 #[derive(Default)]
 pub(crate) struct LiveHistogram {
     buckets: [AtomicU64; BUCKET_COUNT],
@@ -48,11 +48,12 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A snapshot of a histogram of durations: how many were at most as long as each of 19 bounds, from
-/// 50 µs to 50 s.
+/// A snapshot of a histogram of durations. It has 19 bounds from 50 µs to 50 s, and counts for each
+/// bound the durations that are not longer.
 ///
 /// [`Stats::fetch_durations`](crate::Stats::fetch_durations) returns the histogram of a function's
-/// fetches, and [`ServerStats::durations`](crate::ServerStats) is that of the exchanges with a server.
+/// fetches. [`ServerStats::durations`](crate::ServerStats) is the histogram of the exchanges with a
+/// server.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -98,9 +99,8 @@ impl DurationHistogram {
         self.sum_nanos.checked_div(self.count()).map(Duration::from_nanos)
     }
 
-    /// Returns the upper bound of each bucket, with the number of durations that are at most as long
-    /// as the bound. The bound of the last bucket is `None`, and its number is the
-    /// [`count`](Self::count).
+    /// Returns the upper bound of each bucket, and the number of durations that are not longer than
+    /// the bound. The last bucket has no bound, so its number is the [`count`](Self::count).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -119,9 +119,10 @@ impl DurationHistogram {
         })
     }
 
-    /// Estimates the duration that this fraction of the durations does not exceed: 0.5 is the median.
-    /// The estimate is in the right bucket, so it is wrong by a factor of 2.5 at most. Above 50 s the
-    /// estimate is 50 s, and below 50 µs it may be too short.
+    /// Estimates a quantile: the duration that this fraction of the durations does not exceed. For
+    /// example, 0.5 gives the median. The estimate is in the same bucket as the exact quantile, so
+    /// it is wrong by a factor of 2.5 at most. If the exact quantile is above 50 s, the estimate is
+    /// 50 s. If it is below 50 µs, the error may be larger.
     ///
     /// Returns `None` if there are no durations, or if the fraction is not a number from 0 to 1.
     #[must_use]
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_are_steps_of_1_2_and_5() {
+    fn the_bounds_are_1_2_and_5_times_powers_of_ten() {
         let micros = [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
         let bounds: Vec<u64> = BOUNDS_NANOS.iter().map(|bound| bound / 1_000).collect();
         assert_eq!(bounds[..10], micros);
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_in_one_bucket() {
+    fn each_duration_is_counted_in_one_bucket() {
         let histogram = histogram(&[0, 1, 2, 3, 100_000]);
         assert_eq!((histogram.count(), histogram.sum()), (5, Duration::from_millis(100_006)));
         let at_most = |millis| {
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_in_the_bucket_of_its_duration() {
+    fn an_estimated_quantile_is_in_the_right_bucket() {
         let durations: Vec<u64> = (1..=1_000).collect();
         let histogram = histogram(&durations);
         for (fraction, exact) in [(0.001, 1), (0.1, 100), (0.5, 500), (0.9, 900), (1.0, 1_000)] {

@@ -1,14 +1,13 @@
-//! The state of the memcached servers of a cache.
+//! The state and the counters of a cache's memcached servers, and the health of the cache.
 
 use std::fmt;
 
 use super::DurationHistogram;
 
-/// The state and the counters of one memcached server of a cache, since the server was added to the
-/// cache.
+/// The state of one memcached server of a cache, and its counters since it was added to the cache.
 ///
-/// [`Cache::servers`](crate::Cache::servers) returns one for each server. An *exchange* sends one or
-/// more commands to the server and receives the answers. A counter never decreases.
+/// [`Cache::servers`](crate::Cache::servers) returns this type for each server. An *exchange* sends
+/// one or more commands to the server and receives the replies. A counter never decreases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {
@@ -16,16 +15,17 @@ pub struct ServerStats {
     pub address: String,
     /// Says whether calls use the server now.
     pub state: ServerState,
-    /// Exchanges that have ended, in the background too.
+    /// Exchanges that have ended, including exchanges in the background.
     pub exchanges: u64,
-    /// Exchanges that failed: the server answered no command, refused to be used, or was late with an
-    /// answer.
+    /// Exchanges that failed. The server replied to no command, refused the connection, or was too
+    /// late with a reply.
     pub errors: u64,
-    /// Exchanges that the server did not answer in time. They are among the `errors`.
+    /// Exchanges in which the server did not reply in time. They also count as `errors`.
     pub timeouts: u64,
     /// How many times the server was taken out of rotation.
     pub ejections: u64,
-    /// The durations of the exchanges, with the time to open a connection if there was none.
+    /// The durations of the exchanges. If a connection had to be opened first, the time for this is
+    /// included.
     pub durations: DurationHistogram,
 }
 
@@ -35,7 +35,7 @@ pub struct ServerStats {
 pub enum ServerState {
     /// Calls use the server.
     Up,
-    /// The server is out of rotation: it has failed several times in a row, or it may have missed
+    /// Calls do not use the server, because it has failed several times in a row or may have missed
     /// changes. This process tries in the background to use it again.
     Ejected,
 }
@@ -51,12 +51,13 @@ impl fmt::Display for ServerState {
 
 /// The health of a cache.
 ///
-/// A degraded cache still answers every call, so it is no reason to take a service out of rotation.
-/// [`Cache::health`](crate::Cache::health) has an example.
+/// A degraded cache still answers every call, so a service need not be taken out of rotation
+/// because of it. [`Cache::health`](crate::Cache::health) has an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// Every tier is used. A cache without memcached, or one that is off, is up too.
+    /// No memcached server is out of rotation. A cache without memcached is up, and so is a cache
+    /// that is off.
     Up,
     /// Some memcached servers are out of rotation.
     #[non_exhaustive]
@@ -73,7 +74,7 @@ impl Health {
         if servers.is_empty() { Health::Up } else { Health::Degraded { servers } }
     }
 
-    /// Returns true if every tier is used.
+    /// Returns true for [`Health::Up`].
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self, Health::Up)
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_degraded_cache_names_the_servers_that_are_out() {
+    fn a_degraded_cache_names_its_ejected_servers() {
         let server = |address: &str, state| ServerStats {
             address: address.to_owned(),
             state,

@@ -1,7 +1,7 @@
 //! A counter that is divided into 16 shards, so that threads seldom write to the same memory.
 //!
-//! A thread claims one shard index for all counters when it first counts, and releases the index
-//! when the thread ends. If all other indices are claimed, the thread uses the last index, which
+//! When a thread counts for the first time, it claims one shard index for all counters. When the
+//! thread ends, it releases the index. If no index is free, the thread uses the last index, which
 //! any number of threads may share.
 
 use std::cell::Cell;
@@ -27,7 +27,8 @@ impl ShardedCounter {
         let shards = self.0.get_or_init(Box::default);
         let number = THREAD_SHARD.get();
         match shards.get(number) {
-            // No other thread writes to this shard, so a load and a store lose no increment.
+            // No other thread writes to this shard, so no increment is lost between the load and
+            // the store.
             Some(CounterShard(own)) if number != SHARED_INDEX => {
                 own.store(own.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             }
@@ -79,8 +80,8 @@ impl Drop for ShardReleaseGuard {
 
 #[cold]
 fn claim_shard() {
-    // A thread whose thread-locals are already dropped could not release an index, so it uses the
-    // shared shard.
+    // A thread that is ending has already dropped its thread-locals. It could not release an index,
+    // so it uses the shared shard.
     let number = RELEASE_GUARD.try_with(|_| claim_free_shard()).unwrap_or(SHARED_INDEX);
     THREAD_SHARD.set(number);
 }
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changing_threads_lose_no_increment() {
+    fn threads_that_reuse_shards_lose_no_increment() {
         let hits = ShardedCounter::default();
         for _ in 0..4 {
             std::thread::scope(|scope| {

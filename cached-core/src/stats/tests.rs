@@ -16,7 +16,7 @@ fn titles(table: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_table_shows_each_counter_that_is_not_zero_somewhere() {
+fn the_table_shows_unusual_counters_only_if_counted() {
     let always = ["name", "request", "local", "remote", "waited", "fetched", "failed"];
     let quiet = DeclarationStats { fetches: 3, local_hits: 12, ..DeclarationStats::default() };
     let table = stats(&[("quiet", quiet)]).to_string();
@@ -44,7 +44,7 @@ fn every_counter_has_a_column() {
 }
 
 #[test]
-fn a_table_of_many_functions_keeps_its_columns_in_line() {
+fn the_columns_of_a_long_table_are_aligned() {
     let name = |n: usize| -> &'static str { format!("function-{n}").leak() };
     let rows: Vec<_> = (0..100)
         .map(|n| {
@@ -56,9 +56,9 @@ fn a_table_of_many_functions_keeps_its_columns_in_line() {
     let table = stats(&rows).to_string();
     let lines: Vec<&str> = table.lines().collect();
     let [header, rows @ .., total, repeated] = &lines[..] else { panic!("{table}") };
-    assert_eq!(header, repeated, "the header stands below a long table too");
+    assert_eq!(header, repeated, "a long table repeats its header at the end");
     assert!(total.starts_with("total ") && rows.len() == 100, "{table}");
     let widths: Vec<usize> = lines.iter().map(|line| line.len()).collect();
     assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
-    assert!(widths[0] < 100, "a count is no wider than it must be: {table}");
+    assert!(widths[0] < 100, "columns are no wider than their longest cell: {table}");
 }

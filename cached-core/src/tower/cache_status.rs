@@ -6,17 +6,19 @@ use http::HeaderValue;
 
 use crate::outcome::{CallResult, Outcome, Outcomes};
 
-/// How a cache describes itself in the header `Cache-Status` (RFC 9211).
+/// The name of a cache in the header `Cache-Status` (RFC 9211), and the parameters that the header
+/// has.
 ///
-/// A response is one answer, made of several calls. They are summed up so:
+/// A handler may call several annotated functions for one response. The parameters sum up these
+/// calls:
 ///
-/// | parameter | is there | says |
+/// | parameter | present | meaning |
 /// |---|---|---|
 /// | `hit` | if no call ran or awaited a fetch | Every call was answered from a tier, or with the error of an earlier fetch (`error_ttl`). |
-/// | `fwd` | if not `hit` | The first of these that is true of some call: `stale` (an expired value is the answer), `request` (the request forces misses), `miss` (a fetch was run or awaited), `bypass` (the function ran without the cache). |
+/// | `fwd` | without `hit` | The first of these reasons that applies to any call: `stale` (the answer is an expired value), `request` (the request forces misses), `miss` (the call ran or awaited a fetch), `bypass` (the function ran without the cache). |
 /// | `collapsed` | if a call waited for another call's fetch | `collapsed`: no call of the response fetched. `collapsed=?0`: a call fetched too. |
-/// | `stored` | if a call fetched | `stored`: the value of each fetch is kept. `stored=?0`: the value of some fetch is not. |
-/// | `ttl` | if it is known of every call | The least time left of the values, in whole seconds. |
+/// | `stored` | if a call fetched | `stored`: a tier keeps the value of every fetch. `stored=?0`: the value of at least one fetch is not kept. |
+/// | `ttl` | if every call's time left is known | The shortest time left of all values, in whole seconds. |
 /// | `key` | with [`key`](Self::key) | The name and the digest of one key. |
 /// | `detail` | with [`detail`](Self::detail) | The number of calls with each result. |
 ///
@@ -32,43 +34,43 @@ use crate::outcome::{CallResult, Outcome, Outcomes};
 #[derive(Debug, Clone)]
 #[must_use = "an option of the layer does nothing by itself"]
 pub struct CacheStatus {
-    /// The name, as a token or a string of structured fields.
+    /// The name, written as a token or as a quoted string (RFC 8941).
     name: String,
     shows_key: bool,
     shows_detail: bool,
 }
 
 impl CacheStatus {
-    /// Returns the description of a cache with this name. The name is that of a service or of a
-    /// host, and appears in the header as it is. Characters that a header cannot have become `?`.
+    /// Returns a status without the parameters `key` and `detail`. `name` names the service or the
+    /// host, and appears in the header. Characters that are not allowed in a header become `?`.
     pub fn new(name: &str) -> CacheStatus {
         let name = if is_token(name) { name.to_owned() } else { quoted(name) };
         CacheStatus { name, shows_key: false, shows_detail: false }
     }
 
     /// Sets whether the header has the parameter `key`: the cache name and the digest of one key,
-    /// such as `key="payment:9f86…"`. It is the key of the first call that gave the response its
-    /// status, for example of the first miss.
+    /// such as `key="payment:9f86…"`. This is the key of the first call with the status of the
+    /// response. For `fwd=miss`, for example, it is the key of the first miss.
     ///
-    /// The digest does not show the arguments of the call, but who knows the possible arguments can
-    /// compute it and compare. Needs the feature `memcached`.
+    /// The digest does not show the call's arguments. But a reader who knows all possible arguments
+    /// can compute their digests and compare. This method needs the feature `memcached`.
     #[cfg(feature = "memcached")]
     pub fn key(mut self, shown: bool) -> CacheStatus {
         self.shows_key = shown;
         self
     }
 
-    /// Sets whether the header has the parameter `detail`: how many calls the response took, and
-    /// how they were answered, such as `detail="3 calls: 2 local hits, 1 miss"`.
+    /// Sets whether the header has the parameter `detail`: how many calls the handler made, and how
+    /// they were answered, such as `detail="3 calls: 2 local hits, 1 miss"`.
     pub fn detail(mut self, shown: bool) -> CacheStatus {
         self.shows_detail = shown;
         self
     }
 
-    /// Returns this cache's member of the header for a response that took these calls, or `None` if
-    /// it took no call.
+    /// Returns this cache's part of the header for a response with these outcomes. Returns `None`
+    /// if there was no call.
     ///
-    /// The layer calls this method. It is for programs that write their own middleware.
+    /// The layer calls this method. It is public for programs that write their own middleware.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, with_outcomes};
@@ -106,7 +108,7 @@ impl CacheStatus {
             });
         }
         if let Some(left) = outcomes.least_time_left() {
-            // A `String` takes every write.
+            // Writing to a `String` does not fail.
             let _ = write!(member, "; ttl={}", left.as_secs());
         }
         let decisive = outcomes.iter().find(|outcome| status.is_of(outcome));
@@ -132,7 +134,7 @@ impl From<String> for CacheStatus {
     }
 }
 
-/// The status of a response: `hit`, or the reason why a call went on to the upstream.
+/// The status of a response: a hit, or the reason why a call did not get a fresh value from a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseStatus {
     Hit,
@@ -181,7 +183,7 @@ impl ResponseStatus {
     }
 }
 
-/// Returns the name and the digest of the call's key.
+/// Returns the cache name and the digest of the call's key, as `name:digest`.
 #[cfg(feature = "memcached")]
 fn key_of(outcome: &Outcome) -> Option<String> {
     Some(format!("{}:{}", outcome.name(), outcome.digest()?))
@@ -193,14 +195,14 @@ fn key_of(_: &Outcome) -> Option<String> {
     None
 }
 
-/// Returns true if a text is a token of structured fields.
+/// Returns true if a text is a token in the syntax of structured fields (RFC 8941).
 fn is_token(text: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte);
     let starts_well = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*');
     starts_well && text.bytes().all(is_token)
 }
 
-/// Returns a text as a string of structured fields.
+/// Returns a text as a quoted string in the syntax of structured fields (RFC 8941).
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {

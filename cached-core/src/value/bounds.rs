@@ -1,13 +1,13 @@
 //! The bounds of a cached value, as one trait for each bound.
 //!
-//! A single trait could have only one error message. Each of these traits has its own. The module
-//! `private::checked_value` chooses which of them a value must implement, so that the compiler
-//! reports a type without serde once.
+//! A single trait could have only one error message, and each of these traits has its own. The
+//! module `private::checked_value` chooses which of the traits a value must implement, so that the
+//! compiler reports a type without serde only once.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A bound in place of `Clone`. Every type that is `Clone` implements it.
+/// A bound that replaces `Clone`. Every type that is `Clone` implements it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be cached, because it is not `Clone`",
     label = "this value is not `Clone`",
@@ -18,7 +18,7 @@ pub trait ClonedValue: Clone {}
 #[diagnostic::do_not_recommend]
 impl<T: Clone> ClonedValue for T {}
 
-/// A bound in place of `Serialize`. Every type that is `Serialize` implements it.
+/// A bound that replaces `Serialize`. Every type that is `Serialize` implements it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored in memcached, because it is not `serde::Serialize`",
     label = "this value is not `Serialize`",
@@ -31,7 +31,7 @@ pub trait SerializedValue {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize> SerializedValue for T {}
 
-/// A bound in place of `DeserializeOwned`. Every type that is `DeserializeOwned` implements it.
+/// A bound that replaces `DeserializeOwned`. Every type that is `DeserializeOwned` implements it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from memcached, because it is not `serde::de::DeserializeOwned`",
     label = "this value is not `DeserializeOwned`",

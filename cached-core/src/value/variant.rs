@@ -1,12 +1,12 @@
 //! Recognizes `None` and `Err` in a value of any type.
 //!
 //! The return type of a generic function may be an `Option` for one type argument and a `Vec` for
-//! another. Stable Rust has no specialization for these two cases. This module therefore compares
+//! another. Stable Rust cannot specialize code for these two cases. This module therefore compares
 //! the name of the type with the name of the standard `Option` or `Result`, and then compares the
 //! variants.
 //!
-//! The output of `Serialize` does not suffice. A newtype around an `Option` serializes like the
-//! `Option`. A program's own enum named `Result` serializes like the standard `Result`.
+//! The output of `Serialize` would not be enough. A newtype around an `Option` serializes like the
+//! `Option`, and a program's own enum named `Result` serializes like the standard `Result`.
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,9 +25,9 @@ pub(super) fn is_option<V>() -> bool {
     is_instance_of::<V, Option<()>>("()>")
 }
 
-/// Returns true if `V` and `Standard` are the same generic type. Their type arguments may differ.
-/// `arguments` must be the end of the name of `Standard`, after the `<`. Searching the name for the
-/// `<` would be slower.
+/// Returns true if `V` and `Standard` are the same generic type, such as two `Option`s. Their type
+/// arguments may differ. `arguments` must be the part of `Standard`'s name after the `<`. It is
+/// passed because searching the name for the `<` would be slower.
 fn is_instance_of<V, Standard>(arguments: &str) -> bool {
     let name = type_name::<V>();
     // A closure in a method of the type has a name with the same beginning, but no `>` at the end.

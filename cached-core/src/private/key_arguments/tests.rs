@@ -1,5 +1,5 @@
-//! Tests which arguments have the same key, and compares keys with golden vectors: bytes that no
-//! later version may change.
+//! Tests which arguments have the same key. Compares keys with golden vectors, which are bytes that
+//! no later version may change.
 
 use std::collections::{BTreeMap, HashMap};
 
