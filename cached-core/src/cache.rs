@@ -1,7 +1,7 @@
 //! The cache, built from a configuration: its tiers, its counters and its flights.
 //!
-//! A flight is a fetch that several callers in this process share. The modules `call` and `entry`
-//! look up, fetch and change entries. A [`Cache`] gives these two modules access to the tiers.
+//! A *flight* is a fetch that several callers in this process share. The modules `call` and `entry`
+//! look up, fetch and change entries, and reach the tiers through a [`Cache`].
 
 mod clear;
 #[cfg(feature = "metrics")]
@@ -34,18 +34,17 @@ pub use metrics::MetricsPublisher;
 
 /// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
 ///
-/// An annotated function uses [`Cache::current`], unless the option `cache = …` names another
-/// cache.
+/// An annotated function uses [`Cache::current`], unless its option `cache = …` names a cache.
 #[derive(Clone)]
 pub struct Cache {
     inner: Arc<CacheInner>,
 }
 
 struct CacheInner {
-    /// A number that no other cache of this process has or had.
+    /// A number that no other cache of this process has ever had.
     id: u64,
     enabled: bool,
-    /// The time of the cache's own clock at which the cache was built.
+    /// When the cache was built, by the cache's own clock.
     built: Instant,
     config: Config,
     events: EventDispatcher,
@@ -62,9 +61,9 @@ impl CacheBuilder {
     /// Checks the settings and builds the cache.
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
-    /// The first cache of a process that uses memcached waits here until the program's own file has
-    /// been hashed, which takes some hundredths of a second. The hash tells builds of the program
-    /// apart.
+    /// If the cache uses memcached, the method waits until the program's own file has been hashed.
+    /// This takes a few hundredths of a second, and is done once in a process. The hash tells
+    /// builds of the program apart.
     ///
     /// # Errors
     /// Returns an error for the first wrong setting. The error says what to write instead.
@@ -133,18 +132,17 @@ impl Cache {
     ///
     /// | URL | cache |
     /// |---|---|
-    /// | empty or `local:` | the memory of this process |
-    /// | `local:?local_capacity=256MiB` | the memory of this process, with a capacity of 256 MiB |
-    /// | `memcache://a:11211,b:11211?namespace=shop&timeout=50ms` | the memory of this process, and memcached |
-    /// | `off` | none; see [`Cache::disabled`] |
+    /// | empty or `local:` | stores entries in the memory of this process |
+    /// | `local:?local_capacity=256MiB` | the same, with a capacity of 256 MiB |
+    /// | `memcache://a:11211,b:11211?namespace=shop&timeout=50ms` | stores entries in the memory of this process and in memcached |
+    /// | `off` | stores nothing; see [`Cache::disabled`] |
     ///
     /// Each setting is a method of [`CacheBuilder`]. `local_capacity` (bytes, or a number with
     /// `KiB`, `MiB` or `GiB`), `ttl` and `jitter` apply to every cache; `namespace`, `timeout`,
     /// `lease` and `lease_wait` apply to memcached. A duration is written `50ms`, `5s` or `1h30m`.
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
-    /// The method is `async` so that a later version can connect here; today the method never
-    /// waits.
+    /// The method waits for the same work as [`CacheBuilder::build`].
     ///
     /// # Errors
     /// Returns an error for the first wrong part of the URL. The error says what to write instead.
@@ -168,12 +166,12 @@ impl Cache {
     }
 
     /// Builds the cache that the environment variable `CACHE_URL` describes, as
-    /// [`from_url`](Self::from_url) does. If the variable is not set, the cache is the memory of
-    /// this process.
+    /// [`from_url`](Self::from_url) does. If the variable is not set, the cache stores entries in
+    /// the memory of this process only.
     ///
     /// # Errors
-    /// Returns the errors of [`from_url`](Self::from_url), and an error if the variable is not
-    /// UTF-8.
+    /// Returns the same errors as [`from_url`](Self::from_url). Also returns an error if the
+    /// variable is not UTF-8.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -219,10 +217,10 @@ impl Cache {
     /// values and release leases.
     ///
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
-    /// program that ends normally need not call this method: if a runtime shuts down while writes
-    /// are under way, a thread of this library finishes the writes, and the shutdown waits for this
-    /// thread. Runtimes that shut down within 10 seconds of each other wait 1 second at most in
-    /// total. `Runtime::shutdown_background` does not wait.
+    /// program that ends normally need not call it. If a runtime shuts down while writes are
+    /// running, a thread of this library finishes them, and the shutdown waits for this thread. All
+    /// runtimes that shut down within 10 seconds together wait 1 second at most.
+    /// `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
     /// The writes continue if the returned future is dropped.
@@ -275,8 +273,8 @@ impl Cache {
     /// Returns the state and the counters of each memcached server, in the order in which they were
     /// configured. Without memcached the list is empty.
     ///
-    /// The counters of a server begin at zero when [`set_memcached`](Self::set_memcached) adds it
-    /// again.
+    /// If [`set_memcached`](Self::set_memcached) removes a server and later adds it again, the
+    /// server's counters start again at zero.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -293,11 +291,11 @@ impl Cache {
         self.inner.remote.as_ref().map_or_else(Vec::new, |remote| remote.servers())
     }
 
-    /// Returns whether every tier is used, or which memcached servers are out of rotation.
+    /// Returns [`Health::Up`], or the memcached servers that are out of rotation.
     ///
-    /// The method asks no server: it returns what this process knows from its last exchanges. A
-    /// server counts as out after a few failures in a row, so a program that makes no calls does not
-    /// notice that a server is gone.
+    /// The method contacts no server, and only returns what this process knows from earlier
+    /// exchanges. A server is taken out of rotation after a few failures in a row. A program that
+    /// makes no calls therefore does not notice that a server has failed.
     ///
     /// A degraded cache still answers every call. A health check that a load balancer reads should
     /// therefore report the service as healthy, and may add this text:
@@ -319,15 +317,15 @@ impl Cache {
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
     /// and connections. Only the keys of servers that were added or removed move.
     ///
-    /// Commands that are under way finish on the server where they began. A new server should be
-    /// empty. In two cases, this process ignores items that are older than the change:
+    /// Commands that are already running finish on the server where they began. A new server should
+    /// be empty. In two cases, this process ignores items that are older than the change:
     ///
     /// - A server that was removed before is added again.
     /// - A server that was added is removed again, and its keys return to the servers that had them
     ///   before.
     ///
-    /// Change the servers of all processes within a short time. The invalidations of a process do
-    /// not reach a new server until this method has added the server in that process.
+    /// Change the servers in all processes within a short time. Until this method has added a
+    /// server in a process, invalidations by that process do not reach the server.
     ///
     /// The method needs the feature `memcached`, which is on by default.
     ///
@@ -362,7 +360,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns a number that no other cache of this process has or had.
+    /// Returns a number that no other cache of this process has ever had.
     pub(crate) fn id(&self) -> u64 {
         self.inner.id
     }
@@ -382,18 +380,18 @@ impl Cache {
         self.inner.events.emit(&event);
     }
 
-    /// Reports that the value of this key was found in a tier. The inlined lookup of an annotated
-    /// function only counts its hits.
+    /// Reports that a lookup found the value of this key in a tier. The inlined lookup of an
+    /// annotated function does not call this method, and only counts its hits.
     pub(crate) fn report_hit(&self, key: &[u8], tier: Tier) {
         self.emit(Event::Hit { entry: EventSubject::of(key), tier });
     }
 
-    /// Returns what last happened to the entry with this key, and how long ago, if that is known.
+    /// Returns the last known event of the entry with this key, and how long ago it was.
     pub(crate) fn last_event(&self, key: &[u8]) -> Option<(PastEvent, Duration)> {
         self.inner.events.last_event(&EventSubject::of(key))
     }
 
-    /// Logs why a call was not answered from the memory of this process.
+    /// Logs a call that neither the request tier nor the local tier could answer.
     pub(crate) fn log_miss(&self, key: &[u8], report: &MissReport) {
         self.inner.events.log_miss(EventSubject::of(key), report);
     }
@@ -429,12 +427,13 @@ impl Cache {
         Key::new(namespace, name, &canonical_bytes(name, key))
     }
 
-    /// Removes the entry from the tiers of this process. A fetch or a read that is under way does
-    /// not store its result. A pause of the key's fetches ends.
+    /// Removes the entry from the tiers of this process. A fetch or a read that is already running
+    /// does not store its result. If the option `error_ttl` delays the key's next fetch, the delay
+    /// ends.
     ///
-    /// Returns a fill token, which allows the caller to store a replacement until the entry changes
-    /// again. Returns `None` if the token `before` is out of date. Another caller may then have
-    /// changed the entry, and that caller decides on the replacement.
+    /// Returns a fill token, with which the caller may store a replacement until the entry changes
+    /// again. Returns `None` if the token `before` is out of date, because another caller may then
+    /// have changed the entry. That caller then stores the replacement.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
@@ -445,8 +444,8 @@ impl Cache {
         // join the flight.
         self.inner.flights.detach(key);
         self.inner.fetch_pauses.end(key);
-        // The request comes last. Another task of the request may have found the old value until
-        // now, and the request must not keep it.
+        // The request tier comes last. Until now, another task of the request may have found the
+        // old value, and the request must not keep it.
         if let Some(request) = RequestHandle::current() {
             request.remove(self.id(), key);
         }
@@ -457,8 +456,8 @@ impl Cache {
 
 #[cfg(all(feature = "console", feature = "memcached"))]
 impl Cache {
-    /// Keeps the values that are being fetched or read now out of the local tier. No later call
-    /// receives such a value of the function whose declaration has this index.
+    /// Makes the local tier refuse all values that are being fetched or read now. No later call of
+    /// the function with this index receives such a value. `None` stands for all functions.
     pub(crate) fn refuse_values_under_way(&self, function: Option<usize>) {
         self.inner.local.refuse_earlier_fills();
         self.inner.flights.detach_all(function);

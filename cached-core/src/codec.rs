@@ -3,7 +3,7 @@
 //! - The *positional* codec, bincode, writes the parts of a value one after the other. This codec
 //!   is small and fast, and is tried first.
 //! - The *named* codec, MessagePack, writes the name of each field and the kind of each part. This
-//!   codec takes the values that the positional codec cannot read back: untagged and internally
+//!   codec is used for values that the positional codec cannot read back: untagged and internally
 //!   tagged enums, flattened and skipped fields, `serde_json::Value`.
 //!
 //! A stored frame says which codec wrote it.
@@ -19,7 +19,7 @@ use serde::de::DeserializeSeed;
 pub(crate) enum Codec {
     /// Writes no names and no kinds.
     Positional,
-    /// Writes names and kinds, so that a type can ask what comes next.
+    /// Writes names and kinds, so that a type's `Deserialize` can ask what comes next.
     Named,
 }
 
@@ -32,8 +32,8 @@ impl Codec {
         }
     }
 
-    /// Decodes a value with a seed that sees each step of the type's `Deserialize`. Returns `None`
-    /// if the bytes cannot be decoded, or if some are left over.
+    /// Decodes a value through a serde seed, which can check each step of the type's `Deserialize`.
+    /// Returns `None` if the bytes cannot be decoded, or if bytes are left over.
     pub(crate) fn decode_seed<S, V>(self, bytes: &[u8], seed: S) -> Option<V>
     where
         S: for<'de> DeserializeSeed<'de, Value = V>,

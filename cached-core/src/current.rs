@@ -1,7 +1,7 @@
-//! The current cache: the cache that an annotated function uses if the function names none.
+//! The current cache, which an annotated function uses if it does not name a cache.
 //!
-//! The current cache is the cache of the enclosing [`Cache::scope`]. Outside of every scope, the
-//! current cache is the installed cache, or an embedded cache if none is installed.
+//! Inside a [`Cache::scope`], this is the cache of the scope. Outside of every scope, it is the
+//! installed cache. If no cache is installed, it is an embedded cache of the process.
 
 mod in_scope;
 mod recording;
@@ -36,7 +36,7 @@ static INSTALLED: InstalledCache = OnceLock::new();
 
 static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(Config::default()));
 
-/// True once `Cache::scope` was called. While this is false, a call need not look for a scope.
+/// True after the first call of `Cache::scope`. Until then, a call need not look for a scope.
 static SCOPE_USED: AtomicBool = AtomicBool::new(false);
 
 /// Returns the process's cache if no scope has ever been used.
@@ -50,9 +50,9 @@ fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
-/// Returns true if the running task has probably lost its scope. The signs are that the program
-/// uses scopes and has installed no cache, and that the task is outside of every scope and uses the
-/// embedded cache.
+/// Returns true if the running task has probably lost its scope. This is assumed if all of these
+/// are true: the program uses scopes, the program has installed no cache, and the task is outside
+/// of every scope and uses the embedded cache.
 pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
     SCOPE_USED.load(Ordering::Relaxed)
         && INSTALLED.get().is_none()
@@ -89,7 +89,7 @@ impl Cache {
     /// ```
     #[must_use]
     pub fn current() -> Cache {
-        // The cache is cloned, because the caller may enter another scope while it uses the cache.
+        // The cache must be cloned, because the caller may leave the scope and still use the cache.
         SCOPED.try_with(Cache::clone).unwrap_or_else(|_| process_cache().clone())
     }
 
@@ -113,8 +113,9 @@ impl Cache {
     /// Runs a future with this cache as the current cache, for example in a test or for one tenant.
     ///
     /// Every annotated function that the future calls uses this cache. A task that the future
-    /// spawns uses this cache only if its own future is wrapped: `tokio::spawn(in_scope(work))`,
-    /// see [`in_scope`]. The returned future owns the cache, so it does not borrow from `self`.
+    /// spawns uses this cache only if the task's future is wrapped, as in
+    /// `tokio::spawn(in_scope(work))`; see [`in_scope`]. The returned future owns the cache, so it
+    /// does not borrow from `self`.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future.
@@ -128,13 +129,14 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        // `Relaxed` is enough: a thread receives the returned future only after this store.
+        // `Relaxed` is enough, because a thread can receive the returned future only after this
+        // store.
         SCOPE_USED.store(true, Ordering::Relaxed);
         SCOPED.scope(self.clone(), future)
     }
 
-    /// Runs the future that `make` returns with this cache as the current cache, and calls `make`
-    /// with it too.
+    /// Runs the future that `make` returns with this cache as the current cache. While `make` runs,
+    /// this cache is the current cache too.
     #[cfg(feature = "tower")]
     fn scope_made<F: Future>(&self, make: impl FnOnce() -> F) -> TaskLocalFuture<Cache, F> {
         SCOPE_USED.store(true, Ordering::Relaxed);

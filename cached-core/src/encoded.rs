@@ -3,13 +3,13 @@
 //! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
 //! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
 //!
-//! Another process may run another build, in which the type has changed. When a process reads a
-//! value, it compares the shape and the outline with its own type. The process then gets the value
-//! that was stored, or none.
+//! The process that reads a value may run another build, in which the type has changed. So it
+//! compares the shape and the outline with its own type. It then gets the value that was stored, or
+//! no value.
 //!
 //! # Codecs
-//! The positional codec comes first. If it does not read back what it wrote, the named codec is
-//! tried. The process remembers the types of such values, and tries the named codec first for them.
+//! The positional codec is tried first. If a value does not read back as it was written, the named
+//! codec is tried. For the type of such a value, the process then tries the named codec first.
 
 use std::any::{Any, TypeId};
 use std::collections::HashSet;
@@ -28,10 +28,10 @@ use crate::unstorable::Unstorable;
 /// The number of entries at which the set [`MATCHES`] or [`NAMED`] is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// Types of which some value could be read back with the named codec only.
+/// Types that have had a value which only the named codec could read back.
 static NAMED: LazyLock<RwLock<HashSet<TypeId>>> = LazyLock::new(RwLock::default);
 
-/// Types, each with the hash of an outline that is known to match the type. A value with a known
+/// Pairs of a type and the hash of an outline that is known to match the type. A value with such an
 /// outline is decoded without a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
@@ -56,13 +56,13 @@ impl EncodedView<'_> {
         program.map(|program| EncodedView { program, ..self })
     }
 
-    /// Returns true if the program with this fingerprint may read the value. Only the program that
-    /// wrote a value with buffered parts may read it.
+    /// Returns true if the program with this fingerprint may read the value. If serde buffers a
+    /// part of the value, only the program that wrote the value may read it.
     ///
-    /// The outline shows all data that a type gets, except for the data that the type reads through
-    /// a buffer. The meaning of a buffered part depends on the build. For example, an untagged enum
-    /// takes the first variant that fits, and a field that is skipped inside a flattened struct
-    /// leaves no trace. Neither the outline nor the shape shows that two builds differ there.
+    /// serde buffers untagged, internally tagged and flattened types, and the outline does not show
+    /// how a type reads its buffered data. For example, an untagged enum takes the first variant
+    /// that fits, and a skipped field in a flattened struct leaves no trace. Two builds may differ
+    /// there, and neither the outline nor the shape would show it.
     pub(crate) fn is_safe_to_read(&self, program: Option<u64>) -> bool {
         !self.needs_same_program() || program == Some(self.program)
     }
@@ -104,7 +104,7 @@ where
     }
     match write_with(Codec::Positional, value, check) {
         Ok(encoded) => return Ok(encoded),
-        // Only a test sees this difference. Production would store the value with this codec.
+        // Only tests find this difference. In production, the value is stored with this codec.
         Err(DEBUG_DIFFERS) => return Err(DEBUG_DIFFERS),
         Err(_) => {}
     }
@@ -144,8 +144,8 @@ const READ_BACK_OTHERWISE: &str = "does not read back as what was written";
 
 /// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
-/// The type's `Deserialize` receives only data that it would also have received in the build that
-/// encoded the value. The exception is data that the type buffers; see
+/// The type's `Deserialize` receives only data that the same type received in the build that
+/// encoded the value. The exception is data that serde buffers; see
 /// [`EncodedView::is_safe_to_read`].
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
@@ -174,7 +174,7 @@ fn remember_match<V: 'static>(outline: u64) {
     insert(&MATCHES, (TypeId::of::<V>(), outline));
 }
 
-// No code that holds the lock of a set panics, so these functions ignore poisoning.
+// Code that holds one of the locks never panics, so these functions ignore poisoning.
 
 fn contains<T: Eq + Hash>(set: &RwLock<HashSet<T>>, item: &T) -> bool {
     set.read().unwrap_or_else(PoisonError::into_inner).contains(item)

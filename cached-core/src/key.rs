@@ -2,16 +2,15 @@
 //!
 //! A key has two forms:
 //!
-//! - Inside the process, a key is a [`KeyHeader`] followed by the key's body. The header holds a
+//! - Inside the process, a key is a [`KeyHeader`] followed by the key's body. The header contains a
 //!   hash and the index of the function's declaration. The body is the encoded identifier, version
 //!   and type arguments.
 //! - Outside of the process, a key is the digest of its [`canonical_bytes`]. In these bytes, a
 //!   format number and the cache name replace the header.
 //!
-//! The encoding is a prefix code. Every value starts with a tag that says its form, and every
+//! The encoding is a prefix code: every value starts with a tag that says its form, and every
 //! sequence, map and struct ends with [`END`], which is not a tag. Therefore two different keys
-//! never have the same bytes. Tests compare the encoding with stored bytes. Some rules are not
-//! obvious:
+//! never have the same bytes. These rules of the encoding are not obvious:
 //!
 //! - Integers are encoded by value: `1u8` and `1i64` are the same key; `1` and `"1"` are not.
 //! - Floats are encoded as the bits of an `f64`. `-0.0` and `0.0` differ; all NaNs are one key.
@@ -49,8 +48,8 @@ pub(crate) use parts::DynKeyPart;
 pub use parts::KeyParts;
 pub(crate) use serializer::{END, KeySerializer, KeySink, NONE, SEQ, SOME};
 
-/// The format number, the first of the canonical bytes. Whoever changes the encoding must change
-/// this number, so that old entries are not found.
+/// The format number, which is the first of the canonical bytes. A change of the encoding must also
+/// change this number, so that old entries are not found.
 const FORMAT: u8 = 1;
 const HEADER_LENGTH: usize = 8;
 
@@ -98,9 +97,6 @@ fn spread(word: u64) -> u64 {
 }
 
 /// The `BuildHasher` of a table of keys. It makes a [`PrecomputedHasher`] for each key.
-///
-/// The hash in a key's header also depends on the declaration's index, so the index is not hashed
-/// again.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PrecomputedBuildHasher;
 
@@ -112,18 +108,19 @@ impl BuildHasher for PrecomputedBuildHasher {
     }
 }
 
-/// A hasher that returns the hash in a key's header, spread over 64 bits.
+/// A hasher that returns the hash in a key's header, spread over 64 bits. This hash already depends
+/// on the declaration's index.
 #[derive(Default)]
 pub(crate) struct PrecomputedHasher(u32);
 
 impl hash::Hasher for PrecomputedHasher {
-    /// Sets the hash to a hash that was read from a header.
+    /// Sets the hash to a header's hash, which the caller has read.
     #[inline]
     fn write_u32(&mut self, hash: u32) {
         self.0 = hash;
     }
 
-    /// Sets the hash to the hash in the key's header.
+    /// Sets the hash to the hash in the header of this key.
     fn write(&mut self, key: &[u8]) {
         self.0 = KeyHeader::read(key).hash();
     }
@@ -234,8 +231,9 @@ impl ser::Error for KeyError {
 
 /// The error of an argument whose `Serialize` failed while a key was hashed or compared.
 ///
-/// The error carries no message, because a message would make the code of every hit longer. The
-/// call then encodes the same key as bytes, which fails with a [`KeyError`] that has the message.
+/// The error has no message, because a message would make the code of every hit longer. After this
+/// error, the call encodes the same key as bytes. This fails with a [`KeyError`], which has the
+/// message.
 #[derive(Debug)]
 pub struct SerializeFailure;
 

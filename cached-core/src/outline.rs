@@ -2,22 +2,22 @@
 //! value.
 //!
 //! A *step* is a call of a `deserialize_*` method, the read of one member, or the choice of a
-//! variant. A call may have arguments, such as the name and the fields that `deserialize_struct`
-//! gets. *Members* are the fields of a struct or a tuple, the elements of a sequence, and the keys
-//! and values of a map.
+//! variant. The arguments of a call, such as a struct's name and fields, are a part of the step.
+//! *Members* are the fields of a struct or a tuple, the elements of a sequence, and the keys and
+//! values of a map.
 //!
 //! Each step has an *origin*, the place in the type where the step is taken. This place is a named
 //! type, a variant of an enum, or the inside of a `Some` or a newtype struct.
 //!
-//! Several builds of a program share memcached, and a type may differ between the builds. The codec
-//! writes no type names and no field names. Without a check, a type could get data that another
-//! type has stored. For example, a type that accepts only certain strings could get any string, and
-//! its `Deserialize` might panic.
+//! Several builds of a program share memcached, and a type may differ between the builds. The
+//! positional codec writes no type names and no field names. Without a check, a type could get data
+//! that another type has stored. For example, a type that accepts only certain strings could get
+//! any string, and its `Deserialize` might panic.
 //!
-//! The build that stores a value therefore decodes the value once, and stores the outline with the
-//! value. Another process checks each step of its own type against the stored outline *before* the
-//! type gets the data of the step. The type thus gets only data that the storing build read in the
-//! same step.
+//! The process that stores a value therefore decodes the value once, and stores the outline with
+//! it. A process that reads the value checks each step of its own type against the stored outline
+//! *before* the type gets the data of the step. So the type gets only data that the type in the
+//! storing build got in the same step.
 //!
 //! The step of a member contains the name of the member's type. serde does not reveal the type
 //! inside a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline
@@ -35,11 +35,11 @@
 //! under which the member was found. A type may also ask for *any* data and look at what comes. The
 //! checker checks the members of such a type too.
 //!
-//! Some data is handed on unchecked. A derived untagged, internally tagged or flattened type
-//! *buffers*: it reads its data into a buffer of serde, and then reads its parts from the buffer.
-//! The checker cannot see these last steps. An adjacently tagged type hides the type of its
-//! contents. The outline says whether a type buffers or hides. If another build stored such a
-//! value, `encoded` decides whether to read it.
+//! Some data cannot be checked. A derived untagged, internally tagged or flattened type *buffers*:
+//! it reads its data into a buffer of serde, and then reads its parts from the buffer. The checker
+//! cannot see the reads from the buffer. An adjacently tagged type hides the type of its contents.
+//! An outline records whether the type buffers or hides. The module `encoded` decides whether such
+//! a value is read.
 
 mod checked;
 
@@ -99,8 +99,8 @@ fn buffering_step() -> StableHasher {
     StepKind::Buffer.at(StepOrigin::ROOT)
 }
 
-/// Decodes a value and returns the value with the entries of its outline. This process must have
-/// encoded the payload from a value of type `V`.
+/// Decodes a value. Returns the value and the entries of its outline. This process must have
+/// encoded the payload from a `V`.
 ///
 /// # Errors
 /// Returns the innermost part that cannot be decoded, if it is known.
@@ -143,14 +143,15 @@ fn decode_checked<V: DeserializeOwned>(
     (!checker.is_refused).then_some(value)
 }
 
-/// The uses of a [`StepChecker`].
+/// What a [`StepChecker`] does with each step.
 enum CheckMode<'o> {
     /// Allows every step and records its entry.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
     /// Allows only steps whose entries are in the outline.
     Match(Outline<'o>),
-    /// Allows every step without checking it. The named codec always decodes through the wrappers
-    /// of `checked`, so that each type's `Deserialize` is compiled only once for this codec.
+    /// Allows every step without a check. For an outline that is known to match, the named codec
+    /// could decode without the wrappers of `checked`. But then each type's `Deserialize` would be
+    /// compiled twice.
     Trust,
 }
 
@@ -178,9 +179,9 @@ struct StepChecker<'o> {
     failed: Option<ValuePart>,
 }
 
-/// The origin of a step, as a hash. In a named type, this is a hash of the type's short name. In a
-/// variant, it is the hash of the step that chose the variant. In a `Some` or a newtype struct, it
-/// is a hash of the enclosing type's origin.
+/// The origin of a step (the place in the type where the step is taken), as a hash. In a named
+/// type, this is a hash of the type's short name. In a variant, it is the hash of the step that
+/// chose the variant. In a `Some` or a newtype struct, it is a hash of the enclosing type's origin.
 #[derive(Clone, Copy)]
 struct StepOrigin(u64);
 
@@ -290,8 +291,8 @@ impl<'o> StepChecker<'o> {
     }
 
     /// Returns the origin of the steps in a member's type. If the member hides the type of its
-    /// data, takes the [`buffering_step`] too. Two kinds of members do so: a buffer of serde, and a
-    /// field that decodes into the type around it, as in an adjacently tagged enum.
+    /// data, records or checks the [`buffering_step`] too. Two kinds of members hide it: a buffer
+    /// of serde, and a field that decodes into the type around it, as in an adjacently tagged enum.
     fn enter_member<T: ?Sized>(&mut self, parent: StepOrigin, is_field: bool) -> StepOrigin {
         let origin = self.origin_of::<T>();
         let hides_type = is_buffer(type_name::<T>()) || (is_field && origin.0 == parent.0);

@@ -1,18 +1,17 @@
 //! The shape of a value: a hash of the type names, the field names and the kinds of data that the
 //! value's `Serialize` passes to its serializer.
 //!
-//! The codec writes no names. If two fields are swapped or one is skipped, the codec decodes
-//! another value without an error. So the shape is computed when a value is stored, and again from
-//! the decoded value. The two shapes are equal only if the reader's type has the same structs,
-//! fields, variants and kinds of data in the same order.
+//! The positional codec writes no names. If two fields are swapped or one is skipped, this codec
+//! decodes another value without an error. So the shape is computed when a value is stored, and
+//! again from the decoded value. The two shapes are equal only if the reader's type has the same
+//! structs, fields, variants and kinds of data in the same order.
 //!
 //! A decoded `HashMap` may iterate in another order than the original. So the shape of a map is a
 //! sum of hashes, one for each entry, and each hash includes the entry's contents. serde treats a
-//! set as a sequence, so the shape of a `HashSet` depends on the order of elements that differ in
-//! shape. If the decoded set has another order, its shape is different, and the value is not
-//! stored.
+//! `HashSet` as a sequence, so the shape of a set changes with the order of its elements if the
+//! elements have different shapes. A value whose shape changes in this way is not stored.
 //!
-//! A type may serialize differently for a human-readable codec, so a value has a shape for each
+//! A type may serialize differently for a human-readable codec, so a value has one shape for each
 //! codec.
 
 use std::any::type_name;
@@ -25,19 +24,19 @@ use crate::codec::Codec;
 use crate::stable_hash::StableHasher;
 use crate::unstorable::ValuePart;
 
-/// How deeply members, `Some`s and newtypes may be nested. The serializer calls itself for each level,
-/// and a deeper value would exhaust the stack. The outline, whose steps take more of the stack, allows
-/// half as many levels.
+/// How deeply members, `Some`s and newtypes may be nested. The serializer calls itself for each
+/// level, and a deeper value would exhaust the stack. The outline, whose steps take more of the
+/// stack, allows half as many levels.
 const MAX_DEPTH: usize = 1024;
 
-/// The largest number of parts of a value that are compared to find the one that differs.
+/// The largest number of parts that are recorded to find the part in which two values differ.
 const MAX_PARTS: usize = 64 << 10;
 
 /// Returns the shape of `value`.
 ///
 /// # Errors
-/// Fails if the value's `Serialize` fails, if the value is nested too deeply, or if the value skips a
-/// field and the codec is positional.
+/// Fails if the value's `Serialize` fails, if the value is nested too deeply, or if the value skips
+/// a field and the codec is positional.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V, codec: Codec) -> Result<u64, ShapeError> {
     value.serialize(ShapeSerializer { codec, depth: 0, includes_contents: false, parts: None })
 }
@@ -50,7 +49,7 @@ pub(crate) fn first_difference<V: Serialize>(
 ) -> Option<ValuePart> {
     let (mut parts, mut others) = (parts_of(value, codec), parts_of(other, codec));
     let mut found = None;
-    // The parts are compared one by one only while both lists name the same parts.
+    // Two parts are compared only if both lists have the same fields and types.
     while parts.len() == others.len()
         && parts.iter().zip(&others).all(|(part, other)| part.part == other.part)
     {
@@ -79,7 +78,7 @@ fn parts_of<V: Serialize>(value: &V, codec: Codec) -> Vec<PartShape> {
     let parts = RefCell::new(PartRecorder { open: vec![Vec::new()], count: 0 });
     let serializer =
         ShapeSerializer { codec, depth: 0, includes_contents: false, parts: Some(&parts) };
-    // An error is recorded together with its part.
+    // The error can be ignored, because it is recorded with the part that failed.
     let _ = value.serialize(serializer);
     parts.into_inner().open.pop().unwrap_or_default()
 }
@@ -93,8 +92,8 @@ struct PartShape {
 
 /// A recorder of the shapes of the parts of one value.
 struct PartRecorder {
-    /// For each part that is still being serialized, the outermost first: the finished parts inside
-    /// of it.
+    /// One list for each part that is still being serialized, the outermost first. It contains the
+    /// finished parts inside of that part.
     open: Vec<Vec<PartShape>>,
     count: usize,
 }
@@ -118,7 +117,8 @@ impl PartRecorder {
 /// The reason why a value has no reliable shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShapeError {
-    /// The value's `Serialize` skips a field. The codec would read the next field in its place.
+    /// The value's `Serialize` skips a field. The positional codec would read the next field in its
+    /// place.
     SkippedField,
     /// The value is nested more than [`MAX_DEPTH`] levels deep.
     TooDeep,
@@ -186,7 +186,7 @@ enum DataKind {
     StructVariant,
 }
 
-/// Stands for the value of a skipped field in the shape.
+/// The number that replaces a skipped field's value in the shape.
 const SKIPPED: u64 = 1 << 32;
 
 fn hash_of_kind(kind: DataKind) -> StableHasher {
@@ -207,8 +207,8 @@ struct ShapeSerializer<'p> {
 }
 
 impl<'p> ShapeSerializer<'p> {
-    /// Returns the serializer of a map's entries. The entries have no order, so they are not
-    /// compared one by one.
+    /// Returns the serializer for a map's entries. Their parts are not recorded, because entries
+    /// have no order in which they could be compared.
     fn for_entries(self) -> ShapeSerializer<'p> {
         ShapeSerializer { includes_contents: true, parts: None, ..self }
     }
@@ -316,7 +316,7 @@ impl<'p> ser::Serializer for ShapeSerializer<'p> {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // A type must serialize here as it does for the codec.
+    // A type must serialize here in the same way as for the codec.
     fn is_human_readable(&self) -> bool {
         self.codec == Codec::Named
     }

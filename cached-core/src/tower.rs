@@ -113,8 +113,8 @@ impl RequestScopeLayer {
     /// The header is written when the handler returns the response, so it leaves out calls that are
     /// made later, while a body is streamed.
     ///
-    /// With this option, the layer records the outcome of each call, and a hit takes two or three
-    /// times as long.
+    /// With this option, the layer records the outcome of each call, so a hit costs more:
+    /// [the guide](crate::guide::requests) has the figures.
     pub fn cache_status(mut self, status: impl Into<CacheStatus>) -> RequestScopeLayer {
         self.cache_status = Some(Arc::new(status.into()));
         self

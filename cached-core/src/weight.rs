@@ -1,4 +1,4 @@
-//! Estimates a value's weight, the memory that the value takes.
+//! Estimates a value's weight, which is the memory that the value takes.
 //!
 //! `size_of` gives the size of the value itself. A serializer that writes nothing then visits the
 //! value and adds up its memory on the heap. A string counts by its length, and a sequence or a map
@@ -9,9 +9,9 @@
 //! counts as much as the largest, because an enum or an `Option` always takes the space of its
 //! largest variant.
 //!
-//! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips. It also
-//! omits what is nested more than [`MAX_DEPTH`] levels deep, because the serializer calls itself for each
-//! level and would exhaust the stack.
+//! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
+//! It also omits what is nested more than [`MAX_DEPTH`] levels deep, because the serializer calls
+//! itself for each level and would exhaust the stack.
 
 use std::fmt::{self, Write};
 
@@ -33,8 +33,8 @@ pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     Some(of_own_size::<V>() + heap)
 }
 
-/// Returns how many bytes a `V` takes when it is stored in an `Arc`, without what it owns on the
-/// heap.
+/// Returns how many bytes a `V` takes when it is stored in an `Arc`, without other memory that it
+/// owns on the heap.
 pub(crate) fn of_own_size<V>() -> usize {
     arc_block_size(size_of::<V>())
 }

@@ -11,7 +11,8 @@ use crate::event::Event;
 use crate::tier::local::run_deferred_drops;
 use crate::tier::request::RequestHandle;
 
-/// With more entries than this, a thread removes them. Fewer entries take less than a millisecond.
+/// If there are more entries than this, a thread removes them. Removing fewer entries takes less
+/// than a millisecond.
 const MAX_REMOVED_BY_CALLER: usize = 1024;
 
 impl Cache {
@@ -27,14 +28,15 @@ impl Cache {
     /// - **memcached keeps its entries**, and a fetch that is under way may still store its value
     ///   there. The next call may read an old value from memcached. To remove an entry from
     ///   memcached too, call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
-    /// - Other processes are not told.
+    /// - Other processes keep their entries.
     ///
-    /// A million entries take a second or two. A thread removes them, and calls go on meanwhile.
+    /// Removing a million entries takes a second or two. A thread removes them, and does not block
+    /// calls.
     /// [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations) counts the
     /// entries.
     ///
     /// # Cancellation
-    /// If the future is dropped after its first poll, the entries are removed all the same, but the
+    /// If the future is dropped after its first poll, the entries are still removed, but the
     /// current request may keep its answers.
     ///
     /// ```
@@ -60,16 +62,16 @@ impl Cache {
     /// Removes all entries of one function from the tiers of this process, and returns how many
     /// entries the local tier had. `name` is the cache name of the function.
     ///
-    /// The rules of [`clear`](Self::clear) hold for the entries of this function: memcached keeps
-    /// its entries, and other processes are not told. A fetch of another function that is under way
-    /// may also not be stored in this process.
+    /// The rules of [`clear`](Self::clear) apply to the entries of this function: memcached and
+    /// other processes keep their entries. In addition, running fetches of other functions may not
+    /// be stored in this process.
     ///
     /// # Errors
     /// Returns an error if no function of the program has this name. The error lists similar names.
     ///
     /// # Cancellation
-    /// The same as for [`clear`](Self::clear): after the first poll, the entries are removed all
-    /// the same.
+    /// If the future is dropped after its first poll, the entries are still removed, as with
+    /// [`clear`](Self::clear).
     ///
     /// ```
     /// # use cached_core::{Cache, coordinator_cached};
@@ -119,7 +121,7 @@ impl Cache {
         {
             return removed;
         }
-        // The thread could not be started, or an observer of the events has panicked.
+        // The thread could not be started, or it panicked.
         self.remove_all_here(function)
     }
 

@@ -1,7 +1,7 @@
-//! The counters and gauges of a cache, for the crate `metrics`.
+//! Publishes the counters and gauges of a cache through the crate `metrics`.
 //!
-//! The cache counts by itself, so a hit pays nothing. [`Cache::publish_metrics`] copies the counts
-//! to the recorder. `telemetry/durations.rs` records the two histograms.
+//! The cache has counters of its own, so metrics add no cost to a hit. [`Cache::publish_metrics`]
+//! copies the counters to the recorder. `telemetry/durations.rs` records the two histograms.
 
 use std::convert::Infallible;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -26,17 +26,17 @@ impl Cache {
     /// Copies the counters and gauges of this cache to the recorder of the crate `metrics`.
     ///
     /// Call this method before each scrape, or use
-    /// [`publish_metrics_every`](Self::publish_metrics_every). Counters are set absolutely, so it
-    /// does no harm to call the method often or from several threads. Histograms are recorded when
-    /// something happens, and do not need this method. The [guide](crate::guide::telemetry) lists
+    /// [`publish_metrics_every`](Self::publish_metrics_every). Counters are set to absolute values,
+    /// so the method may be called often and from several threads. Histograms do not need this
+    /// method: each duration is recorded when it ends. The [guide](crate::guide::telemetry) lists
     /// all names and labels. No label contains a key.
     ///
     /// If the cache has a namespace, each metric of its functions and entries has the label
-    /// `cache.namespace`. Two caches of a process that have no namespace, or the same, would
+    /// `cache.namespace`. If two caches of a process have the same namespace or none, they
     /// overwrite each other's counters.
     ///
-    /// The method blocks for about as long as the recorder takes to set some dozens of values for
-    /// each annotated function. Without a recorder it does nothing.
+    /// The method blocks while it sets a few dozen values for each annotated function. Without a
+    /// recorder it does nothing.
     ///
     /// The method needs the feature `metrics`.
     ///
@@ -85,14 +85,14 @@ impl Cache {
     /// in each interval. The interval is at least 10 ms.
     ///
     /// The thread ends when the returned [`MetricsPublisher`] is dropped, or when all clones of the
-    /// cache are gone. It needs no runtime, and a slow recorder holds up no task. It uses the
-    /// global recorder, and not one of `metrics::with_local_recorder`. A child process of a `fork`
-    /// has no such thread.
+    /// cache are dropped. The thread needs no runtime, so a slow recorder delays no task. The
+    /// thread uses the global recorder, and not a recorder of `metrics::with_local_recorder`. After
+    /// a `fork`, the child process does not have the thread.
     ///
     /// The method needs the feature `metrics`.
     ///
     /// # Errors
-    /// The operating system cannot start a thread.
+    /// Returns an error if the operating system cannot start a thread.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -123,7 +123,7 @@ impl Cache {
 
 /// A thread that publishes the metrics of a cache. Dropping this value ends the thread.
 ///
-/// [`Cache::publish_metrics_every`] returns it.
+/// [`Cache::publish_metrics_every`] returns this type.
 #[must_use = "the metrics are published only until this value is dropped"]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub struct MetricsPublisher {
@@ -132,7 +132,7 @@ pub struct MetricsPublisher {
 }
 
 impl MetricsPublisher {
-    /// Lets the thread run until all clones of the cache are gone.
+    /// Lets the thread run until all clones of the cache are dropped.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -153,7 +153,8 @@ impl fmt::Debug for MetricsPublisher {
     }
 }
 
-/// Sets the counters of one function. `ended` is the number of its fetches that returned.
+/// Sets the counters of one function. `ended` is the number of the function's fetches that
+/// returned.
 fn publish_function(
     labels: &CacheLabels,
     name: &'static str,
@@ -229,7 +230,8 @@ fn publish_server(server: &ServerStats) {
     counter!("cache.server.ejections", labels).absolute(server.ejections);
 }
 
-/// Describes every metric to the recorder, which may be another one than the last time.
+/// Describes every metric to the recorder. This is done each time, because the recorder may have
+/// changed since the last time.
 fn describe() {
     describe_counter!("cache.gets", Unit::Count, "Calls, by the tier and the way of their answer");
     describe_counter!("cache.fetches", Unit::Count, "Runs of the functions' bodies");

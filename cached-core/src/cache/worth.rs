@@ -1,4 +1,4 @@
-//! Finds the functions that are not worth caching, by their counters.
+//! Finds functions that are not worth caching, from their counters.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use super::Cache;
 use crate::declaration::{Declaration, Finding, Ledger};
 use crate::stats::{DeclarationStats, DurationHistogram, Stats};
 
-/// Before a cache is this old, no function counts as rarely called.
+/// A function can count as rarely called only if the cache is at least this old.
 const MIN_WATCHED: Duration = Duration::from_secs(60 * 60);
-/// A function that is called less often than once in this time is rarely called.
+/// A function is rarely called if it is called less than once in this time, on average.
 const LONGEST_BETWEEN_CALLS: Duration = Duration::from_secs(60);
-/// The hit rate is judged after this number of calls.
+/// The smallest number of calls from which a hit rate is judged.
 const MIN_CALLS: u64 = 1_000;
-/// Fewer hits than this in a hundred calls are too few.
+/// The lowest percentage of calls without a fetch that makes a function worth caching.
 const MIN_HIT_PERCENT: u64 = 10;
-/// Durations are compared if there are as many of both.
+/// Fetches and exchanges are compared only if there are at least this many of each.
 const MIN_DURATIONS: u64 = 100;
 
 impl Ledger {
-    /// Returns the functions that do not earn their place in a cache, judged by what has happened in it
-    /// since it was built. Each finding has the figures, and its `Display` says what to do.
+    /// Returns the functions for which caching saves little, judged by the counters of `cache`
+    /// since it was built. Each finding contains its figures, and its `Display` says what to do.
     ///
     /// | finding | condition | not judged before |
     /// |---|---|---|
@@ -27,9 +27,9 @@ impl Ledger {
     /// | [`Finding::LowHitRate`] | fewer than 10 % of the calls were answered without a fetch of their own | 1,000 calls |
     /// | [`Finding::CheapFetch`] | nine fetches of ten take no longer than the median exchange with memcached | 100 fetches and 100 exchanges with each server |
     ///
-    /// A call that bypassed the cache, or that its caller dropped, says nothing about the hit rate. A
-    /// cache that is off has no findings. The figures are those of this process: where a program runs
-    /// on a hundred machines, each of them may have a call a minute.
+    /// Calls that bypassed the cache or were dropped do not count for the hit rate. A cache that is
+    /// off has no findings. The figures are of this process only. A function that seems rarely
+    /// called here may be called often on all machines together.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -64,8 +64,8 @@ impl Ledger {
     }
 }
 
-/// Returns the median duration of an exchange with the fastest memcached server. Returns `None` if there
-/// is no server, or if one of them has had few exchanges.
+/// Returns the median duration of an exchange with the fastest memcached server. Returns `None` if
+/// there is no server, or if any server has had too few exchanges.
 fn typical_exchange(cache: &Cache) -> Option<Duration> {
     let medians = cache.servers().into_iter().map(|server| quantile(server.durations, 0.5));
     medians.collect::<Option<Vec<_>>>()?.into_iter().min()
@@ -83,7 +83,7 @@ fn judge(
     watched: Duration,
     exchange: Option<Duration>,
 ) -> Vec<Finding> {
-    // A function that is not cached is a finding of the audit.
+    // Functions that are not cached have no counters. `audit` reports them.
     let Some(counters) = stats.get(declaration.name()) else { return Vec::new() };
     let (name, function, place) = (declaration.name(), declaration.function(), declaration.place());
     let mut findings = Vec::new();
@@ -111,8 +111,8 @@ fn is_rare(calls: u64, watched: Duration) -> bool {
     u128::from(calls) * LONGEST_BETWEEN_CALLS.as_nanos() < watched.as_nanos()
 }
 
-/// Returns the number of calls that used the cache and were answered, and how many of them were answered
-/// without a fetch of their own.
+/// Returns the number of calls that used the cache and got an answer, and the number of these calls
+/// that needed no fetch of their own.
 fn judged_calls(counters: &DeclarationStats) -> (u64, u64) {
     let calls = counters.calls().saturating_sub(counters.bypassed + counters.cancelled);
     (calls, calls.saturating_sub(counters.misses))

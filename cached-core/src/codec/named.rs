@@ -2,9 +2,10 @@
 //!
 //! Only this module uses `rmp-serde`.
 //!
-//! To serde, the codec says that it is human-readable. A derived untagged or flattened type first
-//! reads its data into a buffer of serde, and that buffer always says so. A type such as `Uuid` or
-//! `IpAddr` would otherwise be written in its binary form and read in its textual form.
+//! The codec tells serde that it is human-readable. The reason is that a derived untagged or
+//! flattened type first reads its data into a buffer of serde, and this buffer always tells a type
+//! that it is human-readable. If the codec did not, a `Uuid` or an `IpAddr` in such a type would be
+//! written in binary form and read in text form.
 
 mod well_formed;
 
@@ -25,10 +26,10 @@ pub(super) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
+/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if bytes are left over.
 ///
-/// The bytes are checked before the type sees any of them. So a made-up length cannot make the type
-/// allocate memory, and deep nesting cannot exhaust the stack.
+/// The bytes are checked before the type receives any of them. So a wrong length in them cannot
+/// make the type allocate memory, and deep nesting cannot exhaust the stack.
 pub(super) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,
@@ -38,12 +39,12 @@ where
     }
     let mut deserializer = Deserializer::from_read_ref(bytes).with_human_readable();
     let value = seed.deserialize(&mut deserializer).ok()?;
-    // A type may ignore an error and leave the rest of its data behind.
+    // A type may ignore an error and leave a part of its data unread.
     is_at_end(&mut deserializer).then_some(value)
 }
 
-/// Returns true if no byte is left. Reads a `bool`, which takes one byte: the error `UnexpectedEof`
-/// shows that there is none.
+/// Returns true if no byte is left. To find out, it tries to read a `bool`, which takes one byte.
+/// The error `UnexpectedEof` shows that there is no byte.
 fn is_at_end<'de, D: serde::Deserializer<'de, Error = Error>>(deserializer: D) -> bool {
     let end = bool::deserialize(deserializer);
     matches!(end, Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof)

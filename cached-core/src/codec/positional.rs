@@ -14,16 +14,17 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
     bincode::serde::encode_to_vec(value, standard()).ok()
 }
 
-/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
+/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if bytes are left over.
 ///
-/// bincode stores no types. If the bytes encode another type, bincode may read a timestamp as the
-/// length of a string. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB
-/// or 2 GiB, depending on the number of bytes.
+/// bincode stores no types. If the bytes encode a value of another type, bincode may, for example,
+/// read a timestamp as the length of a string. The memory that decoding may allocate is therefore
+/// limited to 4 MiB, 64 MiB or 2 GiB, depending on the number of bytes.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     decode_seed(bytes, PhantomData)
 }
 
-/// Decodes as [`decode`] does, with a seed that sees each step of the type's `Deserialize`.
+/// Decodes as [`decode`] does, through a serde seed that can check each step of the type's
+/// `Deserialize`.
 pub(crate) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,

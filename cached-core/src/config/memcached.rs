@@ -7,8 +7,8 @@ use super::url::without_password;
 use super::{CacheBuilder, Config};
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The longest namespace in bytes. A key in memcached has at most 250 bytes. The cache name takes
-/// up to 48 bytes, the digest 64 and the separators 2.
+/// The longest namespace in bytes. A key in memcached may have 250 bytes. Beside the namespace it
+/// has a cache name of up to 48 bytes, a digest of 64 bytes and 2 separators.
 const LONGEST_NAMESPACE: usize = 64;
 
 /// The longest `remote_timeout`, `lease` and `lease_wait`.
@@ -81,8 +81,9 @@ impl CacheBuilder {
     /// Sets the longest time that one exchange with memcached may take, including the time to
     /// connect. The default is 100 ms; the longest is an hour.
     ///
-    /// A failing server adds at most this time to a call. With several servers, an exchange takes
-    /// at most three quarters of this time, so that a quarter remains for another server.
+    /// A failing server adds at most this time to a call. If there are several servers, one
+    /// exchange takes at most three quarters of this time, so that a quarter remains for another
+    /// server.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -125,18 +126,17 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets how long a call waits, an hour at most, while another process holds the
-    /// [lease](Self::lease). After this time, the call runs its own fetch and stores nothing in
-    /// memcached.
+    /// Sets how long a call waits while another process holds the [lease](Self::lease), at most an
+    /// hour. After this time, the call runs its own fetch and stores nothing in memcached.
     ///
     /// The default depends on the holder of the lease:
     ///
-    /// - If the holder renews its lease, the call waits until the holder's fetch has taken twice
-    ///   the expected time. The call waits 60 seconds if the expected time is unknown.
+    /// - If the holder has renewed its lease, the call waits until the holder's fetch has taken
+    ///   twice the expected time. If the expected time is unknown, the call waits 60 seconds.
     /// - If the holder has not renewed its lease, the call waits twice as long as a fetch of the
-    ///   function takes in this process, but at most 2.5 seconds. The call waits 0.75 seconds if
-    ///   this process has not fetched yet. The call does not wait if the last holders of leases on
-    ///   the server did not finish in time.
+    ///   function takes in this process, but at most 2.5 seconds. If this process has not fetched
+    ///   yet, the call waits 0.75 seconds. If the last holders of leases on the server did not
+    ///   finish in time, the call does not wait.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -1,13 +1,14 @@
-//! Durations, sizes and numbers as they are written in `CACHE_URL`.
+//! Parses the durations, sizes and numbers in `CACHE_URL`.
 //!
 //! The attribute accepts the same durations, but its crate has its own parser. The tests of both
-//! crates read one table of accepted and refused durations.
+//! crates read the same table of accepted and refused durations.
 
 use std::time::Duration;
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The units of a duration, in milliseconds. A duration has units in this order, each at most once.
+/// The units of a duration, in milliseconds. A duration must have its units in this order, and each
+/// unit at most once.
 const DURATION_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_duration_says_why_and_shows_another() {
+    fn a_refusal_says_why_and_shows_a_valid_duration() {
         for (text, reason) in [
             ("", "it is empty"),
             ("s", "must begin with a number"),
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_or_refused_with_the_units() {
+    fn sizes_are_parsed_or_refused() {
         for (text, bytes) in [("0", 0), ("1000", 1000), ("512KiB", 512 << 10), ("1GiB", 1 << 30)] {
             assert_eq!(parse_size("local_capacity", text), Ok(bytes), "`{text}` is a size");
         }

@@ -1,4 +1,4 @@
-//! The value of `CACHE_URL`: `off`, `local:` or `memcache://…`, with settings after a `?`.
+//! Parses the value of `CACHE_URL`: `off`, `local:` or `memcache://…`, with settings after a `?`.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::error::{ConfigError, ConfigErrorKind};
 const COMMON_SETTINGS: &str = "local_capacity, ttl and jitter";
 
 impl CacheBuilder {
-    /// Reads the value of `CACHE_URL`. Returns `None` for `off`.
+    /// Parses the value of `CACHE_URL`. Returns `None` for `off`.
     pub(crate) fn from_url(url: &str) -> Result<Option<CacheBuilder>, ConfigError> {
         match url.trim() {
             "off" => Ok(None),
@@ -42,8 +42,8 @@ impl CacheBuilder {
         })
     }
 
-    /// Reads settings of the form `name=value&name=value`. `read_other` reads the settings that are
-    /// not among [`COMMON_SETTINGS`].
+    /// Applies settings of the form `name=value&name=value`. `read_other` applies the settings that
+    /// are not among the [`COMMON_SETTINGS`].
     fn with_settings(
         mut self,
         query: &str,
@@ -90,9 +90,9 @@ impl CacheBuilder {
             );
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
-        // A password may contain any character, even `?` and `,`. An `@` is not allowed in an
-        // address, so `check_server` refuses the text from the last `@` on. The error does not
-        // quote the text before the `@`, which may contain a password.
+        // The text before an `@` may be a password, which may contain any character, even `?` and
+        // `,`. So the text after the last `@` is checked first. An address must not contain an `@`,
+        // so `check_server` returns an error, which does not quote the text before the `@`.
         if let Some(at) = rest.rfind('@') {
             let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
             super::memcached::check_server(server)?;
@@ -116,8 +116,8 @@ impl CacheBuilder {
     }
 }
 
-/// Replaces the text before the last `@` of a URL or an address, because a message must not show a
-/// password.
+/// Replaces the text before the last `@` of a URL or an address with `…`, because a message must
+/// not show a password.
 pub(super) fn without_password(text: &str) -> Cow<'_, str> {
     match text.rsplit_once('@') {
         Some((_, rest)) => format!("…@{rest}").into(),

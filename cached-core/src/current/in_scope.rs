@@ -19,26 +19,27 @@ use crate::tier::request::{RequestFuture, in_current_request};
 
 /// Carries the running [`Cache::scope`] and [`RequestScope`](crate::RequestScope) into a future.
 ///
-/// A spawned task is outside of the scopes of the task that spawned it. The installed cache then
-/// answers the calls of the spawned task, perhaps with another tenant's answers. Wrap the future of
-/// the task: `tokio::spawn(in_scope(work))`. This function notes the scopes when it is called. The
-/// returned future runs `work` in these scopes, also when another task or thread polls it.
+/// A spawned task is outside of the scopes of the task that spawned it. Its calls use the installed
+/// cache, perhaps with another tenant's answers. So wrap the future of the task:
+/// `tokio::spawn(in_scope(work))`. This function captures the scopes in which it is called. The
+/// returned future runs `work` in these scopes, even if another task or thread polls it.
 ///
-/// The tasks of a request share its answers: a key has one answer in all of them. After the first
-/// call of this function in a request, each lookup of the request's answers takes a lock.
+/// All tasks of a request share the answers of the request, so a key has the same answer in all of
+/// them. After the first call of this function in a request, each lookup in the request tier takes
+/// a lock.
 ///
 /// - Use this function for each future that another task or thread polls: `tokio::spawn`,
 ///   `JoinSet::spawn`, `spawn_blocking`
 ///   (`let work = in_scope(work); spawn_blocking(move || handle.block_on(work))`).
 /// - Futures that the task itself polls need no `in_scope`: `join!`, `select!`, `FuturesUnordered`.
 /// - A stream, such as the body of a response, may be polled after its scope has ended. The stream
-///   then makes its futures too late for this function. Take the cache while the scope runs, with
+///   then creates its futures too late for this function. Take the cache while the scope runs, with
 ///   `let cache = Cache::current();`, and wrap each future in `cache.scope(…)`.
 ///
-/// Outside of every scope the function changes nothing.
+/// Outside of every scope, the function has no effect.
 ///
 /// # Cancellation
-/// Dropping the returned future drops the given future, in its scopes.
+/// Dropping the returned future drops the given future within its scopes.
 ///
 /// ```
 /// # use cached_core::{Cache, coordinator_cached, in_scope};
@@ -100,19 +101,19 @@ impl Cache {
     }
 }
 
-/// A future that is polled and dropped in the scopes in which it was made.
+/// A future that is polled and dropped in the scopes in which it was created.
 pub(crate) enum FutureInScope<F> {
-    /// The future was made in the scope of a cache. It is boxed, because tokio's future is not
+    /// The future was created in the scope of a cache. It is boxed, because tokio's future is not
     /// `Unpin`.
     Scoped(Pin<Box<TaskLocalFuture<Cache, RequestFuture<F>>>>),
-    /// The future was made outside of every cache's scope.
+    /// The future was created outside of every cache's scope.
     Unscoped(RequestFuture<F>),
 }
 
 #[cfg(feature = "tower")]
 impl<F: Future> FutureInScope<F> {
-    /// Runs the future that `make` returns in a new request and, if `cache` is given, in the scope
-    /// of this cache. `make` is called in the same scopes.
+    /// Runs the future that `make` returns in a new request scope. If `cache` is given, the future
+    /// also runs in the scope of this cache. `make` is called in the same scopes.
     pub(crate) fn new(
         cache: Option<&Cache>,
         scope: RequestScope,

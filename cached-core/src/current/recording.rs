@@ -5,19 +5,18 @@ use std::future::Future;
 use crate::outcome::{Outcome, OutcomeRecorder, Outcomes};
 use crate::tier::request::recorded_into;
 
-/// Runs a future, and returns the outcome of its call beside its output.
+/// Runs a future, and returns its output and the outcome of its call.
 ///
-/// The outcome is that of the first call of an annotated function that the future makes. Calls that
-/// the body of this function makes have outcomes of their own; [`with_outcomes`] returns them all.
-/// The outcome is `None` if the future calls no annotated function, or drops the call before it is
-/// answered.
+/// If the future calls several annotated functions, the outcome belongs to the call that began
+/// first. To get the outcomes of all calls, use [`with_outcomes`]. The outcome is `None` if the
+/// future calls no annotated function, or drops the call before it has an answer.
 ///
-/// The answer of the call is the same as without `with_outcome`, which is not a
-/// [`RequestScope`](crate::RequestScope). The calls of tasks are recorded if
-/// [`in_scope`](crate::in_scope) or [`Cache::spawn`](crate::Cache::spawn) carries the recording into
-/// the task. The lookups of a [`CacheEntry`](crate::CacheEntry) and of
-/// [`first_found`](crate::first_found) are not recorded. A call that is recorded costs more, and
-/// other calls cost nothing: [the guide](crate::guide::requests) has the figures.
+/// Recording does not change the answer of a call, and does not start a
+/// [`RequestScope`](crate::RequestScope). Calls in a spawned task are recorded if the task's future
+/// is wrapped in [`in_scope`](crate::in_scope) or spawned with
+/// [`Cache::spawn`](crate::Cache::spawn). Lookups with a [`CacheEntry`](crate::CacheEntry) or
+/// [`first_found`](crate::first_found) are not recorded. A call costs more while it is recorded, and
+/// other calls do not: [the guide](crate::guide::requests) has the figures.
 ///
 /// # Cancellation
 /// Dropping the returned future drops the given future.
@@ -49,11 +48,11 @@ pub fn with_outcome<F: Future>(
     async move { (recorded.await, recorder.first()) }
 }
 
-/// Runs a future, and returns the outcomes of all its calls beside its output.
+/// Runs a future, and returns its output and the outcomes of all its calls.
 ///
-/// Use this function in a middleware, or for a part of a request: it may be nested, and each level
-/// records the calls of the levels within. The notes about tasks, lookups and cost at
-/// [`with_outcome`] apply here too.
+/// Use this function in a middleware, or for a part of a request. It may be nested: an outer
+/// recording includes the calls of the inner recordings. The notes at [`with_outcome`] about tasks,
+/// lookups and cost apply here too.
 ///
 /// # Cancellation
 /// Dropping the returned future drops the given future.

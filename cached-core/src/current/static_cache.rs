@@ -1,4 +1,4 @@
-//! A place for a cache in a `static`, for programs with several caches.
+//! A `static` that can hold a cache, for programs with several caches.
 
 use std::fmt;
 use std::panic::Location;
@@ -8,11 +8,12 @@ use super::install_into;
 use crate::cache::Cache;
 use crate::error::InstallError;
 
-/// A second cache of the program, in a `static`: the option `cache = NAME` uses it.
+/// A `static` for a further cache of the program. Functions with the option `cache = NAME` use this
+/// cache.
 ///
-/// The program installs the cache when it starts, as it does with [`Cache::install`]. Before that,
-/// and in a program or test that installs nothing here, the functions use [`Cache::current`], as
-/// without the option. So a test needs no preparation: its `TestCache` is the current cache.
+/// The program installs the cache when it starts, as with [`Cache::install`]. As long as no cache
+/// is installed here, the functions use [`Cache::current`], as they would without the option. So a
+/// test needs no preparation, because its `TestCache` is the current cache.
 ///
 /// ```
 /// use cached_core::{Cache, StaticCache, coordinator_cached};
@@ -36,16 +37,16 @@ pub struct StaticCache {
 }
 
 impl StaticCache {
-    /// Returns a place without a cache, for a `static`.
+    /// Returns an empty value for a `static`.
     #[must_use]
     pub const fn new() -> StaticCache {
         StaticCache { installed: OnceLock::new() }
     }
 
-    /// Puts the cache into this place, for as long as the process runs.
+    /// Installs the cache in this `static`, for as long as the process runs.
     ///
     /// # Errors
-    /// Returns an error and does not install the cache if this place has a cache already, or if
+    /// Returns an error and does not install the cache if a cache is installed here already, or if
     /// functions of the program share a cache name. The error names the places in the source.
     ///
     /// ```

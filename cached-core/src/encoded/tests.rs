@@ -8,7 +8,7 @@ use super::*;
 use crate::round_trip::RoundTripProbe;
 use crate::unstorable::ValuePart;
 
-/// Encodes a value with the check that the attribute writes for its type.
+/// Encodes a value with the check that the attribute generates for its type.
 macro_rules! write {
     ($type:ty, $value:expr) => {{
         let value: $type = $value;
@@ -24,8 +24,9 @@ where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
 {
     let encoded = write(value, RoundTripCheck::ANY).expect("the value can be stored");
-    assert_eq!(encoded.codec, codec, "{value:?} is written with another codec");
-    // The first read checks each step. The second read knows that the outline matches.
+    assert_eq!(encoded.codec, codec, "the codec of {value:?}");
+    // The first read checks each step. The second read skips the checks, because the outline is
+    // known to match.
     MATCHES
         .write()
         .expect("the lock is not poisoned")
@@ -57,7 +58,7 @@ fn the_positional_codec_comes_first() {
     check(&UntaggedEnum::Many(vec![UntaggedEnum::Text("a".into())]), Codec::Named);
     check(&Note { text: Some("a".into()), lines: 1 }, Codec::Positional);
     check(&Note { text: None, lines: 1 }, Codec::Named);
-    // The process now knows that `Note` may need the named codec, and tries that codec first.
+    // The process has noted that `Note` may need the named codec, and now tries that codec first.
     check(&Note { text: Some("a".into()), lines: 1 }, Codec::Named);
 }
 
@@ -75,7 +76,7 @@ fn one_type_may_use_both_codecs() {
     check(&Value { text: Some("a".into()), twice: Some(None) }, Codec::Positional);
 }
 
-/// Runs on a thread with a stack as small as that of a runtime's worker.
+/// Runs on a thread whose stack is as small as the stack of a runtime's worker thread.
 #[test]
 fn a_deeply_nested_value_is_written_or_refused() {
     let nested = |depth| {
@@ -89,7 +90,7 @@ fn a_deeply_nested_value_is_written_or_refused() {
     thread.expect("the thread starts").join().expect("nothing overflows");
 }
 
-/// Runs on a thread with a stack as small as that of a runtime's worker.
+/// Runs on a thread whose stack is as small as the stack of a runtime's worker thread.
 #[test]
 fn a_long_linked_list_is_refused() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -163,7 +164,7 @@ fn values_unequal_to_themselves_are_compared_as_text() {
     assert!(write!(Measurement, measured(true)).is_err());
 }
 
-/// Two variants look alike, so the second reads back as the first, in the same shape.
+/// A value of the second variant reads back as the first variant, with the same shape.
 #[test]
 fn variants_that_look_alike_are_compared() {
     #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! The buffer to which a key is written as bytes.
+//! A buffer for the bytes of a key.
 
 use std::ops::Deref;
 
@@ -9,7 +9,7 @@ use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::unordered::unordered_name;
 use super::{DynKeyPart, KeyError, KeyHeader};
 
-/// Keys of up to this many bytes stay on the stack. Ordinary keys are not longer.
+/// A key of up to this many bytes stays on the stack. Ordinary keys are not longer.
 const INLINE: usize = 192;
 
 /// A buffer for the bytes of a key, or of a part of a key.
@@ -17,9 +17,9 @@ const INLINE: usize = 192;
 /// The buffer is not a `SmallVec`, because an append to a `SmallVec` takes more instructions.
 pub struct KeyBytes {
     inline: [u8; INLINE],
-    /// The number of bytes in `inline`, or `INLINE + 1` once the bytes are in `heap`.
+    /// The number of bytes in `inline`. `INLINE + 1` if the bytes are in `heap`.
     inline_length: usize,
-    /// All of the bytes, once there are more than [`INLINE`] bytes.
+    /// All bytes, if there are more than [`INLINE`].
     heap: Vec<u8>,
     /// The type of a collection in the key that has no stable order, if there is one.
     unordered: Option<&'static str>,
@@ -59,7 +59,7 @@ impl KeyBytes {
     fn add_to_heap(&mut self, bytes: &[u8]) {
         if self.inline_length <= INLINE {
             self.heap.extend_from_slice(&self.inline[..self.inline_length]);
-            // This length leaves `add` no room in `inline`, so later bytes go to the heap.
+            // With this length, `add` finds no room in `inline`, so later bytes go to the heap.
             self.inline_length = INLINE + 1;
         }
         self.heap.extend_from_slice(bytes);

@@ -9,14 +9,14 @@ use super::{DynKeyPart, SerializeFailure};
 
 /// A sink that compares the parts of a key with the bytes of a stored key.
 ///
-/// The field holds the stored bytes that are not compared yet, or [`MISMATCH`] after the first
-/// difference. A difference is not reported as an error, because a type's `Serialize` might panic
-/// on an error.
+/// The field contains the stored bytes that are not compared yet. After the first difference it is
+/// [`MISMATCH`]. A difference is not reported as an error, because a type's `Serialize` might panic
+/// if the serializer returns an error.
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// The remaining bytes after a difference. No key matches these bytes: no tag is `0xff`, and a
-/// length byte `0xff` is followed by more bytes.
+/// The remaining bytes after a difference. The rest of a key never matches them, because no tag is
+/// `0xff`, and a length that begins with `0xff` has more bytes.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {
@@ -25,7 +25,7 @@ impl<'k> KeyComparer<'k> {
         KeyComparer(bytes)
     }
 
-    /// Returns true if the key equals the stored key. The whole key must have been serialized.
+    /// Returns true if the key equals the stored key. The caller must have written the whole key.
     #[inline]
     pub(crate) fn is_match(self) -> bool {
         self.0.is_empty()
@@ -100,8 +100,8 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// A comparer of the fields of a struct or the entries of a map. The stored fields are sorted, so
-/// the fields to compare are first written to a buffer and sorted.
+/// A comparer of the fields of a struct or the entries of a map. The fields in a stored key are
+/// sorted. So the fields to compare are first written to a buffer and sorted.
 pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
-/// The SHA-256 digest of a key's canonical bytes. Outside of the process, the digest represents the
-/// key.
+/// The SHA-256 digest of a key's canonical bytes. It identifies the key outside of the process.
 ///
 /// `Display` writes 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,8 +35,8 @@ impl Digest {
         &self.0
     }
 
-    /// Returns the digest in lower-case hexadecimal. Formatting each byte with `{byte:02x}` would
-    /// take longer than computing the rest of the memcached key.
+    /// Returns the digest in lower-case hexadecimal. The digits are computed here, because
+    /// formatting each byte with `{byte:02x}` is much slower.
     fn digits(&self) -> [u8; 64] {
         let mut digits = [0; 64];
         for (byte, pair) in self.0.iter().zip(digits.as_chunks_mut::<2>().0) {
@@ -112,8 +111,8 @@ impl Key {
         self.digest
     }
 
-    /// Returns the text that `Display` writes. Every remote hit needs the text, and `write!` would
-    /// take ten times as long.
+    /// Returns the text that `Display` writes. Every remote hit needs this text. With `write!` it
+    /// would take ten times as long to build.
     pub(crate) fn text(&self) -> Arc<str> {
         let mut text = SmallVec::<[u8; 256]>::new();
         if let Some(namespace) = &self.namespace {
@@ -150,7 +149,7 @@ mod tests {
 
     #[cfg(feature = "console")]
     #[test]
-    fn a_digest_is_read_back_from_its_text() {
+    fn a_digest_is_parsed_from_its_text() {
         let digest = Digest::of(b"a key");
         let text = digest.to_string();
         assert_eq!(Digest::from_hex(&text), Some(digest));

@@ -109,8 +109,8 @@ fn ends<const N: usize>(bytes: &[u8]) -> [[u8; N]; 2] {
 
 /// Multiplies two factors and XORs the halves of the product, as `wyhash` and `foldhash` do.
 ///
-/// The hash so far, which depends on the secret, is mixed into both factors. An attacker without
-/// the secret therefore cannot make a factor 0.
+/// The previous hash, which depends on the secret, is mixed into both factors. So an attacker who
+/// does not know the secret cannot make a factor 0.
 #[inline(always)]
 fn mix(hash: u64, first: u64, second: u64) -> u64 {
     // The constant is arbitrary: the first 64 bits of the fractional part of pi.
@@ -119,8 +119,8 @@ fn mix(hash: u64, first: u64, second: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Returns the random seed of this process, which keeps an attacker from choosing keys that
-/// collide.
+/// Returns the random seed of this process. An attacker who does not know it cannot choose keys
+/// that collide.
 #[inline]
 fn secret() -> u64 {
     static SECRET: OnceLock<u64> = OnceLock::new();

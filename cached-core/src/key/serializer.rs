@@ -50,16 +50,16 @@ pub trait KeySink: Sized {
     /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and
     /// the bytes between the parts of a key.
     ///
-    /// A hasher hashes each field separately, so the bytes around the fields can be left out. The
-    /// bytes around a sequence are hashed. Without these bytes, all ways to split a list into
-    /// sublists would have the same hash.
+    /// A hasher hashes each field separately, so the bytes around the fields are not needed. The
+    /// bytes around a sequence are hashed, because otherwise `[[1], [2]]` and `[[1, 2]]` would have
+    /// the same hash.
     fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
 
     /// Writes `prefix`, which is a tag, a length or both, and then the bytes of the value.
     fn piece<const N: usize>(self, prefix: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
 
-    /// Writes a number in the fewest bytes, the highest byte first. The number of bytes is added to
-    /// the tag.
+    /// Writes a number in as few bytes as possible, the highest byte first. The number of bytes is
+    /// added to the tag.
     #[inline]
     fn number(self, tag: u8, magnitude: u128) -> Result<Self, Self::Error> {
         let bytes = magnitude.to_be_bytes();
@@ -72,8 +72,8 @@ pub trait KeySink: Sized {
     /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
-    /// Says that the elements of a `Collection` follow. Only the sink that encodes a key uses this,
-    /// to find collections without a stable order.
+    /// Tells the sink that the elements of a `Collection` follow. Only the sink that encodes a key
+    /// uses this, to find collections without a stable order.
     #[inline(always)]
     fn collection<Collection>(self) -> Self {
         self
@@ -186,7 +186,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
 
     #[inline]
     fn serialize_f64(self, value: f64) -> Result<S, S::Error> {
-        // The bits of a NaN differ between machines, and all NaNs must be one key.
+        // The bits of a NaN differ between machines, but all NaNs must have the same key.
         let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
         self.0.piece([FLOAT], &bits.to_be_bytes())
     }
@@ -269,9 +269,8 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
         Ok(SequenceSerializer(Some(self.0.piece([SEQ], &[])?)))
     }
 
-    /// Does what the default method does, and passes the type of the collection to the sink. The
-    /// `Serialize` of the standard collections calls this method with a reference to the
-    /// collection.
+    /// Serializes the elements as the default method does, and passes the type of the collection to
+    /// the sink. The standard collections call this method with a reference to the collection.
     #[inline]
     fn collect_seq<I>(self, elements: I) -> Result<S, S::Error>
     where
@@ -343,7 +342,7 @@ impl fmt::Write for DisplayBuffer {
     }
 }
 
-/// A serializer of the elements of a sequence or a tuple. It holds `None` once an element has
+/// A serializer of the elements of a sequence or a tuple. It contains `None` after an element has
 /// failed.
 pub(crate) struct SequenceSerializer<S>(Option<S>);
 
@@ -391,8 +390,8 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// A serializer of the fields of a struct or the entries of a map. It holds `None` once a field has
-/// failed.
+/// A serializer of the fields of a struct or the entries of a map. It contains `None` after a field
+/// has failed.
 pub(crate) struct MapSerializer<S: KeySink>(Option<S::Fields>);
 
 impl<S: KeySink> MapSerializer<S> {

@@ -1,4 +1,5 @@
-//! Random values of the serde data model, and tests of the encoding with these values.
+//! Makes random values of the serde data model. The tests in the submodules encode these values as
+//! keys.
 
 mod reading_back;
 mod sinks;
@@ -42,7 +43,8 @@ impl Serialize for SerdeValue {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             SerdeValue::Bool(value) => s.serialize_bool(*value),
-            // The widths vary, because the key must not depend on the width of an integer.
+            // Integers are serialized with different widths, because a key must not depend on the
+            // width.
             SerdeValue::Signed(value) => match i8::try_from(*value) {
                 Ok(value) => s.serialize_i8(value),
                 Err(_) => s.serialize_i128(*value),

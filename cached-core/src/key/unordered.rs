@@ -1,13 +1,14 @@
 //! Recognizes collections whose elements have no stable order, in a key that is being encoded.
 //!
 //! The `Serialize` of a standard collection passes a reference to the collection to the serializer,
-//! also if the collection is inside another type. This module compares the name of the reference's
-//! type, because a serializer learns nothing else about the type.
+//! even if the collection is inside another type. The name of the reference's type is all that a
+//! serializer can learn about the type, so this module compares names.
 
 use std::any::type_name;
 use std::collections::{BinaryHeap, HashSet};
 
-/// The beginning of the type name of a set of the crate `hashbrown`, which several hash sets wrap.
+/// The beginning of the type name of a `hashbrown` set. Several other hash sets are wrappers around
+/// it.
 const HASHBROWN_SET: &str = "hashbrown::set::HashSet<";
 
 /// Returns the name of the type that `Reference` refers to, if equal values of this type may have
@@ -21,7 +22,7 @@ pub(super) fn unordered_name<Reference>() -> Option<&'static str> {
     is_unordered.then_some(name)
 }
 
-/// Returns true if both names are of one generic type, whatever its type arguments.
+/// Returns true if both names belong to the same generic type. The type arguments may differ.
 #[inline]
 fn is_instance_of(name: &str, standard: &str) -> bool {
     let Some(end) = standard.find('<') else { return false };
@@ -42,7 +43,7 @@ mod tests {
         assert_eq!(
             unordered_name::<&Vec<HashSet<u8>>>(),
             None,
-            "the elements of a list are serialized, and checked, one by one"
+            "a list is ordered; the sets in it are checked when they are serialized"
         );
         assert_eq!(unordered_name::<&VecDeque<u8>>(), None);
     }

@@ -3,8 +3,9 @@
 //! A wrapper calls the codec only if the [`StepChecker`] allows the step. It also wraps the
 //! deserializers of nested values.
 //!
-//! The positional codec gives a type what the type asks for. The named codec gives a type what
-//! comes next in the data, so each visitor is wrapped, even if the type asks for a number.
+//! With the positional codec, a type always gets the kind of data that it asks for. With the named
+//! codec, it gets the kind that comes next in the data. So each visitor is wrapped, even if the
+//! type asks for a number.
 
 mod visitor;
 
@@ -32,8 +33,8 @@ fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
-/// A wrapper of the seed `S` that decodes one member. The step of the member contains the name of
-/// its type, so the checker refuses a member whose type has changed.
+/// A wrapper of the seed `S`, which decodes one member. The member's step contains the name of the
+/// member's type, so the checker refuses a member whose type has changed.
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
@@ -146,8 +147,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let origin = self.origin;
         let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Any, no_arguments)?;
-        // If the visitor returns the type that is being decoded, this type looks at the data
-        // itself. A visitor of another type may fill a buffer, from which the type then reads.
+        // If the visitor returns the type that is being decoded, the type reads the data itself. If
+        // the visitor returns another type, that type may be a buffer, from which the first type
+        // then reads.
         if origin.0 != inner_origin.0 && !checker.allows(buffering_step()) {
             return Err(refusal());
         }

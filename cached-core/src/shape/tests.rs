@@ -81,7 +81,7 @@ build! { renamed_struct:
 }
 
 #[test]
-fn a_changed_type_reads_nothing() {
+fn a_value_of_a_changed_type_is_not_read() {
     use old::{Payment, State};
     for state in [State::Paid, State::Refunded, State::Partly(1)] {
         let variant = match state {
@@ -128,10 +128,10 @@ fn maps_and_sets_read_back() {
     assert_eq!(read(&set), Some(set.clone()));
 }
 
-/// The reading type has a string where the stored type has a number. The codec takes the number for
-/// the length of the string.
+/// The reading type has a string where the stored type has a number. The codec then reads the
+/// number as the length of the string.
 #[test]
-fn an_impossible_length_reads_nothing() {
+fn a_value_with_an_impossible_length_is_not_read() {
     #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
     struct Order {
         at: u64,

@@ -1,14 +1,16 @@
 //! How the error of a failed fetch reaches the other calls that waited for the fetch.
 //!
-//! A caller owns the error that it receives, so each follower of a failed fetch needs an error of
-//! its own. The leader stores a [`SharedError`], and each follower makes a copy of it. There are
-//! three ways to copy:
+//! The call that fetches is the *leader*, and the calls that wait for the fetch are its
+//! *followers*. Each call returns an error that its caller owns, so each follower needs a copy of
+//! the leader's error. The leader stores a [`SharedError`], and each follower copies it in one of
+//! three ways:
 //!
 //! - `Clone`, if the error is `Clone + Send + Sync + 'static`.
 //! - [`copy_io_error`], for `std::io::Error`.
 //! - The function of the option `share_error`, for any error that is `Send + 'static`.
 //!
-//! A copy that panics counts as an error that cannot be shared. The caller then fetches alone.
+//! If copying panics, the error counts as an error that cannot be shared, and the follower runs the
+//! function itself.
 
 use std::any::{Any, type_name};
 use std::io;
@@ -19,18 +21,18 @@ use std::sync::{Arc, Mutex};
 use super::catch_panic;
 use crate::sync::lock;
 
-/// The error of a failed fetch, with its type erased. The functions of [`ErrorSharing`] read it.
+/// The error of a failed fetch, without its static type. The functions of [`ErrorSharing`] read it.
 pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 
-/// The way in which the errors in a return type `R` are shared.
+/// How the errors in a return type `R` are shared.
 pub struct ErrorSharing<R>(ErrorSharingKind<R>);
 
 /// The kinds of [`ErrorSharing`].
 enum ErrorSharingKind<R> {
     /// The return type has no error.
     NoError,
-    /// The errors cannot be shared, so each caller that waited for a failed fetch fetches too.
-    /// Holds the name of the error's type.
+    /// The errors cannot be shared, so each call that waited for a failed fetch runs the function
+    /// itself. Contains the name of the error's type.
     Unshared(fn() -> &'static str),
     Shared(ErrorSharingFns<R>),
 }
@@ -51,8 +53,8 @@ impl<R> ErrorSharing<R> {
         }
     }
 
-    /// Returns a copy of a shared error as the function's return value. Returns `None` if the
-    /// copying panics, or if the error has another type.
+    /// Returns a copy of a shared error as the function's return value. Returns `None` if copying
+    /// panics, or if the error does not have the type of this return type.
     pub(crate) fn rebuild(&self, error: &SharedError) -> Option<R> {
         match &self.0 {
             ErrorSharingKind::Shared(fns) => catch_panic(|| (fns.rebuild)(error))?,
@@ -75,8 +77,7 @@ impl<R> ErrorSharing<R> {
         ErrorSharing(ErrorSharingKind::Shared(ErrorSharingFns { share, rebuild }))
     }
 
-    /// Shares errors by the option `share_error`. The function `share` calls
-    /// [`ErrorCopier::copy`].
+    /// Shares errors by the option `share_error`. `share` must call [`ErrorCopier::copy`].
     pub(crate) fn by_option(share: fn(&R) -> Option<SharedError>) -> ErrorSharing<R>
     where
         R: 'static,
@@ -96,8 +97,8 @@ struct CopiedError<R> {
 
 /// Returns the functions that copy an error with the option `share_error`.
 ///
-/// This function has the bounds on the error, and no argument. The compiler therefore reports a
-/// missing bound once, and at the return type.
+/// This function takes no argument and has all bounds on the error. The compiler therefore reports
+/// a missing bound once, at the return type.
 #[must_use]
 pub fn error_copier<R>() -> ErrorCopier<R, R::Error>
 where
@@ -121,7 +122,8 @@ type CopyFn<E> = fn(&E) -> E;
 pub struct ErrorCopier<R, E> {
     /// Returns `None` if the fetch has not failed.
     error: fn(&R) -> Option<&E>,
-    /// Makes the shared error from a copy of the error and the function that makes more copies.
+    /// Makes the shared error. The arguments are a copy of the error, and the function that makes
+    /// more copies.
     share: fn(E, CopyFn<E>) -> SharedError,
 }
 
@@ -163,7 +165,7 @@ impl<T, E> FallibleReturn for Result<T, E> {
     }
 }
 
-/// An error of which the option `share_error` can make copies for other threads: `Send + 'static`.
+/// An error that the option `share_error` can copy for other threads: `Send + 'static`.
 #[diagnostic::on_unimplemented(
     message = "the error `{Self}` cannot be kept for other callers",
     label = "this error is not `Send`",
@@ -183,15 +185,16 @@ fn copy_io_error(error: &io::Error) -> io::Error {
     }
 }
 
-/// A type that chooses at compile time how the error in `R` is shared.
+/// Chooses at compile time how the error in `R` is shared.
 ///
 /// Method resolution prefers an inherent method of `ErrorProbe` to a method that is found through
 /// `Deref`. The inherent method `sharing` exists only for a `Result` whose error is `Clone + Send +
-/// Sync + 'static`. All other types get the method of the next type in the chain that fits:
-/// `IoErrorProbe`, `UnsharedErrorProbe` and `NoErrorProbe`. Stable Rust offers no
-/// specialization for this choice.
+/// Sync + 'static`. For all other types, the compiler follows the chain `IoErrorProbe`,
+/// `UnsharedErrorProbe`, `NoErrorProbe` to the first fitting method. (Stable Rust has no
+/// specialization, which would make such a choice directly.)
 ///
-/// The method `pausing` is for the option `error_ttl`, which needs an error that can be shared.
+/// The method `pausing` is called in place of `sharing` if the function declares `error_ttl`, which
+/// needs an error that can be shared.
 pub struct ErrorProbe<R>(IoErrorProbe<R>);
 
 /// The methods of [`ErrorProbe`] for a `Result` whose error is an `io::Error`.
@@ -270,8 +273,8 @@ impl<T, E> UnsharedErrorProbe<Result<T, E>> {
         self.unshared()
     }
 
-    /// Under the option `infallible`, rejects a `Result`. The compiler chooses this method instead
-    /// of the method of [`NoErrorProbe`], and then reports that the bound does not hold.
+    /// Under the option `infallible`, rejects a `Result`. For a `Result` the compiler chooses this
+    /// method before the method of [`NoErrorProbe`], and then reports that the bound does not hold.
     #[doc(hidden)]
     pub fn infallible(&self) -> ErrorSharing<Result<T, E>>
     where
@@ -398,7 +401,7 @@ mod tests {
         #[derive(Debug)]
         struct PanickingError(u32);
         fn share(returned: &Result<u8, PanickingError>) -> Option<SharedError> {
-            // The leader's copy succeeds, and the copies of the followers panic.
+            // The leader's copy succeeds, and each follower's copy panics.
             error_copier().copy(returned, |PanickingError(copies)| match copies {
                 0 => PanickingError(1),
                 _ => panic!("one copy is enough"),

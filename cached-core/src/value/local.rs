@@ -1,7 +1,8 @@
 //! Values of functions with the option `remote = false`, which need no serde.
 //!
-//! If a value is not `Serialize`, the memory that it owns cannot be added up. [`WeightProbe`]
-//! chooses at compile time the best estimate for the traits that the value implements.
+//! The local tier must know how much memory a value takes. If a value is not `Serialize`, its parts
+//! cannot be added up. [`WeightProbe`] therefore chooses, at compile time, the best estimate that
+//! the value's traits allow.
 
 use std::any::type_name;
 use std::collections::HashMap;
@@ -39,7 +40,7 @@ pub trait Weigher<V> {
     fn weigh(value: &V) -> Option<usize>;
 }
 
-/// A weigher that adds up the data that the value's `Serialize` writes; see [`weight`].
+/// A weigher that adds up the parts that the value's `Serialize` visits; see [`weight`].
 #[derive(Debug)]
 pub struct SerializedWeigher(());
 
@@ -107,7 +108,7 @@ impl<T: HeapBlock> HeapBlock for Option<T> {
     }
 }
 
-/// A type that chooses at compile time how the values in `R` are weighed.
+/// Chooses at compile time how the values of a function with the return type `R` are weighed.
 ///
 /// Method resolution looks for the method `weigher` first on `WeightProbe`, then through `Deref` on
 /// `BlockProbe`, and last on `OwnSizeProbe`. The first two have the method only for values that

@@ -40,7 +40,7 @@ struct FlatStruct {
 }
 
 #[test]
-fn what_is_written_reads_back() {
+fn every_encoded_value_reads_back() {
     let address: IpAddr = [127, 0, 0, 1].into();
     check(UntaggedEnum::Address(address));
     check(vec![UntaggedEnum::Number(i64::MIN), UntaggedEnum::Unit]);
@@ -75,8 +75,8 @@ fn left_over_bytes_are_refused() {
             Ok(LenientValue)
         }
     }
-    // The head of these bytes announces a byte string, so reading an `i128` fails and leaves the
-    // data behind.
+    // These bytes begin with the marker of a byte string. Reading an `i128` fails, and leaves the
+    // string's data unread.
     assert!(decode::<LenientValue>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
 }
 
@@ -88,10 +88,9 @@ fn deep_nesting_is_refused() {
     assert!(decode::<IgnoredAny>(&nested(10_000_000)).is_none());
 }
 
-/// The length in the bytes is a hint for a type's `Deserialize`, which may allocate that much at
-/// once.
+/// A type's `Deserialize` may trust the length of a sequence and allocate memory for it at once.
 #[test]
-fn no_type_sees_a_made_up_length() {
+fn no_type_sees_a_wrong_length() {
     thread_local!(static HINT: Cell<usize> = const { Cell::new(0) });
     struct GreedyList;
     impl<'de> Visitor<'de> for GreedyList {
@@ -121,8 +120,8 @@ fn no_type_sees_a_made_up_length() {
 }
 
 proptest! {
-    /// The check `is_one_value` accepts the bytes that the codec reads to the end. No bytes make
-    /// the check or the codec panic.
+    /// The check `is_one_value` accepts exactly the bytes that the codec reads to their end.
+    /// Neither the check nor the codec panics.
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         let mut deserializer = Deserializer::from_read_ref(&bytes[..]);
@@ -130,7 +129,7 @@ proptest! {
             IgnoredAny::deserialize(&mut deserializer).is_ok() && is_at_end(&mut deserializer);
         let is_well_formed = well_formed::is_one_value(&bytes, MAX_DEPTH);
         let has_extension = bytes.iter().any(|byte| matches!(byte, 0xc7..=0xc9 | 0xd4..=0xd8));
-        prop_assert!(is_read == is_well_formed || has_extension, "check and codec differ on {bytes:x?}");
+        prop_assert!(is_read == is_well_formed || has_extension, "the check and the codec disagree on {bytes:x?}");
         let _ = decode::<FlatStruct>(&bytes);
         let _ = decode::<UntaggedEnum>(&bytes);
         let _ = decode::<(u128, Option<Vec<char>>)>(&bytes);

@@ -1,7 +1,7 @@
 //! Checks MessagePack bytes before the `Deserialize` of a type sees them.
 
-/// Returns true if the bytes are exactly one value. No length in the value may exceed the bytes
-/// that are there, and sequences and maps may be nested at most `max_depth` deep.
+/// Returns true if the bytes are exactly one value. No length in the value may exceed the number of
+/// bytes that follow, and sequences and maps may be nested at most `max_depth` deep.
 ///
 /// Extension types are refused, because this codec writes none.
 pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
@@ -11,14 +11,14 @@ pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
     loop {
         let Some(members) = scanner.read_head() else { return false };
         if members > 0 {
-            // Each member takes a byte or more.
+            // Each member takes at least one byte.
             if open.len() == max_depth || members > scanner.rest.len() as u64 {
                 return false;
             }
             open.push(members);
         } else {
-            // The value is complete. If it is the last member of a sequence or map, that is
-            // complete too.
+            // The value is complete. If it is the last member of a sequence or map, then the
+            // sequence or map is complete too.
             while let Some(missing) = open.last_mut() {
                 *missing -= 1;
                 if *missing > 0 {
@@ -33,14 +33,15 @@ pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
     }
 }
 
-/// A scanner that walks over the heads of values in MessagePack bytes.
+/// A scanner that reads the head of each value in MessagePack bytes and skips the value's data.
 struct MessagePackScanner<'b> {
     rest: &'b [u8],
 }
 
 impl MessagePackScanner<'_> {
-    /// Reads a scalar, or the head of a sequence or a map. Returns how many members follow, or
-    /// `None` if the bytes are not MessagePack.
+    /// Skips a scalar, or the head of a sequence or a map. Returns the number of members that
+    /// follow; a key and a value of a map are two members. Returns `None` if the bytes are not
+    /// MessagePack.
     fn read_head(&mut self) -> Option<u64> {
         let marker = self.take_number(1)? as u8;
         let (members, data) = match marker {

@@ -111,7 +111,7 @@ mod memcached {
     }
 
     #[test]
-    fn names_and_addresses_of_every_kind_are_servers() {
+    fn host_names_and_ip_addresses_are_accepted() {
         for address in ["a:1", "cache-a.shop.internal:11211", "10.0.0.1:65535", "[::1]:11211"] {
             let config =
                 config(&format!("memcache://{address}")).expect(address).expect("the cache is on");
@@ -136,7 +136,7 @@ mod memcached {
             assert!(!error.contains("secret") && !error.contains('\n'), "{url}: {error}");
         }
         let error = crate::config::memcached::check_server("me:secret@a:1")
-            .expect_err("no server")
+            .expect_err("an address must not contain an `@`")
             .to_string();
         let hides_password = error.contains("`…@a:1` has a host") && !error.contains("secret");
         assert!(hides_password, "the error hides the password: {error}");

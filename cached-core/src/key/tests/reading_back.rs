@@ -1,5 +1,5 @@
-//! Tests that every encoding can be decoded. Two different keys therefore never have the same
-//! bytes.
+//! Tests that every encoded key can be decoded. It follows that two different keys never have the
+//! same bytes.
 
 use super::*;
 use crate::key::serializer::{
@@ -56,7 +56,7 @@ impl KeyDecoder<'_> {
 
     fn magnitude(&mut self, length: u8) -> u128 {
         let bytes = self.take(length.into());
-        assert_ne!(bytes.first(), Some(&0), "the number is in its fewest bytes");
+        assert_ne!(bytes.first(), Some(&0), "a number has no leading zero bytes");
         bytes.into_iter().fold(0, |value, byte| (value << 8) | u128::from(byte))
     }
 
@@ -98,8 +98,8 @@ impl KeyDecoder<'_> {
     }
 }
 
-/// Returns the value that the decoder is expected to return. The kind of an integer depends only on
-/// its sign, all NaNs are one value, and entries and fields are sorted.
+/// Returns the value that the decoder should return. Integers are signed only if they are negative,
+/// all NaNs are one value, and entries and fields are sorted.
 fn canonical(value: &SerdeValue) -> SerdeValue {
     let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, SerdeValue)]| {

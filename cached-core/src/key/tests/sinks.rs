@@ -93,7 +93,7 @@ proptest! {
 /// The hasher and the comparer treat short, medium and long strings differently, so the test has
 /// strings of all three kinds.
 #[test]
-fn every_changed_byte_of_a_text_is_seen() {
+fn a_changed_byte_of_a_text_changes_the_key() {
     for length in (0..40).chain([127, 128, 129, 300]) {
         let text = "a".repeat(length);
         let bytes = bytes_of(&[SerdeValue::Str(text.clone())]);
@@ -104,14 +104,14 @@ fn every_changed_byte_of_a_text_is_seen() {
             other.replace_range(place..=place, "b");
             assert!(
                 !matches_bytes(&[SerdeValue::Str(other)], &bytes),
-                "a change of byte {place} of {length} is seen"
+                "the comparer sees a change of byte {place} of {length}"
             );
         }
         let longer = format!("{text}a");
         assert_ne!(hash_of(&[&longer]), hash, "an added byte changes the hash: {length}");
         assert!(
             !matches_bytes(&[SerdeValue::Str(longer)], &bytes),
-            "an added byte is seen: {length}"
+            "the comparer sees an added byte: {length}"
         );
     }
 }
@@ -132,7 +132,7 @@ fn lists_split_in_different_places_have_different_hashes() {
         hash_of(&[SerdeValue::Seq(lists)])
     };
     let hashes: HashSet<u32> = (0..1 << 12).map(cut).collect();
-    assert!(hashes.len() >= (1 << 12) - 2, "nearly all hashes must differ: {}", hashes.len());
+    assert!(hashes.len() >= (1 << 12) - 2, "nearly all hashes differ: {}", hashes.len());
     let nested = |inner| SerdeValue::Seq(vec![SerdeValue::Unsigned(1), SerdeValue::Seq(inner)]);
     assert_ne!(
         hash_of(&[nested(vec![SerdeValue::Unsigned(2)])]),

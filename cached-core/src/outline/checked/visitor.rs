@@ -19,8 +19,9 @@ use crate::stable_hash::StableHasher;
 const KEY: u64 = 0;
 /// The member index of every value of a map that is not a field of a struct.
 const VALUE: u64 = 1;
-/// The number of member indexes in a sequence whose type asks for any data. The type may be a tuple
-/// or a list, and the outline of a list must stay small.
+/// The number of different member indexes in a sequence that is decoded with `deserialize_any`. The
+/// type may be a tuple, whose members have indexes of their own, or a list, whose outline must stay
+/// small.
 const MAX_INDEXES: u64 = 8;
 
 /// A visitor that calls the type's own visitor with a checked deserializer, or with checked access
@@ -73,7 +74,7 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { fields, ..self }
     }
 
-    /// Keeps the name of a field for the step of the field's value.
+    /// Remembers the name of the field, which is a part of the next value's step.
     pub(super) fn with_field_name(self) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { is_field_name: true, ..self }
     }
@@ -116,7 +117,7 @@ macro_rules! scalars {
     )*};
 }
 
-/// Forwards text to the type's own visitor. If the text is the name of a field, keeps the name
+/// Forwards text to the type's own visitor. If the text is the name of a field, remembers the name
 /// first.
 macro_rules! texts {
     ($($method:ident $type:ty;)*) => {$(
@@ -256,8 +257,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        // A value that goes into a buffer may belong to a flattened map, which has as many keys as
-        // entries. Such values share an index, so that the outline stays small.
+        // A value that goes into a buffer may belong to a flattened map, which can have many keys.
+        // Such values share an index, so that the outline stays small.
         let is_buffered = is_buffer(type_name::<S::Value>());
         let index = if is_buffered { VALUE } else { self.index };
         let (inner, member) = self.member(seed, index);
@@ -269,8 +270,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 }
 
-/// A wrapper that decodes the choice of an enum's variant, and gives access to the contents of the
-/// variant.
+/// A wrapper that decodes which variant of an enum was stored, and gives access to the variant's
+/// contents.
 struct CheckedEnumAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
@@ -295,9 +296,9 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
     }
 }
 
-/// A seed that decodes the choice of a variant: the variant's index, or its name in the named
-/// codec. The step contains the variant's name, so the checker refuses an index that now has
-/// another name.
+/// A seed that decodes which variant was stored: from the variant's index, or from its name in the
+/// named codec. The step contains the variant's name, so the checker refuses an index whose variant
+/// now has another name.
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
@@ -322,8 +323,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'
             return self.seed.deserialize(name);
         }
         let index = u32::deserialize(deserializer)?;
-        // An index after the last variant has no name. The type's own `Deserialize` refuses the
-        // index.
+        // If the index is not the index of a variant, the type's own `Deserialize` refuses it.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
         self.allow(StepKind::Variant.at(self.parent).word(index.into()).text(name))?;
         let index: U32Deserializer<D::Error> = index.into_deserializer();
