@@ -183,8 +183,8 @@ impl CacheBuilder {
     /// Adds an observer, which receives the events of the cache. By default there is none.
     ///
     /// The method may be called several times, and each observer receives every event. A slow or
-    /// panicking observer harms no call: see [`Observer`]. A hit in the request tier or the local
-    /// tier emits no event. The module [`event`](crate::event) has examples.
+    /// panicking observer harms no call: see [`Observer`]. Most hits in this process emit no
+    /// event; the module [`event`](crate::event) says why, and has examples.
     ///
     /// ```
     /// # use std::sync::Arc;

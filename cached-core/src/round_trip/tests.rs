@@ -48,7 +48,7 @@ fn a_generic_function_compares_if_bounds_allow() {
 }
 
 #[test]
-fn values_and_not_return_types_are_compared() {
+fn the_cached_value_is_compared() {
     let check = check!(Result<TypeWithEq, TypeWithNeither>);
     assert!(check.compare(&TypeWithEq(1), &TypeWithEq(1), false, || None).is_ok());
     assert_eq!(check.compare(&TypeWithEq(1), &TypeWithEq(2), false, || None), Err(NOT_EQUAL));
