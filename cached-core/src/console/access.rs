@@ -1,6 +1,7 @@
 //! Checks whether a client may see the console, and whether it may invalidate an entry.
 
-// Without memcached no key has a digest, so no entry can be named, and no token is checked.
+// Without the feature `memcached`, keys have no digest. So no entry can be invalidated, and no token
+// is checked.
 #![cfg_attr(not(feature = "memcached"), allow(dead_code))]
 
 use std::fmt;
