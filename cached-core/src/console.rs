@@ -50,8 +50,8 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::declaration::ledger;
-use access::Access;
-use history::History;
+use access::AccessRules;
+use history::CounterHistory;
 
 /// The page. Each `{base}` is replaced by the relative path from the page to the console's other
 /// files.
@@ -89,7 +89,7 @@ pub fn router(cache: Cache) -> Router {
 #[must_use = "a console does nothing until its router is mounted"]
 pub struct Console {
     cache: Cache,
-    access: Access,
+    access: AccessRules,
 }
 
 impl Console {
@@ -105,7 +105,7 @@ impl Console {
     /// # }).unwrap();
     /// ```
     pub fn new(cache: Cache) -> Console {
-        Console { cache, access: Access::default() }
+        Console { cache, access: AccessRules::default() }
     }
 
     /// Lets clients that know `token` invalidate single entries.
@@ -218,11 +218,11 @@ impl fmt::Debug for Console {
 /// The state that all routes share.
 struct ConsoleState {
     cache: Cache,
-    access: Access,
+    access: AccessRules,
     /// A text that differs between consoles. By it the page notices that the program was restarted.
     instance: String,
     started: Instant,
-    history: Mutex<History>,
+    history: Mutex<CounterHistory>,
     /// Lets only one search of the local tier run at a time, so that searches take one core at
     /// most.
     #[cfg(feature = "memcached")]
@@ -249,7 +249,7 @@ impl ConsoleState {
     }
 }
 
-type Shared = State<Arc<ConsoleState>>;
+type SharedState = State<Arc<ConsoleState>>;
 
 /// The response to a request that is refused: a status, and one line that says what to do.
 struct Refusal {
@@ -271,7 +271,7 @@ impl IntoResponse for Refusal {
 
 /// Refuses requests from clients that may not see the console. Adds the security headers to every
 /// response.
-async fn guard(State(state): Shared, request: Request, next: Next) -> Response {
+async fn guard(State(state): SharedState, request: Request, next: Next) -> Response {
     let mut response = match state.access.check(&request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
@@ -323,11 +323,11 @@ fn escape(text: &str) -> String {
     escaped.collect()
 }
 
-async fn caches(State(state): Shared) -> Response {
+async fn caches(State(state): SharedState) -> Response {
     json_response(&figures::report(&state))
 }
 
-async fn past(State(state): Shared) -> Response {
+async fn past(State(state): SharedState) -> Response {
     let samples = crate::sync::lock(&state.history).report();
     let (instance, names) = (json!(state.instance), json!(figures::names(&state.cache)));
     file(
@@ -336,7 +336,7 @@ async fn past(State(state): Shared) -> Response {
     )
 }
 
-async fn servers(State(state): Shared) -> Response {
+async fn servers(State(state): SharedState) -> Response {
     json_response(&json!({ "servers": figures::servers(&state.cache) }))
 }
 

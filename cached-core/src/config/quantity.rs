@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_why_and_shows_a_valid_duration() {
+    fn a_refused_duration_is_explained() {
         for (text, reason) in [
             ("", "it is empty"),
             ("s", "must begin with a number"),

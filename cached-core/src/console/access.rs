@@ -25,15 +25,15 @@ const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "
 
 /// The access rules of one console.
 #[derive(Default)]
-pub(super) struct Access {
-    token: Option<Token>,
+pub(super) struct AccessRules {
+    token: Option<InvalidationToken>,
     allows_remote: bool,
     hosts: Vec<String>,
 }
 
-impl Access {
+impl AccessRules {
     pub(super) fn set_token(&mut self, token: String) {
-        self.token = Token::new(token);
+        self.token = InvalidationToken::new(token);
         if self.token.is_none() {
             log::error!(
                 "the token of the cache's console has fewer than {SHORTEST_TOKEN} bytes, so nothing can be invalidated there; use a longer random token"
@@ -102,9 +102,9 @@ impl Access {
     }
 }
 
-impl fmt::Debug for Access {
+impl fmt::Debug for AccessRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access")
+        f.debug_struct("AccessRules")
             .field("has_token", &self.token.is_some())
             .field("allows_remote", &self.allows_remote)
             .field("hosts", &self.hosts)
@@ -167,12 +167,12 @@ fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
 }
 
 /// The secret that allows a client to invalidate entries.
-struct Token(String);
+struct InvalidationToken(String);
 
-impl Token {
+impl InvalidationToken {
     /// Returns `None` if the token is too short.
-    fn new(token: String) -> Option<Token> {
-        (token.len() >= SHORTEST_TOKEN).then_some(Token(token))
+    fn new(token: String) -> Option<InvalidationToken> {
+        (token.len() >= SHORTEST_TOKEN).then_some(InvalidationToken(token))
     }
 
     /// Returns true if `given` is the token. The comparison takes a time that depends only on the
@@ -215,13 +215,13 @@ mod tests {
         request
     }
 
-    fn refusal(access: &Access, request: &Request) -> String {
+    fn refusal(access: &AccessRules, request: &Request) -> String {
         access.check(request).err().map(|refusal| refusal.line.into_owned()).unwrap_or_default()
     }
 
     #[test]
     fn only_clients_on_this_machine_may_look() {
-        let mut access = Access::default();
+        let mut access = AccessRules::default();
         for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(refusal(&access, &request_from(peer, &[])), "", "{peer} is this machine");
         }
@@ -237,13 +237,13 @@ mod tests {
     fn a_missing_client_address_is_explained() {
         let mut unknown = request(&[]);
         unknown.extensions_mut().clear();
-        let line = refusal(&Access::default(), &unknown);
+        let line = refusal(&AccessRules::default(), &unknown);
         assert!(line.contains("into_make_service_with_connect_info::<SocketAddr>()"), "{line}");
     }
 
     #[test]
     fn a_proxy_header_never_grants_access() {
-        let access = Access::default();
+        let access = AccessRules::default();
         for name in ["x-forwarded-for", "forwarded", "x-real-ip", "via"] {
             let claimed = [(name, "127.0.0.1")];
             assert!(refusal(&access, &request_from("8.8.8.8", &claimed)).contains("only clients"));
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn unknown_host_names_are_refused() {
-        let mut access = Access::default();
+        let mut access = AccessRules::default();
         for host in [
             "evil.example",
             "evil.example:8080",
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_are_refused() {
-        let access = Access::default();
+        let access = AccessRules::default();
         let foreign = "another site";
         for origin in ["http://evil.example", "null", "http://127.0.0.1:9999", "file://"] {
             assert!(
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn only_the_exact_token_is_accepted() {
-        let mut access = Access::default();
+        let mut access = AccessRules::default();
         access.set_token(SECRET.to_owned());
         let line = |given: Option<&str>| {
             let headers: Vec<_> = given.map(|given| (TOKEN_HEADER, given)).into_iter().collect();
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn a_short_token_allows_nothing() {
         for token in ["", "secret", "fifteen-bytes--"] {
-            let mut access = Access::default();
+            let mut access = AccessRules::default();
             access.set_token(token.to_owned());
             assert!(!access.offers_invalidation(), "{token}");
             let headers = [(TOKEN_HEADER, token)];
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn debug_does_not_show_the_token() {
-        let mut access = Access::default();
+        let mut access = AccessRules::default();
         access.set_token(SECRET.to_owned());
         assert!(!format!("{access:?}").contains(SECRET));
     }

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{ConsoleState, Refusal, Shared, json_response};
+use super::{ConsoleState, Refusal, SharedState, json_response};
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::event::{Event, EventSubject};
@@ -25,7 +25,7 @@ use crate::ttl::remote_stale_time;
 
 /// Serves a report of what the tiers have of an entry.
 pub(super) async fn show(
-    State(state): Shared,
+    State(state): SharedState,
     Path(text): Path<String>,
 ) -> Result<Response, Refusal> {
     let address = EntryAddress::parse(&state.cache, &text)?;
@@ -34,7 +34,7 @@ pub(super) async fn show(
 
 /// Removes an entry from this process and from memcached, if the client has the token.
 pub(super) async fn invalidate(
-    State(state): Shared,
+    State(state): SharedState,
     Path(text): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -144,9 +144,9 @@ fn interrupted() -> Refusal {
 
 /// A handler that returns the size of an item and does not decode it, so the value's type need not
 /// be known.
-struct ItemSize;
+struct ItemSizeHandler;
 
-impl ReadHandler for ItemSize {
+impl ReadHandler for ItemSizeHandler {
     type Decoded = usize;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<usize> {
@@ -172,7 +172,7 @@ async fn remote_report(
     if !declaration.uses_remote() {
         return json!({ "outcome": "unused" });
     }
-    match store.read(key, &ItemSize, IfMissing::Report).await {
+    match store.read(key, &ItemSizeHandler, IfMissing::Report).await {
         Ok(ReadOutcome::Item(item)) => {
             let stale = remote_stale_time(declaration.declared_stale_if_error());
             let left = item.fresh_for(cache.config().clock.now(), stale);

@@ -18,12 +18,12 @@ const KEPT: usize = 150;
 
 /// The samples of the last five minutes.
 #[derive(Default)]
-pub(super) struct History {
-    samples: VecDeque<Sample>,
+pub(super) struct CounterHistory {
+    samples: VecDeque<CounterSample>,
 }
 
 /// The counters, at one moment, of all functions that were called.
-struct Sample {
+struct CounterSample {
     /// Milliseconds since the console was built.
     at: u64,
     rows: Box<[SampleRow]>,
@@ -40,12 +40,12 @@ pub(super) struct SampleRow {
     pub(super) mean_fetch: f64,
 }
 
-impl History {
+impl CounterHistory {
     fn add(&mut self, at: u64, cache: &Cache) {
         if self.samples.len() == KEPT {
             self.samples.pop_front();
         }
-        self.samples.push_back(Sample { at, rows: figures::sample(cache) });
+        self.samples.push_back(CounterSample { at, rows: figures::sample(cache) });
     }
 
     /// Returns the samples as JSON text. A long history has many rows, so each row is an array, and is
@@ -55,7 +55,7 @@ impl History {
             let SampleRow { place, hits, calls_saved, calls, mean_fetch } = row;
             format!("[{place},{hits},{calls_saved},{calls},{mean_fetch}]")
         };
-        let sample = |sample: &Sample| {
+        let sample = |sample: &CounterSample| {
             let rows: Vec<String> = sample.rows.iter().map(row).collect();
             format!("{{\"at\":{},\"rows\":[{}]}}", sample.at, rows.join(","))
         };

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_can_be_limited_to_crates_and_modules() {
+    fn a_ledger_selects_crates_and_modules() {
         let all = ledger();
         assert!(all.covers("shop::payments::fetch"));
         let shop = ledger().of_crates(["shop", "my-client"]);

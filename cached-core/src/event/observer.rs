@@ -127,7 +127,7 @@ impl ObserverGuard {
 
     /// Calls the observer, unless the observer caused the event itself, is paused or is stuck.
     pub(super) fn deliver(&self, event: &Event<'_>) {
-        let Some(_delivery) = Delivery::enter(self) else { return };
+        let Some(_delivery) = DeliveryMark::enter(self) else { return };
         let now = CoarseInstant::now().millis().max(1);
         if now < self.paused_until.load(Ordering::Relaxed)
             || self.is_stuck(now)
@@ -224,14 +224,14 @@ pub(crate) fn is_in_observer() -> bool {
 }
 
 /// Marks that this thread is calling an observer. `Drop` removes the mark.
-struct Delivery {
+struct DeliveryMark {
     depth: usize,
 }
 
-impl Delivery {
+impl DeliveryMark {
     /// Returns `None` if this thread is already calling the observer, or if the calls are nested
     /// too deeply.
-    fn enter(guard: &ObserverGuard) -> Option<Delivery> {
+    fn enter(guard: &ObserverGuard) -> Option<DeliveryMark> {
         let address = std::ptr::from_ref(guard).addr();
         let mut deliveries = DELIVERIES.get();
         if deliveries.contains(&address) {
@@ -240,11 +240,11 @@ impl Delivery {
         let depth = deliveries.iter().position(|address| *address == 0)?;
         deliveries[depth] = address;
         DELIVERIES.set(deliveries);
-        Some(Delivery { depth })
+        Some(DeliveryMark { depth })
     }
 }
 
-impl Drop for Delivery {
+impl Drop for DeliveryMark {
     fn drop(&mut self) {
         let mut deliveries = DELIVERIES.get();
         deliveries[self.depth] = 0;
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_an_observer_is_caught_and_counted() {
+    fn observer_panics_are_caught_and_counted() {
         let observer = guard(|| std::panic::panic_any(PanicsOnDrop));
         for _ in 0..3 {
             observer.deliver(&EVENT);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_observer_is_paused_and_then_called_again() {
+    fn a_slow_observer_is_paused_for_a_while() {
         let pause = BUDGET + Duration::from_millis(20);
         let naps = AtomicU64::new(1);
         let observer = guard(move || {

@@ -16,10 +16,10 @@ thread_local! {
 /// Collects the outcomes of the calls that one future makes. Tasks that the future spawned may
 /// record outcomes at the same time.
 pub(crate) struct OutcomeRecorder {
-    recorded: Mutex<Recorded>,
+    recorded: Mutex<RecordedOutcomes>,
 }
 
-enum Recorded {
+enum RecordedOutcomes {
     /// The outcome of the call that began first.
     First(Option<Outcome>),
     All(Outcomes),
@@ -28,40 +28,42 @@ enum Recorded {
 impl OutcomeRecorder {
     /// Returns a recorder that keeps the outcome of the call that began first.
     pub(crate) fn for_first() -> Arc<OutcomeRecorder> {
-        Arc::new(OutcomeRecorder { recorded: Mutex::new(Recorded::First(None)) })
+        Arc::new(OutcomeRecorder { recorded: Mutex::new(RecordedOutcomes::First(None)) })
     }
 
     /// Returns a recorder for the outcomes of all calls.
     pub(crate) fn for_all() -> Arc<OutcomeRecorder> {
-        Arc::new(OutcomeRecorder { recorded: Mutex::new(Recorded::All(Outcomes::default())) })
+        Arc::new(OutcomeRecorder {
+            recorded: Mutex::new(RecordedOutcomes::All(Outcomes::default())),
+        })
     }
 
     pub(crate) fn record(&self, outcome: &Outcome) {
         match &mut *lock(&self.recorded) {
             // An annotated function may call another one. If the clock shows the same start for
             // both calls, the call that ends later is the outer one, and began first.
-            Recorded::First(first) => {
+            RecordedOutcomes::First(first) => {
                 if first.as_ref().is_none_or(|first| outcome.began <= first.began) {
                     *first = Some(outcome.clone());
                 }
             }
-            Recorded::All(outcomes) => outcomes.add(outcome),
+            RecordedOutcomes::All(outcomes) => outcomes.add(outcome),
         }
     }
 
     /// Returns the outcome of the first call among the calls that have ended.
     pub(crate) fn first(&self) -> Option<Outcome> {
         match &*lock(&self.recorded) {
-            Recorded::First(first) => first.clone(),
-            Recorded::All(_) => None,
+            RecordedOutcomes::First(first) => first.clone(),
+            RecordedOutcomes::All(_) => None,
         }
     }
 
     /// Returns the outcomes of all calls that have ended, if this recorder keeps all of them.
     pub(crate) fn all(&self) -> Option<Outcomes> {
         match &*lock(&self.recorded) {
-            Recorded::First(_) => None,
-            Recorded::All(outcomes) => Some(outcomes.clone()),
+            RecordedOutcomes::First(_) => None,
+            RecordedOutcomes::All(outcomes) => Some(outcomes.clone()),
         }
     }
 }

@@ -81,7 +81,7 @@ build! { renamed_struct:
 }
 
 #[test]
-fn a_value_of_a_changed_type_is_not_read() {
+fn values_of_changed_types_are_not_read() {
     use old::{Payment, State};
     for state in [State::Paid, State::Refunded, State::Partly(1)] {
         let variant = match state {
@@ -131,7 +131,7 @@ fn maps_and_sets_read_back() {
 /// The reading type has a string where the stored type has a number. The codec then reads the
 /// number as the length of the string.
 #[test]
-fn a_value_with_an_impossible_length_is_not_read() {
+fn an_impossible_length_is_refused() {
     #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
     struct Order {
         at: u64,

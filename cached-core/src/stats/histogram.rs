@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_are_1_2_and_5_times_powers_of_ten() {
+    fn bounds_follow_1_2_5_steps() {
         let micros = [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
         let bounds: Vec<u64> = BOUNDS_NANOS.iter().map(|bound| bound / 1_000).collect();
         assert_eq!(bounds[..10], micros);

@@ -172,12 +172,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_json_string_escapes_what_json_does_not_allow() {
+    fn json_strings_are_escaped() {
         assert_eq!(json_string("\"a\\b\"\n\r\t\u{1}\u{1f}ü"), r#""\"a\\b\"\n\r\t\u0001\u001fü""#);
     }
 
     #[test]
-    fn a_cell_has_no_line_break_and_no_bare_pipe() {
+    fn table_cells_are_escaped() {
         assert_eq!(markdown_text("a|b\n c\r\nd"), "a\\|b<br> c<br>d");
         assert_eq!(markdown_text("Vec<u8> \\| `x`"), "Vec\\<u8> \\\\\\| `x`");
         assert_eq!(markdown_code("a | b"), "`a \\| b`");
