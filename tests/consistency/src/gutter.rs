@@ -33,7 +33,7 @@ struct Scenario {
     calls: u8,
     changes: u8,
     /// Exchanges that fail before or after the server executed the command, cancelled calls, and
-    /// dropped changes.
+    /// dropped changes, in total.
     failures: u8,
     overwritable: bool,
     fault: InjectedFault,
@@ -122,13 +122,13 @@ enum ChangeState {
         at: usize,
         replaced: ValueSet,
     },
-    /// The entry is being removed. With `failed`, the change will return an error.
+    /// The entry is being removed. With `has_failed`, the change will return an error.
     InvalidatingHome {
-        failed: bool,
+        has_failed: bool,
         replaced: ValueSet,
     },
     InvalidatingGutter {
-        failed: bool,
+        has_failed: bool,
         replaced: ValueSet,
     },
 }

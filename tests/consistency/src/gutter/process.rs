@@ -194,7 +194,7 @@ impl ProcessSteps<'_> {
             ChangeState::Idle if self.state.changes < self.scenario.changes => {
                 let replaced = self.state.replaced();
                 let mut next = self.with_own(|own| {
-                    own.change = ChangeState::InvalidatingHome { failed: false, replaced }
+                    own.change = ChangeState::InvalidatingHome { has_failed: false, replaced }
                 });
                 next.changes += 1;
                 self.add("invalidates", true, Ok(next));
@@ -207,7 +207,7 @@ impl ProcessSteps<'_> {
                         [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.scenario));
                     own.change = match first_usable {
                         Some(at) => ChangeState::Writing { at, value, replaced },
-                        None => ChangeState::InvalidatingHome { failed: true, replaced },
+                        None => ChangeState::InvalidatingHome { has_failed: true, replaced },
                     };
                     self.add("overwrites", true, Ok(next));
                 }
@@ -222,7 +222,7 @@ impl ProcessSteps<'_> {
             ChangeState::Written { at: HOME, replaced } => self.invalidate(GUTTER, false, replaced),
             // The value was written to the gutter, so the home must be invalidated.
             ChangeState::Written { replaced, .. } => {
-                let invalidating = ChangeState::InvalidatingHome { failed: true, replaced };
+                let invalidating = ChangeState::InvalidatingHome { has_failed: true, replaced };
                 let unreached = |mut state: SystemState| {
                     state.processes[self.process].keep_hint(HOME, self.scenario);
                     state.processes[self.process].change = invalidating;
@@ -241,11 +241,11 @@ impl ProcessSteps<'_> {
                 next.servers[HOME].item = Item::Absent;
                 self.add("overwrites: its home is invalidated, returns", false, Ok(next));
             }
-            ChangeState::InvalidatingHome { failed, replaced } => {
-                self.invalidate(HOME, failed, replaced)
+            ChangeState::InvalidatingHome { has_failed, replaced } => {
+                self.invalidate(HOME, has_failed, replaced)
             }
-            ChangeState::InvalidatingGutter { failed, replaced } => {
-                self.invalidate(GUTTER, failed, replaced)
+            ChangeState::InvalidatingGutter { has_failed, replaced } => {
+                self.invalidate(GUTTER, has_failed, replaced)
             }
             ChangeState::Idle => {}
         }
@@ -255,7 +255,7 @@ impl ProcessSteps<'_> {
     /// overwrite invalidates the entry on both servers.
     fn write(&self, at: usize, value: Value, replaced: ValueSet) {
         let after_failed_write = |mut state: SystemState| {
-            let invalidating = ChangeState::InvalidatingHome { failed: true, replaced };
+            let invalidating = ChangeState::InvalidatingHome { has_failed: true, replaced };
             state.processes[self.process].change = invalidating;
             state
         };
@@ -275,20 +275,20 @@ impl ProcessSteps<'_> {
 
     /// Models the removal of the key from one server. If the removal fails, the process keeps a
     /// hint.
-    fn invalidate(&self, at: usize, failed: bool, replaced: ValueSet) {
+    fn invalidate(&self, at: usize, has_failed: bool, replaced: ValueSet) {
         let scenario = self.scenario;
         let after = |state: SystemState, reached: bool| {
-            let failed = failed
+            let has_failed = has_failed
                 || (at == HOME && !reached && scenario.fault != InjectedFault::OkWithoutHome);
             match at {
                 HOME if scenario.fault != InjectedFault::GutterNotInvalidated => {
                     let mut state = state;
                     let own = &mut state.processes[self.process];
-                    own.change = ChangeState::InvalidatingGutter { failed, replaced };
+                    own.change = ChangeState::InvalidatingGutter { has_failed, replaced };
                     state
                 }
                 _ => {
-                    let mut state = self.end_change(state, failed, replaced);
+                    let mut state = self.end_change(state, has_failed, replaced);
                     if at == GUTTER && reached {
                         state.replaced[GUTTER] |= replaced;
                     }
@@ -327,11 +327,16 @@ impl ProcessSteps<'_> {
     }
 
     /// Returns the state after the invalidation or overwrite has ended.
-    fn end_change(&self, mut state: SystemState, failed: bool, replaced: ValueSet) -> SystemState {
+    fn end_change(
+        &self,
+        mut state: SystemState,
+        has_failed: bool,
+        replaced: ValueSet,
+    ) -> SystemState {
         let own = &mut state.processes[self.process];
         own.change = ChangeState::Idle;
         own.replaced |= replaced;
-        if !failed {
+        if !has_failed {
             state.replaced[HOME] |= replaced;
         }
         state
