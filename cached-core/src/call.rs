@@ -462,6 +462,7 @@ impl PendingCall {
 
     /// Reads the remote tier for the leader of a flight, and returns the plan that follows from the
     /// result. If another leader of the flight finishes first, the plan follows from its outcome.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would store its arguments twice")]
     fn plan_by_remote_tier(
         &self,
         leader: Leader,

@@ -332,18 +332,19 @@ struct RecordedLookups(BeforeRecording);
 
 /// The state of the thread's request before the thread began to record outcomes.
 enum BeforeRecording {
-    NoRequest,
-    UnrecordedRequest,
-    RecordedRequest,
+    /// The thread polled no request.
+    Absent,
+    Unrecorded,
+    Recorded,
 }
 
 impl RecordedLookups {
     fn enter() -> RecordedLookups {
         let enter = |RequestValuesCell(cell): &RequestValuesCell| {
             let (mut values, before) = match cell.take() {
-                None => (Box::default(), BeforeRecording::NoRequest),
-                Some(values) if values.is_recorded => (values, BeforeRecording::RecordedRequest),
-                Some(values) => (values, BeforeRecording::UnrecordedRequest),
+                None => (Box::default(), BeforeRecording::Absent),
+                Some(values) if values.is_recorded => (values, BeforeRecording::Recorded),
+                Some(values) => (values, BeforeRecording::Unrecorded),
             };
             values.is_recorded = true;
             if values.shared.is_none() && values.hidden.is_none() {
@@ -353,7 +354,7 @@ impl RecordedLookups {
             before
         };
         // A thread that is ending has no thread-locals, and records nothing.
-        RecordedLookups(CURRENT_REQUEST.try_with(enter).unwrap_or(BeforeRecording::RecordedRequest))
+        RecordedLookups(CURRENT_REQUEST.try_with(enter).unwrap_or(BeforeRecording::Recorded))
     }
 }
 
@@ -362,9 +363,9 @@ impl Drop for RecordedLookups {
         let leave = |RequestValuesCell(cell): &RequestValuesCell| {
             let mut values = cell.take()?;
             match self.0 {
-                BeforeRecording::NoRequest => return Some(values),
-                BeforeRecording::RecordedRequest => {}
-                BeforeRecording::UnrecordedRequest => {
+                BeforeRecording::Absent => return Some(values),
+                BeforeRecording::Recorded => {}
+                BeforeRecording::Unrecorded => {
                     values.is_recorded = false;
                     if let Some(hidden) = values.hidden.take() {
                         values.own = hidden;
