@@ -15,7 +15,7 @@
 //! - A *permit* is the right to write one key of the remote tier, with or without a lease. The
 //!   write fails if another process changes the item first.
 //! - A *fill token* is taken before a fetch. If the entry is invalidated or overwritten after that,
-//!   the local tier does not store the value of the fetch.
+//!   the local tier does not store the fetched value.
 //! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of
 //!   each key for the later calls of the request.
 //!
@@ -108,7 +108,7 @@ impl BypassingCall {
     }
 }
 
-/// A value of the local tier, and the handle of its entry. The entry may be due for a refresh.
+/// A value from the local tier, and the handle of its entry. The entry may be due for a refresh.
 pub(crate) struct LocalHit {
     pub(crate) value: Value,
     pub(crate) handle: EntryHandle,
@@ -153,11 +153,11 @@ pub(crate) struct PendingCall {
 
 /// The way in which a pending call gets its answer.
 pub(crate) enum CallPlan {
-    /// Returns a value of a tier or of another caller's fetch.
+    /// Returns a value that a tier has or that another caller has fetched.
     Answer(Value, AnswerSource),
     /// Returns the error of another caller's fetch, or of an earlier fetch.
     Error(SharedError, AnswerSource),
-    /// Returns a value of the remote tier, and refreshes its entry in the background.
+    /// Returns a value from the remote tier, and refreshes its entry in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
     /// Runs the function, answers the flight's followers and fills the tiers.
     Fetch(PlannedFetch),
@@ -253,7 +253,7 @@ impl PlannedFetch {
     }
 }
 
-/// The tiers that may store the value of a fetch.
+/// The tiers that may store a fetched value.
 pub(crate) enum FillTarget {
     /// The local tier. The function uses no remote tier, or its ttl is too short for the remote
     /// tier.
@@ -279,8 +279,7 @@ pub(crate) enum FillTarget {
     Nowhere,
 }
 
-/// A lease of the remote tier, and the expired value that this process may replace, if there is
-/// one.
+/// A lease from the remote tier, and the expired value, if any, that this process may replace.
 ///
 /// The leader of a flight stores the lease in the flight while the leader fetches. If the leader is
 /// cancelled, the caller that takes over the lead finds the lease in the flight.
@@ -362,7 +361,7 @@ impl PendingCall {
     }
 
     /// Returns the id of the request if the request forces misses. Such a request has flights of
-    /// its own, because it must not receive the value of a fetch that began before the request.
+    /// its own, because it must not receive a value whose fetch began before the request.
     fn flight_request_id(&self) -> Option<u64> {
         self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }

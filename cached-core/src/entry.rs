@@ -281,8 +281,9 @@ impl EntryHandle {
         Some((value, Tier::Local))
     }
 
-    /// Stores the value of an item, the remote tier's copy of the entry, in the local tier. Returns
-    /// the value. Returns `None` if the item has expired or has no value that this build can read.
+    /// Stores the value of an item in the local tier, and returns the value. (An item is the remote
+    /// tier's copy of the entry.) Returns `None` if the item has expired or has no value that this
+    /// build can read.
     fn accept_item(
         &self,
         item: Item<(Value, usize), Permit>,
@@ -342,7 +343,7 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
 }
 
 impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
-    /// Stores a value if neither the local tier nor memcached has a value of this entry. Returns
+    /// Stores a value if neither the local tier nor memcached has a value for this entry. Returns
     /// true if the value was stored.
     ///
     /// An expired value that is kept for `stale_if_error` does not count as a value of the entry,

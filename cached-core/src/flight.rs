@@ -93,7 +93,7 @@ pub(crate) struct Flights {
 pub(crate) enum FlightRole {
     Leader(Leader),
     Follower(Follower),
-    /// The caller runs inside the leader's own fetch, and would wait for that fetch for ever.
+    /// The caller runs inside the leader's own fetch, and would wait for that fetch forever.
     Recursive,
 }
 
@@ -210,7 +210,7 @@ struct FlightState {
     next_id: u64,
     /// True if the watchdog has the flight in its list.
     is_watched: bool,
-    /// The wakers of the leaders, if the lead has passed on. The end of the flight wakes them.
+    /// The wakers of the leaders, if the lead has passed on. They are woken when the flight ends.
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,

@@ -34,7 +34,7 @@ const FORMAT_POSITIONAL: u8 = 2;
 /// The format of a frame whose value the named codec has encoded. Builds that do not know this
 /// format leave the frame alone.
 const FORMAT_NAMED: u8 = 3;
-// The offsets of the parts of the header.
+// The offsets of the header's parts.
 const SHAPE: usize = 3;
 const OUTLINE_HASH: usize = 11;
 const OUTLINE_COUNT: usize = 19;

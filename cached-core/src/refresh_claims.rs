@@ -12,7 +12,7 @@ use crate::sync::lock;
 /// Without a pause, every call would start a refresh.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
-/// A claim expires after this time, so that a task that hangs does not keep it for ever. If four
+/// A claim expires after this time, so that a task that hangs does not keep it forever. If four
 /// times the usual fetch time of the function is longer, the claim expires after that time.
 const EXPIRES_AFTER: Duration = Duration::from_secs(20);
 

@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct Unstorable {
     /// The rest of a sentence that begins with the part or the value.
     pub(crate) why: &'static str,
-    /// The innermost part of the value that fails, if it is known.
+    /// The innermost part of the value that cannot be encoded, if it is known.
     pub(crate) part: Option<ValuePart>,
 }
 

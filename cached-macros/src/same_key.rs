@@ -1,5 +1,5 @@
-//! Tests that no option changes a function's key, except the options about the key, and that the
-//! companion (the function that the option `entry` generates) makes the same key as the function.
+//! Tests two rules. Only the options about the key change a function's key. The companion (the
+//! function that the option `entry` generates) makes the same key as its function.
 //!
 //! The test expands a function with the example of each option in `OPTIONS`, so the test also
 //! covers options that are added later.

@@ -101,8 +101,8 @@ fn may_import(tree: &UseTree, name: &Ident) -> bool {
     }
 }
 
-/// Returns the name of a macro of the standard library that is listed above. A path into another
-/// crate, such as `bumpalo::format`, is a different macro.
+/// Returns the macro's name if it is a standard library macro that is listed above. A path into
+/// another crate, such as `bumpalo::format`, is a different macro.
 pub(crate) fn standard_macro(path: &Path) -> Option<&'static str> {
     let mut segments = path.segments.iter().rev();
     let name = &segments.next()?.ident;

@@ -145,8 +145,8 @@ pub(crate) fn shows_all_names(function: &Function) -> bool {
     })
 }
 
-/// Returns true if the pattern does not show the names that the body uses: either the pattern
-/// contains a macro or unknown syntax, or `#[async_trait]` has replaced the user's pattern by a
+/// Returns true if the pattern hides names that the body uses. A macro or unknown syntax in the
+/// pattern hides names. `#[async_trait]` hides them too if it has replaced the user's pattern by a
 /// name such as `__arg0`.
 fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
     let is_replaced = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));

@@ -21,8 +21,8 @@ pub(crate) enum Ttl<'a> {
 /// An option whose value is a duration, such as `stale_if_error = "1h"`.
 #[derive(Clone, Copy)]
 pub(crate) struct DurationOption {
-    /// The name of the option, which is also the name of the method of `cached_core`'s
-    /// `Declaration` that takes the duration.
+    /// The name of the option. The method of `cached_core`'s `Declaration` that takes the duration
+    /// has the same name.
     pub(crate) option: &'static str,
     pub(crate) milliseconds: u64,
 }

@@ -94,7 +94,7 @@ const KEEPING_ORDER: [&str; 10] = [
 /// The collections that keep the order in which they were collected.
 const SEQUENCES: [&str; 5] = ["Vec", "VecDeque", "LinkedList", "Box", "String"];
 
-/// Returns the name of the type if the elements of a value of the type come in no stable order.
+/// Returns the type's name if the values of the type have no stable order of elements.
 pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
     if let Some(found) = find_unordered(ty) {
         return found.is_whole.then(|| found.name());

@@ -24,8 +24,8 @@ use crate::validate::OWNING_TYPE;
 
 /// An option that is a function of the cached value.
 pub(crate) struct ValueFunction<'a> {
-    /// The name of the option, which is also the name of the method of `cached_core` that takes the
-    /// function.
+    /// The name of the option. The method of `cached_core` that takes the function has the same
+    /// name.
     pub(crate) option: &'static str,
     pub(crate) function: &'a Expr,
     /// The parameters that the function mentions.
@@ -128,8 +128,8 @@ fn not_a_function(option: &str, expression: &Expr, function: &Function) -> Optio
 /// Returns the first variable in the expression that is not a parameter of the function. The user
 /// probably means the cached value by this name.
 fn unknown_name(expression: &Expr, function: &Function) -> Option<Ident> {
-    struct Search<'f>(&'f Function, Option<Ident>);
-    impl<'ast> Visit<'ast> for Search<'_> {
+    struct UnknownNameSearch<'f>(&'f Function, Option<Ident>);
+    impl<'ast> Visit<'ast> for UnknownNameSearch<'_> {
         fn visit_expr_path(&mut self, path: &'ast ExprPath) {
             let name = path.path.get_ident().filter(|name| {
                 let is_variable = name.to_string().starts_with(|c: char| c.is_ascii_lowercase());
@@ -138,7 +138,7 @@ fn unknown_name(expression: &Expr, function: &Function) -> Option<Ident> {
             self.1 = self.1.take().or_else(|| name.cloned());
         }
     }
-    let mut search = Search(function, None);
+    let mut search = UnknownNameSearch(function, None);
     match expression {
         // The macro `matches!` begins with the expression that it matches.
         Expr::Macro(call) => {

@@ -79,7 +79,7 @@ impl SpanCollector {
         spans.remove(0)
     }
 
-    /// Returns the name of the parent of a span.
+    /// Returns the name of a span's parent.
     #[must_use]
     pub fn parent(&self, span: &CollectedSpan) -> Option<&'static str> {
         self.seen().spans.iter().find(|other| Some(other.id) == span.parent).map(|span| span.name)

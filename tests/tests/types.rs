@@ -1,7 +1,7 @@
 //! Types that programs commonly cache. No type leads to a wrong value or an error.
 //!
-//! For each type one of two things happens: a second process reads the value from memcached, or the
-//! value stays in the process that fetched it, and the audit reports the function.
+//! For each type one of two things happens. Either a second process reads the value from memcached,
+//! or the value stays in the process that fetched it and the audit reports the function.
 //!
 //! The tests are a program of their own because each test starts this program as a second process.
 #![allow(missing_docs, clippy::type_complexity)]

@@ -17,7 +17,7 @@ use crate::value::{FetchOutput, ReturnOperations, ValueRules};
 /// The flight then waits longer before the leader counts as stuck.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
 
-/// The end of a call's fetch.
+/// How a call's fetch has ended.
 pub(crate) enum FetchEnd<R> {
     /// The function returned this output.
     Returned(R),

@@ -114,7 +114,7 @@ impl PendingCall {
         }
     }
 
-    /// Decides what a leader does with an item of the remote tier. Stores a value that has not
+    /// Decides what a leader does with an item from the remote tier. Stores a value that has not
     /// expired in the local tier.
     fn use_item(&self, item: RemoteItem, ttls: EntryTtls, fill_token: FillToken) -> RemoteAnswer {
         let handle = &self.handle;

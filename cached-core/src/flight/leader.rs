@@ -48,7 +48,7 @@ impl Leader {
     }
 
     /// Returns the outcome if another leader has ended this flight. Otherwise registers the task's
-    /// waker, and the end of the flight wakes the task.
+    /// waker, so that the task is woken when the flight ends.
     pub(crate) fn outcome_of_other_leader(&self, context: &Context<'_>) -> Option<FlightOutcome> {
         // If the lead has never passed on, this leader is the only one.
         if self.flight.term.load(Ordering::Acquire) == 0 {

@@ -27,8 +27,8 @@ pub(super) struct LeaderWatchdog {
 
 /// The watchdog, with the id of the process that runs the watchdog's thread.
 ///
-/// If one thread forks while another thread holds this lock, the child finds the lock locked for
-/// ever. Therefore the lock is held only for a moment, and [`LeaderWatchdog::current`] gives up
+/// If one thread forks while another thread holds this lock, the lock stays locked forever in the
+/// child. Therefore the lock is held only for a moment, and [`LeaderWatchdog::current`] gives up
 /// after some attempts.
 static CURRENT: Mutex<Option<(u32, Arc<LeaderWatchdog>)>> = Mutex::new(None);
 

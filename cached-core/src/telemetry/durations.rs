@@ -1,7 +1,7 @@
 //! The histograms `cache.fetch.duration` and `db.client.operation.duration` of the crate `metrics`.
 //!
-//! A recorder of this crate cannot set a histogram as a whole, so each duration is recorded when it
-//! is known. `cache/metrics.rs` publishes the counters and gauges.
+//! The recorders of `metrics` cannot set a whole histogram at once, so each duration is recorded
+//! when it is known. `cache/metrics.rs` publishes the counters and gauges.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,9 +10,9 @@ use metrics::{Label, SharedString};
 
 use crate::event::{Event, FetchOutcome};
 
-/// The name of the histogram of fetches.
+/// The name of the histogram for fetches.
 pub(crate) const FETCH_DURATION: &str = "cache.fetch.duration";
-/// The name of the histogram of exchanges with memcached. OpenTelemetry defines it.
+/// The name of the histogram for exchanges with memcached. OpenTelemetry defines this name.
 pub(crate) const EXCHANGE_DURATION: &str = "db.client.operation.duration";
 
 /// The labels that all metrics of one cache have.
@@ -41,7 +41,7 @@ impl CacheLabels {
         all
     }
 
-    /// Records the duration of a fetch, if the event is the end of one.
+    /// Records the fetch's duration, if the event is the end of a fetch.
     #[inline]
     pub(crate) fn record(&self, event: &Event<'_>) {
         if let Event::FetchEnded { entry, outcome, took, .. } = event {
@@ -71,8 +71,8 @@ impl ExchangeTimer {
         ExchangeTimer { began: Instant::now(), address: Arc::clone(address), operation }
     }
 
-    /// Records the duration of the exchange. `error` is the kind of its error, as `error.type` names
-    /// it.
+    /// Records the duration of the exchange. `error` is the value of the label `error.type`, or
+    /// `None` if the exchange succeeded.
     pub(super) fn end(self, error: Option<&'static str>) {
         let took = self.began.elapsed();
         let mut labels = server_labels(&self.address);

@@ -20,7 +20,7 @@ pub(crate) struct Exchange {
 pub(crate) struct ExchangeSubject<'s> {
     /// The address of the server, as `host:port`.
     pub(crate) address: &'s Arc<str>,
-    /// The name of the commands: `get`, `set` or `delete`, in a batch with `BATCH ` in front.
+    /// The name of the commands: `get`, `set` or `delete`, and with `BATCH ` in front in a batch.
     pub(crate) operation: &'static str,
     /// The key in memcached, or `None` for several keys.
     pub(crate) key: Option<&'s str>,

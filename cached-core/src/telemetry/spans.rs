@@ -114,8 +114,8 @@ impl FetchSpan {
     }
 
     /// Starts the span of a refresh in the background. The span follows from the caller's span, and
-    /// is the root of a trace of its own: the caller does not wait for the refresh, so the caller's
-    /// span may end first.
+    /// is the root of its own trace. The caller does not wait for the refresh, so the caller's span
+    /// may end first.
     pub(crate) fn of_refresh(entry: EventSubject<'_>) -> FetchSpan {
         FetchSpan::started(|| {
             let span = fetch_span!(entry.name(), "refresh", parent: None);

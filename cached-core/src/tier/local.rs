@@ -227,7 +227,7 @@ impl LocalTier {
         self.peek(key).ok_or(fill_token)
     }
 
-    /// Returns how much of the ttl of the key's entry is left. The entry may have expired.
+    /// Returns how much of the entry's ttl is left. The entry may have expired.
     pub(crate) fn remaining_ttl(&self, key: &[u8]) -> Option<RemainingTtl> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;

@@ -179,7 +179,7 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     fn is_claim_abandoned(&self, limit: Duration) -> bool;
 }
 
-/// The caller's part of a read. It decodes the frames, and is told what happens during the read.
+/// The caller's part of a read. It decodes the frames, and receives reports about the read.
 pub(crate) trait ReadHandler: Sync {
     /// A value that was decoded from a frame.
     type Decoded: Send;

@@ -273,8 +273,8 @@ pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
     }
 }
 
-/// Returns a future that records the outcomes of its calls into `recorder`. The future belongs to
-/// the request, if there is one, in which it is polled.
+/// Returns a future that records the outcomes of its calls into `recorder`. If the future is polled
+/// in a request, the future belongs to this request.
 pub(crate) fn recorded_into<F: Future>(
     recorder: Arc<OutcomeRecorder>,
     future: F,

@@ -1,4 +1,5 @@
-//! Who counted what: the figures of a load, as each part of the broker has them. All must be equal.
+//! Compares the counts that the parts of the broker have made during a load. Each part that counts
+//! is a *witness*. The counts of all witnesses must be equal.
 
 use crate::broker::http_client;
 use cached_core::Cache;
@@ -7,7 +8,7 @@ use serde_json::Value;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the customers read in the headers `Cache-Status` of their responses.
+/// The sums of the counts in the `Cache-Status` headers that the customers have received.
 #[derive(Default)]
 pub(crate) struct HeaderCounts {
     calls: AtomicU64,
@@ -16,7 +17,8 @@ pub(crate) struct HeaderCounts {
 }
 
 impl HeaderCounts {
-    /// Adds up the parameter `detail`, for example `detail="3 calls: 2 local hits, 1 miss"`.
+    /// Adds the counts in the header's parameter `detail`, for example `detail="3 calls: 2 local
+    /// hits, 1 miss"`.
     pub(crate) fn add(&self, headers: &HeaderMap) {
         let status = headers.get("cache-status").and_then(|status| status.to_str().ok());
         let detail = status.and_then(|status| status.split_once("detail=\""));
@@ -40,7 +42,7 @@ impl HeaderCounts {
     }
 }
 
-/// The figures of one witness. `None` is what it cannot know.
+/// The counts of one witness. A count is `None` if the witness cannot know it.
 #[derive(Clone, Copy, PartialEq)]
 struct Counts {
     calls: Option<u64>,
@@ -48,7 +50,7 @@ struct Counts {
     fetches: Option<u64>,
 }
 
-/// A table with one row for each witness.
+/// The counts of all witnesses, with the witnesses' names.
 pub(crate) struct Agreement(Vec<(&'static str, Counts)>);
 
 impl Agreement {
@@ -95,7 +97,7 @@ impl Agreement {
         ]))
     }
 
-    /// Returns true if all witnesses have the same figures.
+    /// Returns true if all witnesses have the same counts.
     pub(crate) fn holds(&self) -> bool {
         let agree = |figure: fn(&Counts) -> Option<u64>| {
             let mut known = self.0.iter().filter_map(|(_, counts)| figure(counts));

@@ -5,7 +5,7 @@
 //! The rest is an ordinary HTTP service, which calls these functions as if there were no cache.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
-use crate::report::Answers;
+use crate::report::AnswerCounters;
 use axum::extract::{Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -294,7 +294,7 @@ impl Broker {
             .route(
                 "/counters",
                 get(async |State(broker): State<Broker>| {
-                    Json(Answers::from(broker.cache.stats().total()))
+                    Json(AnswerCounters::from(broker.cache.stats().total()))
                 }),
             )
             .route("/health", get(health))

@@ -26,14 +26,14 @@ const CALM_PAUSE: Duration = Duration::from_millis(60);
 
 /// All sessions of the load. Both runs play the same sessions.
 pub(crate) struct Load {
-    sessions: Vec<Session>,
+    sessions: Vec<CheckoutSession>,
     /// A number that is part of every identifier, so that memcached has no entries of an earlier
     /// run.
     run: u64,
 }
 
 #[derive(Clone)]
-struct Session {
+struct CheckoutSession {
     user: String,
     number: String,
     /// The courses that the customer looks at. The customer buys the last course.
@@ -47,13 +47,13 @@ struct Session {
 impl Load {
     pub(crate) fn new(run: u64) -> Load {
         let mut dice = Dice::new(20);
-        let sessions = (1..=SESSIONS).map(|n| Session::draw(&mut dice, run, n)).collect();
+        let sessions = (1..=SESSIONS).map(|n| CheckoutSession::draw(&mut dice, run, n)).collect();
         Load { sessions, run }
     }
 
     /// Returns the number of requests of all sessions.
     pub(crate) fn requests(&self) -> u64 {
-        self.sessions.iter().map(Session::requests).sum()
+        self.sessions.iter().map(CheckoutSession::requests).sum()
     }
 
     pub(crate) fn sessions(&self) -> usize {
@@ -118,8 +118,8 @@ impl Load {
     }
 }
 
-/// Kills memcached when two fifths of the requests are answered, and starts it again, empty, after three
-/// fifths. Returns what the brokers had answered at these times.
+/// Kills memcached when two fifths of the requests are answered, and starts it again, empty, after
+/// three fifths. Returns snapshots of the brokers' counters at these times.
 async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outage, String> {
     browser.progress.reach(2, 5).await;
     let killed = browser.snapshot().await?;
@@ -134,8 +134,8 @@ async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outa
     Ok(Outage { killed, restarted, is_restarted })
 }
 
-/// Plays checkout sessions against a running broker, until the broker closes. Each of a few customers
-/// plays one session after the other. Returns what the customers read in the headers of their
+/// Plays checkout sessions against a running broker, until the broker closes. Each of a few
+/// customers plays one session after the other. Returns the counts from the headers of the
 /// responses.
 pub(crate) async fn play_until_closed(broker: String, closing: ClosingFlag) -> HeaderCounts {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -154,7 +154,7 @@ pub(crate) async fn play_until_closed(broker: String, closing: ClosingFlag) -> H
         customers.spawn(async move {
             let mut dice = Dice::new(run ^ customer);
             for session in 0.. {
-                let session = Session::draw(&mut dice, run, customer << 32 | session);
+                let session = CheckoutSession::draw(&mut dice, run, customer << 32 | session);
                 let played = session.play(browser.clone()).await;
                 if browser.progress.closing.is_set() {
                     break;
@@ -185,10 +185,10 @@ impl ClosingFlag {
     }
 }
 
-impl Session {
-    fn draw(dice: &mut Dice, run: u64, n: u64) -> Session {
+impl CheckoutSession {
+    fn draw(dice: &mut Dice, run: u64, n: u64) -> CheckoutSession {
         let courses = (0..2 + dice.below(3)).map(|_| popular_course(dice)).collect();
-        Session {
+        CheckoutSession {
             user: format!("{run:x}-{n}"),
             number: format!("{run:x}-{n}"),
             courses,
@@ -210,7 +210,7 @@ impl Session {
 
     /// Plays the session. Returns the time that the customer waited for each request.
     async fn play(self, mut browser: Browser) -> Result<Vec<Duration>, String> {
-        let Session { user, number, courses, corrects, polls } = self;
+        let CheckoutSession { user, number, courses, corrects, polls } = self;
         let mut waits = Vec::new();
         let mut email = format!("{user}@example.com");
         let mut bought = "";
@@ -313,7 +313,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Returns what the brokers have answered so far.
+    /// Returns a snapshot of the brokers' counters.
     async fn snapshot(&self) -> Result<Snapshot, String> {
         let requests = self.progress.done.load(Ordering::Relaxed);
         Ok(Snapshot { requests, answers: answers(&self.http, &self.brokers).await? })

@@ -99,11 +99,11 @@ Environment:
 Exit codes: 0 success, 1 a run failed, 2 an argument, a port or CACHE_URL is wrong.";
 
 /// An error that ends the program: its exit code, and the line to print.
-struct Failure(u8, String);
+struct ExitFailure(u8, String);
 
 /// Returns the failure for a wrong argument or setting.
-fn mistake(message: String) -> Failure {
-    Failure(2, message)
+fn mistake(message: String) -> ExitFailure {
+    ExitFailure(2, message)
 }
 
 #[tokio::main]
@@ -135,7 +135,7 @@ async fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, message)) => {
+        Err(ExitFailure(code, message)) => {
             eprintln!("error: {message}");
             ExitCode::from(code)
         }
@@ -162,7 +162,7 @@ fn first_paragraph(message: &str) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-async fn cache_from_env() -> Result<Cache, Failure> {
+async fn cache_from_env() -> Result<Cache, ExitFailure> {
     Cache::from_env().await.map_err(|error| mistake(error.to_string()))
 }
 
@@ -175,7 +175,7 @@ fn cache_url() -> String {
 }
 
 /// Plays the load without the cache and with it, and prints the tables.
-async fn play() -> Result<(), Failure> {
+async fn play() -> Result<(), ExitFailure> {
     // A wrong CACHE_URL is reported before a process is started.
     drop(cache_from_env().await?);
     let own = match std::env::var_os("CACHE_URL").is_some_and(|url| !url.is_empty()) {
@@ -199,7 +199,7 @@ async fn play() -> Result<(), Failure> {
         load.requests(),
         load.polls(),
     ));
-    let failed = |message| Failure(1, message);
+    let failed = |message| ExitFailure(1, message);
     let without = load.play("without the cache", "off", brokers, None).await.map_err(failed)?;
     let with = load.play("with the cache", &url, brokers, own).await.map_err(failed)?;
     say(ComparisonTable { without: &without, with: &with, memcached });
@@ -234,16 +234,16 @@ async fn serve(
     load: bool,
     seconds: Option<u64>,
     catalogue: u64,
-) -> Result<(), Failure> {
+) -> Result<(), ExitFailure> {
     let cache = cache_from_env().await?;
-    cache.install().map_err(|error| Failure(1, error.to_string()))?;
+    cache.install().map_err(|error| ExitFailure(1, error.to_string()))?;
     // The upstream server ends when this value is dropped.
     let (own_upstream, upstream) = match upstream {
         Some(url) => (None, url),
         None => {
             let own = Upstream::start().await;
             let own = own.map_err(|error| {
-                Failure(1, format!("cannot start the upstream server: {error}"))
+                ExitFailure(1, format!("cannot start the upstream server: {error}"))
             })?;
             let url = own.url.clone();
             (Some(own), url)
@@ -259,7 +259,8 @@ async fn serve(
             _ => format!("cannot listen on port {port} of 127.0.0.1: {error}"),
         })
     })?;
-    let address = listener.local_addr().map_err(|error| Failure(1, error.to_string()))?.to_string();
+    let address =
+        listener.local_addr().map_err(|error| ExitFailure(1, error.to_string()))?.to_string();
     let cache_url = cache_url();
     say(format_args!(
         "The broker listens on http://{address}\n\
@@ -271,7 +272,8 @@ async fn serve(
     ));
     let broker =
         Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
-    let metrics = metrics_router(cache.clone()).map_err(|error| Failure(1, error.to_string()))?;
+    let metrics =
+        metrics_router(cache.clone()).map_err(|error| ExitFailure(1, error.to_string()))?;
     let routes = broker.router().nest_service("/_cache", console(&cache)).merge(metrics);
     // The console answers only clients on this machine, so the server must say where they are.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
@@ -280,7 +282,7 @@ async fn serve(
         tokio::spawn(load::play_until_closed(format!("http://{address}"), closing.clone()))
     });
     let reads = own_upstream.as_ref().map(Upstream::read_counter);
-    // What each part of the broker has counted, once the customers have left.
+    // The counts are compared once the customers have left.
     let agreement = Arc::new(OnceLock::new());
     let (agreement_out, counted_cache) = (Arc::clone(&agreement), cache.clone());
     let (request_end, mut end_requested) = tokio::sync::watch::channel(());
@@ -306,7 +308,7 @@ async fn serve(
         tokio::time::sleep(Duration::from_secs(3)).await;
     };
     tokio::select! {
-        served = async { server.await } => served.map_err(|error| Failure(1, error.to_string()))?,
+        served = async { server.await } => served.map_err(|error| ExitFailure(1, error.to_string()))?,
         // An open connection must not keep the broker running forever.
         () = grace => {}
     }
@@ -314,12 +316,12 @@ async fn serve(
     say("The broker has ended, and all entries are written.");
     match agreement.get() {
         None => Ok(()),
-        Some(Err(message)) => Err(Failure(1, format!("cannot compare the counts: {message}"))),
+        Some(Err(message)) => Err(ExitFailure(1, format!("cannot compare the counts: {message}"))),
         Some(Ok(agreement)) => {
             say(format_args!("\n{agreement}"));
             match agreement.holds() {
                 true => Ok(()),
-                false => Err(Failure(1, "the counts differ".to_owned())),
+                false => Err(ExitFailure(1, "the counts differ".to_owned())),
             }
         }
     }

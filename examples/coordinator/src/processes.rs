@@ -2,7 +2,7 @@
 //!
 //! Dropping a value kills its process.
 
-use crate::report::Answers;
+use crate::report::AnswerCounters;
 use std::io;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -56,8 +56,11 @@ impl BrokerProcess {
 ///
 /// # Errors
 /// Returns an error if a broker does not answer.
-pub(crate) async fn answers(http: &reqwest::Client, brokers: &[String]) -> Result<Answers, String> {
-    let mut sum = Answers::default();
+pub(crate) async fn answers(
+    http: &reqwest::Client,
+    brokers: &[String],
+) -> Result<AnswerCounters, String> {
+    let mut sum = AnswerCounters::default();
     for broker in brokers {
         let failed = |error: reqwest::Error| format!("{broker}/counters: {error}");
         let answer = http.get(format!("{broker}/counters")).send().await.map_err(failed)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How often brokers were answered from each tier, and how often memcached failed. A broker sends these
 /// counters as JSON.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-pub(crate) struct Answers {
+pub(crate) struct AnswerCounters {
     request_hits: u64,
     local_hits: u64,
     remote_hits: u64,
@@ -20,13 +20,13 @@ pub(crate) struct Answers {
     remote_errors: u64,
 }
 
-impl Answers {
+impl AnswerCounters {
     fn calls(&self) -> u64 {
         self.request_hits + self.local_hits + self.remote_hits + self.waits + self.fetches
     }
 
-    fn combine(self, other: Answers, combine: fn(u64, u64) -> u64) -> Answers {
-        Answers {
+    fn combine(self, other: AnswerCounters, combine: fn(u64, u64) -> u64) -> AnswerCounters {
+        AnswerCounters {
             request_hits: combine(self.request_hits, other.request_hits),
             local_hits: combine(self.local_hits, other.local_hits),
             remote_hits: combine(self.remote_hits, other.remote_hits),
@@ -38,9 +38,9 @@ impl Answers {
     }
 }
 
-impl From<DeclarationStats> for Answers {
-    fn from(stats: DeclarationStats) -> Answers {
-        Answers {
+impl From<DeclarationStats> for AnswerCounters {
+    fn from(stats: DeclarationStats) -> AnswerCounters {
+        AnswerCounters {
             request_hits: stats.request_hits,
             local_hits: stats.local_hits,
             remote_hits: stats.remote_hits,
@@ -52,18 +52,18 @@ impl From<DeclarationStats> for Answers {
     }
 }
 
-impl Add for Answers {
-    type Output = Answers;
+impl Add for AnswerCounters {
+    type Output = AnswerCounters;
 
-    fn add(self, other: Answers) -> Answers {
+    fn add(self, other: AnswerCounters) -> AnswerCounters {
         self.combine(other, u64::add)
     }
 }
 
-impl Sub for Answers {
-    type Output = Answers;
+impl Sub for AnswerCounters {
+    type Output = AnswerCounters;
 
-    fn sub(self, earlier: Answers) -> Answers {
+    fn sub(self, earlier: AnswerCounters) -> AnswerCounters {
         self.combine(earlier, u64::saturating_sub)
     }
 }
@@ -73,7 +73,7 @@ impl Sub for Answers {
 pub(crate) struct Snapshot {
     /// The number of customer requests that the brokers have answered.
     pub(crate) requests: u64,
-    pub(crate) answers: Answers,
+    pub(crate) answers: AnswerCounters,
 }
 
 impl Sub for Snapshot {
@@ -306,7 +306,7 @@ mod tests {
     fn an_outage_splits_the_run_into_three_parts() {
         let at = |requests, remote_hits, fetches| Snapshot {
             requests,
-            answers: Answers { remote_hits, fetches, ..Answers::default() },
+            answers: AnswerCounters { remote_hits, fetches, ..AnswerCounters::default() },
         };
         let outage =
             Outage { killed: at(40, 7, 9), restarted: at(60, 7, 1_020), is_restarted: true };

@@ -72,12 +72,12 @@ impl Service {
 /// A running upstream server. Dropping the value ends the server.
 pub(crate) struct Upstream {
     pub(crate) url: String,
-    calls: Arc<Calls>,
+    calls: Arc<CallCounters>,
     server: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Calls {
+struct CallCounters {
     by_service: [AtomicU64; SERVICES.len()],
     /// The calls that change nothing. Only these are cached.
     reads: AtomicU64,
@@ -88,14 +88,14 @@ impl Upstream {
     pub(crate) async fn start() -> io::Result<Upstream> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(CallCounters::default());
         let services = Router::new()
             .route("/payments/{number}/{state}", get(payment))
             .route("/orders/{number}", put(place_order))
             .route("/orders/{number}/{revision}", get(order))
             .route("/courses/{catalogue}/{slug}", get(course))
             .route("/users/{id}", get(profile).put(change_profile))
-            .with_state(Arc::new(Records::default()))
+            .with_state(Arc::new(ServiceRecords::default()))
             .layer(middleware::from_fn_with_state(Arc::clone(&calls), take_time));
         let server = tokio::spawn(async move {
             // `axum::serve` retries a failed `accept`, so it ends only with the task.
@@ -123,7 +123,11 @@ impl Drop for Upstream {
 }
 
 /// Counts a call and delays its answer.
-async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next) -> Response {
+async fn take_time(
+    State(calls): State<Arc<CallCounters>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let service = match request.uri().path().split('/').nth(1) {
         Some("payments") => 0,
         Some("users") => 2,
@@ -139,12 +143,12 @@ async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next
 
 /// The state of the services. All other answers depend only on the path of the request.
 #[derive(Default)]
-struct Records {
+struct ServiceRecords {
     orders: Mutex<HashMap<String, Order>>,
     emails: Mutex<HashMap<String, String>>,
 }
 
-type Shared = State<Arc<Records>>;
+type Shared = State<Arc<ServiceRecords>>;
 
 async fn payment(
     State(records): Shared,

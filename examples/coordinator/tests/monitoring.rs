@@ -43,7 +43,7 @@ impl Broker {
     }
 }
 
-/// Plays requests, kills memcached in between, and returns what the broker then prints.
+/// Plays requests, kills memcached in between, and returns the metrics that the broker then prints.
 async fn scrape_after_a_load() -> Scrape {
     let mut memcached = Memcached::start();
     let broker = Broker::start(&format!("memcache://{}", memcached.address()));

@@ -22,7 +22,7 @@ pub trait CarrierApi: Send + Sync {
     /// Returns a parcel at the given revision or a later one.
     async fn parcel(&self, number: &str, revision: u32) -> Result<Parcel>;
 
-    /// Returns what happened to a parcel, the oldest event first.
+    /// Returns the events of a parcel, the oldest first.
     async fn tracking(&self, number: &str) -> Result<Vec<TrackingEvent>>;
 
     /// Returns the parcels in which the query occurs. The search ignores case.

@@ -222,8 +222,9 @@ async fn an_invalidated_answer_stays_local_for_five_seconds() {
     assert_eq!(read(&a).await.1, Some(2));
 }
 
-/// Replays two traces. In one, a value is stored locally although the entry was invalidated during
-/// the fetch. In the other, a call waits for a fetch that began before an invalidation.
+/// Replays two traces. In the first trace, a value is stored locally although the entry was
+/// invalidated during the fetch. In the second trace, a call waits for a fetch that began before an
+/// invalidation.
 #[tokio::test]
 async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     let memcached = Memcached::start();

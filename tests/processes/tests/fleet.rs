@@ -53,7 +53,7 @@ impl Upstream {
 }
 
 /// A process of the fleet.
-struct Member {
+struct FleetMember {
     process: Child,
     output: BufReader<ChildStdout>,
 }
@@ -67,8 +67,8 @@ struct MemberCounters {
     excuses: u64,
 }
 
-impl Member {
-    fn start(program: &str, url: &str, upstream: &Upstream) -> Member {
+impl FleetMember {
+    fn start(program: &str, url: &str, upstream: &Upstream) -> FleetMember {
         let mut process = Command::new(program)
             .args([&upstream.address, &PAYMENTS.to_string()])
             .env("CACHE_URL", url)
@@ -77,7 +77,7 @@ impl Member {
             .spawn()
             .expect("the program starts");
         let output = BufReader::new(process.stdout.take().expect("the stream is piped"));
-        Member { process, output }
+        FleetMember { process, output }
     }
 
     fn request(&mut self, line: &str) -> String {
@@ -127,7 +127,7 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for FleetMember {
     fn drop(&mut self) {
         // The process may have ended already.
         let _ = self.process.kill();
@@ -139,7 +139,7 @@ impl Drop for Member {
 /// new versions.
 fn change_everywhere(
     upstream: &Upstream,
-    members: &mut [Member],
+    members: &mut [FleetMember],
     numbers: impl IntoIterator<Item = u64>,
 ) {
     let mut changes = "oldest".to_owned();
@@ -158,8 +158,8 @@ fn change_everywhere(
 }
 
 /// Checks that members make calls without fetching, except where a failure excuses a fetch.
-fn assert_no_fetches(members: &mut [Member]) {
-    let before: Vec<MemberCounters> = members.iter_mut().map(Member::count).collect();
+fn assert_no_fetches(members: &mut [FleetMember]) {
+    let before: Vec<MemberCounters> = members.iter_mut().map(FleetMember::count).collect();
     members.iter_mut().for_each(|member| member.wait_for_calls(300));
     for (before, member) in before.into_iter().zip(members) {
         let after = member.count();
@@ -170,7 +170,7 @@ fn assert_no_fetches(members: &mut [Member]) {
 
 /// Changes payments while a server is out of reach. The member that invalidates a payment must not
 /// see the old version again.
-fn change_during_outage(upstream: &Upstream, members: &mut [Member]) {
+fn change_during_outage(upstream: &Upstream, members: &mut [FleetMember]) {
     let mut unreached = 0;
     for number in 0..PAYMENTS / 2 {
         let by = number as usize % members.len();
@@ -181,7 +181,7 @@ fn change_during_outage(upstream: &Upstream, members: &mut [Member]) {
 }
 
 /// Waits until every member uses every server again.
-fn wait_for_recovery(upstream: &Upstream, members: &mut [Member]) {
+fn wait_for_recovery(upstream: &Upstream, members: &mut [FleetMember]) {
     for number in 0..PAYMENTS {
         let version = upstream.change(number);
         let give_up = Instant::now() + Duration::from_secs(30);
@@ -205,9 +205,10 @@ fn a_fleet_under_failures_answers_correctly() {
     let upstream = Upstream::start();
 
     // Four processes of the old build fetch each payment once in total.
-    let mut fleet: Vec<Member> = (0..4).map(|_| Member::start(old, &url, &upstream)).collect();
+    let mut fleet: Vec<FleetMember> =
+        (0..4).map(|_| FleetMember::start(old, &url, &upstream)).collect();
     fleet.iter_mut().for_each(|member| member.wait_for_calls(600));
-    let counts: Vec<MemberCounters> = fleet.iter_mut().map(Member::count).collect();
+    let counts: Vec<MemberCounters> = fleet.iter_mut().map(FleetMember::count).collect();
     let fetches: u64 = counts.iter().map(|count| count.fetches).sum();
     let excuses: u64 = counts.iter().map(|count| count.excuses).sum();
     assert!(
@@ -223,7 +224,8 @@ fn a_fleet_under_failures_answers_correctly() {
 
     // The new build replaces half of the fleet, and does not disturb the other half.
     fleet.drain(2..).for_each(|member| assert!(member.end().calls > 0));
-    let mut rolled: Vec<Member> = (0..2).map(|_| Member::start(new, &url, &upstream)).collect();
+    let mut rolled: Vec<FleetMember> =
+        (0..2).map(|_| FleetMember::start(new, &url, &upstream)).collect();
     rolled.iter_mut().for_each(|member| member.wait_for_calls(200));
     assert_no_fetches(&mut fleet);
     // Members of either build invalidate payments.
@@ -232,7 +234,7 @@ fn a_fleet_under_failures_answers_correctly() {
     rolled.iter_mut().chain(&mut fleet).for_each(|member| member.wait_for_calls(100));
     // The new build replaces the other half.
     fleet.into_iter().for_each(|member| assert!(member.end().calls > 0));
-    rolled.extend((0..2).map(|_| Member::start(new, &url, &upstream)));
+    rolled.extend((0..2).map(|_| FleetMember::start(new, &url, &upstream)));
     let mut fleet = rolled;
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
     fleet.iter_mut().for_each(|member| member.wait_for_calls(500));

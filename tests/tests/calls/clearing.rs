@@ -1,4 +1,5 @@
-//! `Cache::clear` and `Cache::invalidate_all`: what they remove, and what is left.
+//! `Cache::clear` and `Cache::invalidate_all`: the entries that they remove, and the entries that
+//! stay.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};

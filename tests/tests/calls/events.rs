@@ -45,15 +45,15 @@ async fn recursive_tally(
 
 /// Records a short text for each event.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<String>>);
+struct EventRecorder(Mutex<Vec<String>>);
 
-impl Recorder {
+impl EventRecorder {
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().expect("no thread panics while it holds the lock"))
     }
 }
 
-impl Observer for Recorder {
+impl Observer for EventRecorder {
     fn event(&self, event: &Event<'_>) {
         let text = match event {
             Event::Hit { tier, .. } => format!("hit {tier}"),
@@ -76,8 +76,8 @@ impl Observer for Recorder {
     }
 }
 
-fn observed() -> (TestCache, Arc<Recorder>) {
-    let recorder = Arc::new(Recorder::default());
+fn observed() -> (TestCache, Arc<EventRecorder>) {
+    let recorder = Arc::new(EventRecorder::default());
     let builder = Cache::builder().observer(Arc::clone(&recorder) as Arc<dyn Observer>);
     (TestCache::with(builder).expect("the settings are valid"), recorder)
 }

@@ -181,7 +181,7 @@ fn the_attribute_adds_at_most_512_bytes() {
     }
 }
 
-/// The error is neither `Send` nor `Clone`. The future is `Send` all the same.
+/// The error is neither `Send` nor `Clone`. The future is still `Send`.
 #[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
 async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
     upstream.fetch().await.map_err(|UpstreamDown| "down")?;

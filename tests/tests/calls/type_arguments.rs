@@ -293,16 +293,16 @@ trait NamedService {
     }
 }
 
-struct Left;
-struct Right;
+struct LeftService;
+struct RightService;
 
-impl NamedService for Left {
+impl NamedService for LeftService {
     fn name(&self) -> String {
         "left".into()
     }
 }
 
-impl NamedService for Right {
+impl NamedService for RightService {
     fn name(&self) -> String {
         "right".into()
     }
@@ -313,8 +313,8 @@ async fn the_key_of_a_default_method_contains_self() {
     local_cache()
         .await
         .scope(async {
-            assert_eq!(Left.fetch(1).await.as_deref(), Ok("left 1"));
-            assert_eq!(Right.fetch(1).await.as_deref(), Ok("right 1"));
+            assert_eq!(LeftService.fetch(1).await.as_deref(), Ok("left 1"));
+            assert_eq!(RightService.fetch(1).await.as_deref(), Ok("right 1"));
         })
         .await;
 }

@@ -24,7 +24,7 @@ async fn counted_rate(upstream: &Upstream, number: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-fn of(cache: &Cache, name: &str) -> DeclarationStats {
+fn stats_of(cache: &Cache, name: &str) -> DeclarationStats {
     cache.stats().get(name).expect("the function is declared")
 }
 
@@ -57,7 +57,7 @@ async fn leases_and_fills_are_counted_by_their_outcome() {
     a.scope(payment(&upstream, "1", "paid")).await.expect("the call succeeds");
     a.flush().await;
     b.scope(payment(&upstream, "1", "paid")).await.expect("the call succeeds");
-    let (a_stats, b_stats) = (of(&a, "payment"), of(&b, "payment"));
+    let (a_stats, b_stats) = (stats_of(&a, "payment"), stats_of(&b, "payment"));
     assert_eq!((a_stats.leases_won, a_stats.leases_busy, a_stats.fills), (1, 0, 1));
     assert_eq!((b_stats.leases_won, b_stats.remote_hits, b_stats.misses), (0, 1, 0));
 
@@ -71,7 +71,7 @@ async fn leases_and_fills_are_counted_by_their_outcome() {
         })
     );
     assert_eq!(one, other);
-    let b_stats = of(&b, "payment");
+    let b_stats = stats_of(&b, "payment");
     assert_eq!((b_stats.leases_busy, b_stats.remote_hits), (1, 2), "{b_stats:?}");
 
     // An invalidation overtakes the fill.
@@ -83,7 +83,7 @@ async fn leases_and_fills_are_counted_by_their_outcome() {
     let (fetched, ()) = tokio::join!(fetch, invalidate);
     assert!(fetched.is_ok());
     a.flush().await;
-    let stats = of(&a, "profile");
+    let stats = stats_of(&a, "profile");
     assert_eq!((stats.fills, stats.fills_dropped, stats.fills_overtaken), (0, 1, 1), "{stats:?}");
 }
 
@@ -101,9 +101,9 @@ async fn a_stale_answer_is_counted_once() {
 
 /// An observer that collects the changes of the servers' states.
 #[derive(Default)]
-struct ServerChanges(Mutex<Vec<String>>);
+struct ServerChangeRecorder(Mutex<Vec<String>>);
 
-impl Observer for ServerChanges {
+impl Observer for ServerChangeRecorder {
     fn event(&self, event: &Event<'_>) {
         let change = match event {
             Event::ServerEjected { address, .. } => format!("{address} is out"),
@@ -118,7 +118,7 @@ impl Observer for ServerChanges {
 async fn a_killed_server_is_counted_and_named_by_the_health() {
     let mut memcached = Memcached::start();
     let (port, address) = (memcached.port(), memcached.address());
-    let changes = Arc::new(ServerChanges::default());
+    let changes = Arc::new(ServerChangeRecorder::default());
     let builder = Cache::builder().memcached([&address]).remote_timeout(Duration::from_secs(1));
     let builder = builder.observer(Arc::clone(&changes) as Arc<dyn Observer>);
     let cache = builder.build().await.expect("the settings are valid");
@@ -159,7 +159,7 @@ async fn a_killed_server_is_counted_and_named_by_the_health() {
     assert_eq!(only_server(&cache).state, ServerState::Up);
     let changes = changes.0.lock().expect("no thread panics while it holds the lock");
     assert_eq!(*changes, [format!("{address} is out"), format!("{address} is back")]);
-    let stats = of(&cache, "payment");
+    let stats = stats_of(&cache, "payment");
     assert_eq!((stats.calls(), stats.misses), (number, number), "{stats:?}");
     assert_eq!(stats.fetches, upstream.fetches() as u64, "{stats:?}");
 }
@@ -248,7 +248,7 @@ async fn counters_add_up_while_memcached_is_killed_and_started() {
     let mut total = DeclarationStats::default();
     for cache in &processes {
         cache.flush().await;
-        let stats = of(cache, "counted_rate");
+        let stats = stats_of(cache, "counted_rate");
         let refused = [
             stats.fills_queue_full,
             stats.fills_not_storable,

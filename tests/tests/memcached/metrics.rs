@@ -1,5 +1,5 @@
-//! The feature `metrics`: what a Prometheus exporter prints agrees with what the upstream and
-//! memcached have counted.
+//! The feature `metrics`: the output of a Prometheus exporter agrees with the counts of the
+//! upstream and of memcached.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};

@@ -426,7 +426,7 @@ async fn a_due_entry_is_refreshed_once() {
     }
 }
 
-/// The time of the test's clock, in seconds.
+/// The test clock's time, in seconds.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
 /// Returns the time at which the token expires.

@@ -1,7 +1,7 @@
 //! memcached is killed and started again while a process fetches.
 //!
 //! memcached numbers its writes; such a number is called a CAS. The new server counts from the
-//! start, so a number of the old server may belong to another item.
+//! start, so a number from the old server may belong to another item.
 
 use std::time::{Duration, Instant};
 

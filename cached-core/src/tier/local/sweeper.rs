@@ -130,7 +130,7 @@ impl Sweeper {
     /// Wakes the thread, or calls `spawn` if this process has no thread.
     ///
     /// Spawning a thread takes long, so the lock is released first. If the process forked while the
-    /// lock was held, the child's next tier would wait for the lock for ever.
+    /// lock was held, the child's next tier would wait for the lock forever.
     fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
         // In a forked child, the thread that held the lock may not exist, so this code must not
         // wait for the lock. Other threads hold the lock for a moment only.

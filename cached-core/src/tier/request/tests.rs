@@ -1,4 +1,4 @@
-//! Tests of the values of a request.
+//! Tests of a request's values.
 
 use super::*;
 
@@ -98,7 +98,7 @@ async fn a_request_forgets_all_values_of_a_function() {
 
 #[tokio::test]
 async fn a_future_is_polled_and_dropped_in_its_request() {
-    /// A value that records, when it is dropped, the id of the current request, plus one.
+    /// A value whose `Drop` stores the id of the current request, plus one.
     struct RequestIdRecorder(Arc<AtomicU64>);
     impl Drop for RequestIdRecorder {
         fn drop(&mut self) {

@@ -71,7 +71,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// Returns the line of the table that begins with `name`.
+/// Returns the table's line that begins with `name`.
 fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let found = table.lines().find(|line| line.trim_start().starts_with(name));
     found.unwrap_or_else(|| panic!("the table has no row `{name}`:\n{table}"))

@@ -39,7 +39,7 @@ pub(crate) async fn catalogue(edition: u32) -> Option<u32> {
     (edition > 0).then_some(edition)
 }
 
-/// No test calls this function.
+/// A function that tests call only while the cache is off.
 #[coordinator_cached(name = "never_called", version = edition)]
 pub(crate) async fn never_called(edition: u32) -> Option<u32> {
     Some(edition)

@@ -1,4 +1,4 @@
-//! The steps of a call of the annotated function.
+//! The steps that a call of the annotated function takes.
 
 use super::*;
 

@@ -54,8 +54,8 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
-/// A number or a text. Its `Deserialize` calls `deserialize_any`, as that of
-/// `rust_decimal::Decimal` does. Decoding other data panics.
+/// A number or a text. Its `Deserialize` calls `deserialize_any`, as `rust_decimal::Decimal` does.
+/// Decoding other data panics.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyScalar {
     /// Any number.

@@ -57,7 +57,7 @@ pub(super) struct KeyRoute {
     priority: Priority,
 }
 
-/// Returns the name of the second slot of a key.
+/// Returns the name of the key's second slot.
 fn second_slot(key: &str) -> Arc<str> {
     format!("{key}:2").into()
 }
