@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collected_sequence_keeps_the_order_of_its_elements() {
+    fn a_collected_sequence_keeps_its_elements_order() {
         let found = |text: &str| {
             let expression: Expr = syn::parse_str(text).expect("an expression");
             let found = collected_in_order(&expression)?;

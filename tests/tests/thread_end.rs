@@ -135,9 +135,9 @@ impl Drop for CallAtExit {
     }
 }
 
-/// Runs a function twice on each of two threads, the second time at the thread's end. The first run
-/// comes after the creation of `CALL_AT_EXIT` on one thread, and before it on the other. So the
-/// thread-locals of the library are destroyed at different points.
+/// Runs a function twice on each of two threads, the second time at the thread's end. On one
+/// thread, the first run comes after the creation of `CALL_AT_EXIT`. On the other thread, it comes
+/// before. So the thread-locals of the library are destroyed at different points.
 fn at_thread_exit(call: impl Fn() + Copy + Send + 'static) {
     for calls_before in [false, true] {
         let thread = thread::spawn(move || {
@@ -197,7 +197,7 @@ fn fetches_of(number: u64) -> u64 {
 }
 
 /// The map of the local tier frees its garbage whenever a thread has accessed it 128 times. So the
-/// map could free evicted values at the end of a thread that has accessed it so often.
+/// map could free evicted values at the end of a thread that has accessed the map so often.
 #[test]
 fn an_ending_thread_drops_no_evicted_values() {
     let _lock = one_at_a_time();

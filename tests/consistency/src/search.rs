@@ -1,5 +1,5 @@
-//! A breadth-first search through every order of steps. No violation has a shorter trace than the
-//! first one found.
+//! A breadth-first search through every order of steps. The first violation that the search finds
+//! has the shortest trace.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

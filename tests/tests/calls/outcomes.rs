@@ -218,7 +218,7 @@ async fn an_inner_call_has_its_own_outcome() {
 }
 
 #[tokio::test]
-async fn a_background_refresh_is_not_part_of_its_call() {
+async fn outcomes_leave_out_background_refreshes() {
     let (upstream, test) = (Upstream::default(), TestCache::local());
     test.run(refreshed(upstream.clone())).await.expect("the call succeeds");
     test.advance(570 * SECOND);
@@ -313,7 +313,7 @@ async fn a_recording_changes_no_answer_of_a_request() {
 }
 
 #[tokio::test]
-async fn a_carried_future_joins_the_request_that_polls_it() {
+async fn a_carried_future_joins_its_pollers_request() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let (_, all) = cache
         .scope(with_outcomes(async {
@@ -399,7 +399,7 @@ async fn many_calls_keep_few_outcomes_and_all_sums() {
 }
 
 #[tokio::test]
-async fn a_forced_miss_is_told_apart_from_a_miss() {
+async fn forced_misses_are_marked() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     cache.scope(course(&upstream, 1, 1)).await.expect("the call succeeds");
     let request = RequestScope::new().force_miss(true).run(with_outcomes(async {

@@ -378,7 +378,7 @@ async fn hyper_sends_the_status_of_each_response() {
 /// Without the option `cache_status`, the layer writes no header and records nothing, but still
 /// opens the scope.
 #[tokio::test]
-async fn a_layer_without_a_status_is_only_a_scope() {
+async fn a_layer_without_status_only_opens_a_scope() {
     let (upstream, cache) = (Upstream::default(), local_cache().await);
     let at = serve(app(&upstream).layer(RequestScopeLayer::new().cache(cache.clone()))).await;
     assert_eq!(status_of(at, "/twice/1", "").await, "no header");

@@ -115,7 +115,7 @@ impl Observer for ServerChangeRecorder {
 }
 
 #[tokio::test]
-async fn a_killed_server_is_counted_and_named_by_the_health() {
+async fn the_health_names_a_killed_server() {
     let mut memcached = Memcached::start();
     let (port, address) = (memcached.port(), memcached.address());
     let changes = Arc::new(ServerChangeRecorder::default());
@@ -192,7 +192,7 @@ async fn a_server_that_does_not_answer_counts_timeouts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn counters_add_up_while_memcached_is_killed_and_started() {
+async fn counters_add_up_while_memcached_restarts() {
     const TASKS: u32 = 12;
     const STEPS: u32 = 250;
     let mut memcached = Memcached::start();

@@ -195,7 +195,7 @@ fn publisher_threads() -> usize {
 }
 
 #[tokio::test]
-async fn a_publisher_ends_with_its_guard_or_its_cache() {
+async fn a_publisher_ends_with_guard_or_cache() {
     let prometheus = PrometheusBuilder::new().with_recommended_naming(true);
     let prometheus = prometheus.install_recorder().expect("the process has no other recorder");
     let builder = Cache::builder().namespace("published");

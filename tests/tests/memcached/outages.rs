@@ -42,7 +42,7 @@ async fn a_suspended_memcached_changes_no_answer() {
 
 /// Makes 600 calls with 300 keys in 20 tasks, and runs `outage` after 200 calls.
 ///
-/// Checks that no call takes longer than the sum of its fetch, the remote timeout of 100 ms, 40 ms
+/// Checks that no call takes longer than this sum: its fetch, the remote timeout of 100 ms, 40 ms
 /// of slack, and twice the measured delay of timers.
 async fn assert_answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
     const FETCH_MILLIS: u64 = 20;

@@ -49,7 +49,7 @@ fn field<'s>(span: &'s CollectedSpan, name: &str) -> &'s str {
 }
 
 #[tokio::test]
-async fn a_miss_has_spans_and_a_hit_has_none() {
+async fn only_a_miss_has_spans() {
     let memcached = Memcached::start();
     let (spans, _guard) = SpanCollector::install();
     let upstream = Upstream::default().taking_millis(5);
@@ -125,7 +125,7 @@ async fn a_change_has_a_span_for_each_exchange() {
 }
 
 #[tokio::test]
-async fn a_batch_of_reads_is_one_span_of_its_caller() {
+async fn a_batch_of_reads_has_one_span() {
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached).await;
     let (spans, _guard) = SpanCollector::install();
@@ -178,7 +178,7 @@ async fn a_failed_or_panicked_fetch_says_so() {
 }
 
 #[tokio::test]
-async fn a_call_without_the_cache_has_a_span_too() {
+async fn a_call_without_the_cache_has_a_span() {
     let (spans, _guard) = SpanCollector::install();
     let upstream = Upstream::default();
     Cache::disabled().scope(traced(&upstream, 1, 1)).await.expect("the upstream answers");
@@ -189,7 +189,7 @@ async fn a_call_without_the_cache_has_a_span_too() {
 }
 
 #[tokio::test]
-async fn a_refresh_follows_from_the_span_of_its_caller() {
+async fn a_refresh_span_follows_its_callers_span() {
     let test = TestCache::local();
     let (spans, _guard) = SpanCollector::install();
     let upstream = Upstream::default();
@@ -207,7 +207,7 @@ async fn a_refresh_follows_from_the_span_of_its_caller() {
 }
 
 #[tokio::test]
-async fn an_exchange_with_a_killed_server_has_an_error() {
+async fn an_exchange_with_a_killed_server_fails() {
     let mut memcached = Memcached::start();
     let cache = new_process_cache(&memcached).await;
     let (spans, _guard) = SpanCollector::install();

@@ -13,7 +13,7 @@ fn number(value: Option<Value>) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_value_is_found_among_kept_and_removed_ones() {
+async fn kept_values_are_found_among_removed_values() {
     // Five keys share each header, and the searches for many headers begin at the same slot.
     let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
     let request = async {
@@ -97,7 +97,7 @@ async fn a_request_forgets_all_values_of_a_function() {
 }
 
 #[tokio::test]
-async fn a_future_is_polled_and_dropped_in_its_request() {
+async fn futures_are_polled_and_dropped_in_their_request() {
     /// A value whose `Drop` stores the id of the current request, plus one.
     struct RequestIdRecorder(Arc<AtomicU64>);
     impl Drop for RequestIdRecorder {

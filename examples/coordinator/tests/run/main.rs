@@ -126,7 +126,7 @@ fn without_memcached_the_broker_uses_its_memory() {
 }
 
 #[test]
-fn the_table_tells_how_a_killed_memcached_was_survived() {
+fn the_table_shows_an_outage_of_memcached() {
     let table = played(None);
     let (_, outage) = table.split_once("memcached was killed after ").expect("it was killed");
     assert!(outage.contains("started again"), "{table}");
@@ -261,7 +261,7 @@ fn the_ledger_is_printed_in_three_formats() {
 }
 
 #[test]
-fn the_guide_has_the_clippy_toml_of_this_package() {
+fn the_guide_shows_this_packages_clippy_toml() {
     let guide = std::fs::read_to_string("../../docs/guide/ledger.md").expect("the guide is there");
     let clippy = std::fs::read_to_string("clippy.toml").expect("the file is there");
     assert!(guide.contains(&format!("```toml\n{clippy}```\n")), "the guide has the same file");
@@ -446,7 +446,7 @@ async fn cache_status_agrees_with_what_the_upstream_counted() {
 }
 
 #[tokio::test]
-async fn the_health_names_a_lost_memcached_and_stays_200() {
+async fn the_health_names_a_lost_memcached() {
     let (server, url) = memcached();
     let address = url.trim_start_matches("memcache://");
     let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_command_is_sent_only_if_it_deletes() {
+    fn an_abandoned_command_is_sent_if_it_deletes() {
         let mut queue = CommandQueue::default();
         let awaited = queue.push(read("awaited")).expect("the queue has room");
         let removal = Command::Delete { key: "removal".into(), only_if: None };

@@ -291,7 +291,7 @@ impl Wake for CountingWaker {
 }
 
 #[test]
-fn a_timer_of_a_past_exchange_wakes_no_task() {
+fn a_past_exchanges_timer_wakes_no_task() {
     const FOUND: ServerAction = ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 1);
     with_server(vec![FOUND], |connections| async move {
         let task = poll_fn(|context| Poll::Ready(context.waker().clone())).await;

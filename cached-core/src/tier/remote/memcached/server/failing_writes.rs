@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_failures_in_a_row_count_until_a_success() {
+    fn consecutive_failures_count_until_a_success() {
         let (writes, began) = (FailingWrites::default(), Instant::now());
         let digest = "0".repeat(DIGEST_CHARS);
         let [key, second_slot, other] =
