@@ -224,6 +224,59 @@ async fn evictions_are_counted_by_their_cause() {
     assert_eq!(local.entries + local.evictions_size, 200, "{local:?}");
 }
 
+#[coordinator_cached(
+    name = "confidential",
+    overwrite(reason = "the test replaces entries on purpose"),
+    skip(upstream),
+    ttl = "1m",
+    stale_if_error = "1h",
+    entry = confidential_entry
+)]
+async fn confidential(upstream: &Upstream, identifier: &str) -> Result<String, UpstreamDown> {
+    upstream.fetch().await?;
+    Ok(format!("the-value-of-{identifier}"))
+}
+
+/// Records the `Debug` text of each event.
+#[derive(Default)]
+struct DebugRecorder(Mutex<Vec<String>>);
+
+impl Observer for DebugRecorder {
+    fn event(&self, event: &Event<'_>) {
+        let mut texts = self.0.lock().expect("no thread panics while it holds the lock");
+        texts.push(format!("{event:?} {:?}", event.subject()));
+    }
+}
+
+#[tokio::test]
+async fn no_event_shows_a_value_or_an_identifier() {
+    let recorder = Arc::new(DebugRecorder::default());
+    let builder = Cache::builder().observer(Arc::clone(&recorder) as Arc<dyn Observer>);
+    let cache = TestCache::with(builder).expect("the settings are valid");
+    let upstream = Upstream::default();
+    let value = cache.run(confidential(&upstream, "4711-ada")).await.expect("the call succeeds");
+    let digest = cache
+        .run(async {
+            confidential_entry("4711-ada").overwrite(value).await.expect("memcached answers");
+            confidential_entry("4711-ada").key().digest().to_string()
+        })
+        .await;
+    cache.advance(Duration::from_secs(62));
+    upstream.fail();
+    cache.memcached().fail();
+    for _ in 0..5 {
+        cache.run(confidential(&upstream, "4711-ada")).await.expect("an expired value is served");
+    }
+    cache.run(async { confidential_entry("4711-ada").invalidate().await.is_err() }).await;
+    let texts = recorder.0.lock().expect("no thread panics while it holds the lock");
+    let all = texts.join("\n");
+    for kind in ["FetchEnded", "Filled", "Overwritten", "StaleServed", "RemoteFailed", "Evicted"] {
+        assert!(all.contains(kind), "{kind} was played: {all}");
+    }
+    assert!(all.contains("ServerEjected") && all.contains(&digest), "{all}");
+    assert!(!all.contains("4711") && !all.contains("the-value"), "{all}");
+}
+
 /// An observer that calls the annotated function with the same key when a fetch has ended.
 struct CallingObserver {
     upstream: Upstream,
