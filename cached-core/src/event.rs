@@ -627,6 +627,13 @@ impl EventDispatcher {
         self.past_events.note(event);
         self.labels.record(event);
         logging::log(event);
+        if !self.observers.is_empty() {
+            self.deliver(event);
+        }
+    }
+
+    #[cold]
+    fn deliver(&self, event: &Event<'_>) {
         self.observers.iter().for_each(|observer| observer.deliver(event));
     }
 

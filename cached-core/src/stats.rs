@@ -248,9 +248,9 @@ pub struct ObserverStats {
     pub panics: u64,
 }
 
-/// The longest duration that the estimate of a fetch takes into account. Without this limit, a
-/// future that is not polled for a long time would look like a very slow fetch.
-const LONGEST_FETCH: Duration = Duration::from_secs(300);
+/// The longest duration that the estimate of a fetch takes into account, in nanoseconds. Without this
+/// limit, a future that is not polled for a long time would look like a very slow fetch.
+const LONGEST_FETCH_NANOS: u64 = 300_000_000_000;
 
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -272,7 +272,7 @@ impl Counters {
     /// The estimate rises at once and falls slowly. With too low an estimate, a call would stop
     /// waiting for another process too early, and run an unnecessary fetch.
     pub(crate) fn estimate_fetch_time(&self, took: Duration) {
-        let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).clamp(1, LONGEST_FETCH_NANOS);
         // Two threads may overwrite each other's updates. The estimate need not be exact.
         let estimate = self.fetch_time.load(Ordering::Relaxed);
         let next = if took >= estimate { took } else { estimate - estimate / 8 + took / 8 };
