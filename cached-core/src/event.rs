@@ -127,8 +127,8 @@ use past_events::PastEvents;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'e> {
-    /// A call found its value in a tier, outside the inlined lookup. Lookups with `CacheEntry::get`
-    /// and `first_found` emit this event too.
+    /// A call found its value in a tier, but not in the inlined lookup. Lookups with
+    /// `CacheEntry::get` and `first_found` emit this event too.
     #[non_exhaustive]
     Hit {
         /// The entry that was found.

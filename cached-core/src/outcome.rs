@@ -155,8 +155,8 @@ impl Outcome {
     /// to milliseconds, or to seconds for memcached. After a fetch, it is the time to live with
     /// which the value was stored. For an expired value, it is zero.
     ///
-    /// While a value is being written to memcached, the local tier keeps it for 5 seconds at most,
-    /// so a hit during the write reports at most 5 seconds.
+    /// While a value is being written to memcached, the local tier keeps it for at most 5 seconds. So
+    /// a hit during the write reports at most 5 seconds.
     ///
     /// Returns `None` for a hit in the request tier, which does not know the time to live, and for
     /// an answer that no tier keeps.

@@ -8,8 +8,8 @@
 //!
 //! A decoded `HashMap` may iterate in another order than the original. So the shape of a map is a
 //! sum of hashes, one for each entry, and each hash includes the entry's contents. serde treats a
-//! `HashSet` as a sequence, so the shape of a set changes with the order of its elements if the
-//! elements have different shapes. A value whose shape changes in this way is not stored.
+//! `HashSet` as a sequence. If the elements of a set have different shapes, the shape of the set
+//! therefore depends on their order. A value whose shape changes in this way is not stored.
 //!
 //! A type may serialize differently for a human-readable codec, so a value has one shape for each
 //! codec.

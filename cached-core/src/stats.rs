@@ -94,8 +94,8 @@ counters! {
     waits: Counter, "waited", Shown::Always;
     /// Calls that were answered by their own fetch, with a value or an error.
     misses: Counter, "missed", Shown::IfCounted;
-    /// Runs of the function's body: for calls that missed or bypassed the cache, for refreshes, and
-    /// for calls that were dropped or were answered in another way during the run.
+    /// Runs of the function's body, for calls that missed or bypassed the cache and for refreshes.
+    /// A run also counts if its call was dropped or got another answer during the run.
     fetches: Counter, "fetched", Shown::Always;
     /// Runs of the function's body that returned an error.
     fetch_errors: Counter, "failed", Shown::Always;

@@ -1,5 +1,5 @@
-//! A layer for tower services, such as those of axum and hyper: each HTTP request has a
-//! [`RequestScope`], and each response may have the header `Cache-Status`.
+//! A layer for tower services, for example in axum or hyper. It runs each HTTP request in a
+//! [`RequestScope`], and can add the header `Cache-Status` to each response.
 //!
 //! This module needs the feature `tower`. It uses the request and response types of the crate
 //! `http`, and works with every server and every type of body.

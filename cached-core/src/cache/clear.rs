@@ -21,13 +21,13 @@ impl Cache {
     ///
     /// - After the method has returned, no call in this process is answered with a value that this
     ///   process had before.
-    /// - A fetch that is under way stores nothing in this process. Callers that already wait for it
+    /// - A running fetch stores nothing in this process. Callers that already wait for the fetch
     ///   still receive its result.
     /// - The current [`RequestScope`](crate::RequestScope) forgets its answers from this cache.
     ///   Other requests keep the answers that they have.
-    /// - **memcached keeps its entries**, and a fetch that is under way may still store its value
-    ///   there. The next call may read an old value from memcached. To remove an entry from
-    ///   memcached too, call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
+    /// - **memcached keeps its entries**, and a running fetch may still store its value there. The
+    ///   next call may read an old value from memcached. To remove an entry from memcached too,
+    ///   call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
     /// - Other processes keep their entries.
     ///
     /// Removing a million entries takes a second or two. A thread removes them, and does not block
@@ -125,8 +125,8 @@ impl Cache {
         self.remove_all_here(function)
     }
 
-    /// Removes the entries of a function, or of all functions, from the local tier. A fetch or a
-    /// read that is under way does not store its result.
+    /// Removes the entries of a function, or of all functions, from the local tier. A running fetch
+    /// or read does not store its result.
     fn remove_all_here(&self, function: Option<&'static Declaration>) -> usize {
         let index = function.and_then(Declaration::index);
         let entries = self.inner.local.begin_clearing(index).finish();

@@ -2,10 +2,10 @@
 //!
 //! Only this module uses `rmp-serde`.
 //!
-//! The codec tells serde that it is human-readable. The reason is that a derived untagged or
-//! flattened type first reads its data into a buffer of serde, and this buffer always tells a type
-//! that it is human-readable. If the codec did not, a `Uuid` or an `IpAddr` in such a type would be
-//! written in binary form and read in text form.
+//! The codec tells serde that it is human-readable. A derived untagged or flattened type first
+//! reads its data into a buffer of serde, which always tells a type that it is human-readable. If
+//! the codec did not do the same, a `Uuid` or an `IpAddr` in such a type would be written in binary
+//! form and read in text form.
 
 mod well_formed;
 

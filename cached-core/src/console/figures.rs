@@ -9,12 +9,12 @@ use crate::stats::{DeclarationStats, DurationHistogram, Health, Stats};
 
 /// The counters of one function or of all functions. For one function, also the durations of its
 /// fetches.
-struct Figures {
+struct CallFigures {
     counters: DeclarationStats,
     fetches: Option<DurationHistogram>,
 }
 
-impl Figures {
+impl CallFigures {
     /// Returns the number of calls that needed no fetch of their own, because a tier or another
     /// call's fetch answered them.
     fn calls_saved(&self) -> u64 {
@@ -54,10 +54,10 @@ impl Figures {
     }
 }
 
-fn figures(stats: &Stats) -> impl Iterator<Item = (&'static str, Figures)> + '_ {
-    stats
-        .iter()
-        .map(|(name, counters)| (name, Figures { counters, fetches: stats.fetch_durations(name) }))
+fn figures(stats: &Stats) -> impl Iterator<Item = (&'static str, CallFigures)> + '_ {
+    stats.iter().map(|(name, counters)| {
+        (name, CallFigures { counters, fetches: stats.fetch_durations(name) })
+    })
 }
 
 /// Returns the count, the mean and two quantiles, in seconds. Returns `None` for an empty
@@ -80,7 +80,7 @@ pub(super) fn names(cache: &Cache) -> Vec<&'static str> {
 /// Returns the current counters of each function that was called.
 pub(super) fn sample(cache: &Cache) -> Box<[SampleRow]> {
     let stats = cache.stats();
-    let row = |(place, (_, figures)): (usize, (_, Figures))| SampleRow {
+    let row = |(place, (_, figures)): (usize, (_, CallFigures))| SampleRow {
         place: u32::try_from(place).unwrap_or(u32::MAX),
         hits: figures.counters.hits(),
         calls_saved: figures.calls_saved(),
@@ -104,7 +104,7 @@ pub(super) fn report(state: &ConsoleState) -> Value {
         figures.report(Some(name), saved)
     });
     let caches: Vec<Value> = caches.collect();
-    let total = Figures { counters: stats.total(), fetches: None };
+    let total = CallFigures { counters: stats.total(), fetches: None };
     json!({
         "instance": state.instance,
         "at": state.age_millis(),

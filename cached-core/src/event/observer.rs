@@ -284,9 +284,9 @@ mod tests {
     }
 
     /// A panic payload that panics again when it is dropped.
-    struct PanicsOnDrop;
+    struct PanickingPayload;
 
-    impl Drop for PanicsOnDrop {
+    impl Drop for PanickingPayload {
         fn drop(&mut self) {
             if !thread::panicking() {
                 panic!("the payload is dropped");
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn observer_panics_are_caught_and_counted() {
-        let observer = guard(|| std::panic::panic_any(PanicsOnDrop));
+        let observer = guard(|| std::panic::panic_any(PanickingPayload));
         for _ in 0..3 {
             observer.deliver(&EVENT);
             // A panic that prints a backtrace may take so long that the observer is paused.

@@ -7,9 +7,9 @@ static DECLARATION: Declaration =
 
 /// An observer that records the `Debug` output of each event.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<String>>);
+struct EventRecorder(Mutex<Vec<String>>);
 
-impl Observer for Recorder {
+impl Observer for EventRecorder {
     fn event(&self, event: &Event<'_>) {
         self.0.lock().expect("no thread panics while it holds the lock").push(format!("{event:?}"));
     }
@@ -23,7 +23,7 @@ fn dispatcher(observers: impl IntoIterator<Item = Arc<dyn Observer>>) -> EventDi
 
 #[test]
 fn every_observer_receives_an_event() {
-    let recorders = [(); 2].map(|()| Arc::new(Recorder::default()));
+    let recorders = [(); 2].map(|()| Arc::new(EventRecorder::default()));
     let events = dispatcher(recorders.iter().map(|recorder| Arc::clone(recorder) as _));
     let reason = BypassReason::NotRegistered;
     events.clone().emit(&Event::Bypassed { declaration: &DECLARATION, reason });

@@ -50,7 +50,7 @@ pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
 
 /// Starts the builder for an annotated function or for its companion.
 ///
-/// The methods that finish the builder have the bounds on the value; see the module
+/// The bounds on the value are on the methods that finish the builder; see the module
 /// `checked_value`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(

@@ -6,8 +6,7 @@ use http::HeaderValue;
 
 use crate::outcome::{CallResult, Outcome, Outcomes};
 
-/// The name of a cache in the header `Cache-Status` (RFC 9211), and the parameters that the header
-/// has.
+/// The name and the options with which a cache appears in the header `Cache-Status` (RFC 9211).
 ///
 /// A handler may call several annotated functions for one response. The parameters sum up these
 /// calls:

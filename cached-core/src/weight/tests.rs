@@ -95,7 +95,7 @@ fn list(length: u64) -> &'static Node {
     Box::leak(Box::new((1..length).fold(end, push)))
 }
 
-/// Runs on a thread with a stack as small as that of a runtime's worker.
+/// Runs on a thread whose stack is as small as the stack of a runtime's worker thread.
 #[test]
 fn a_deeply_nested_value_is_weighed_in_part() {
     let run = || {
