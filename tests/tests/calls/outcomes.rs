@@ -471,7 +471,7 @@ async fn outcomes_and_counters_agree_under_load() {
                 seen
             }));
         }
-        if source.load(Ordering::SeqCst) % 2 == 0 {
+        if source.load(Ordering::SeqCst).is_multiple_of(2) {
             price_entry(source.load(Ordering::SeqCst) % ITEMS).invalidate().await.expect("local");
         }
         tasks.join_all().await.concat()

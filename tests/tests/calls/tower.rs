@@ -275,7 +275,7 @@ impl Service<Request<&'static str>> for StrictService {
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StrictError>> {
         // The service is ready at every second poll.
-        if self.polls.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+        if self.polls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
             return Poll::Pending;
         }
         self.is_ready = true;
