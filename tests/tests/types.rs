@@ -202,10 +202,10 @@ types! {
     parsed_json "parsed_json" Envelope<Vec<Order>> = serde_json::from_str(
         r#"{"data": [{"orderId": 7, "lines": [{"sku": "a", "price": "12.50", "extra": {"x": [1, null]}}]}],
             "meta": {"page": 1}, "requestId": "0123", "traceId": "4567"}"#,
-    ).expect("it is JSON");
+    ).expect("the text is JSON");
     json_list "json_list" Vec<Value> = vec![json!(null), json!(-1), json!(u64::MAX), json!("text")];
     json_object "json_object" serde_json::Map<String, Value> =
-        json!({ "b": 1, "a": { "c": [] } }).as_object().cloned().expect("it is an object");
+        json!({ "b": 1, "a": { "c": [] } }).as_object().cloned().expect("the value is an object");
     shared_json "shared_json" Arc<Value> = Arc::new(json!({ "a": [true] }));
     json_or_none "json_or_none" Vec<Option<Value>> = vec![None, Some(json!({ "a": 1 }))];
     untagged_deep "untagged_deep" UntaggedAnswer = UntaggedAnswer::Many(vec![
@@ -326,8 +326,9 @@ async fn only_the_same_program_reads_buffered_values() {
     let own = std::env::current_exe().expect("the test knows its program");
     let other = own.with_extension(format!("other-build-{}", std::process::id()));
     std::fs::copy(&own, &other).expect("the program is copied");
-    let mut file = std::fs::OpenOptions::new().append(true).open(&other).expect("it opens");
-    std::io::Write::write_all(&mut file, b"another build").expect("it is written");
+    let mut file =
+        std::fs::OpenOptions::new().append(true).open(&other).expect("the copy can be opened");
+    std::io::Write::write_all(&mut file, b"another build").expect("the copy can be written");
     drop(file);
     for (test, is_buffered) in [("json", false), ("skipped_if_empty", false), ("untagged", true)] {
         let memcached = Memcached::start();

@@ -83,7 +83,8 @@ pub(crate) struct RequestHandle {
     changes: u64,
 }
 
-/// The values of the current request, taken out of [`CURRENT_REQUEST`]. `Drop` puts them back.
+/// The values of the current request, taken out of the thread-local variable. `Drop` puts them
+/// back.
 ///
 /// While the values are taken out, a call of an annotated function runs outside of the request.
 /// Such a call can come from the `Clone` of a value.

@@ -186,7 +186,8 @@ fn a_query_is_read_as_prometheus_reads_it() {
 #[tokio::test]
 async fn each_query_names_what_the_broker_prints() {
     let scrape = scrape_after_a_load().await;
-    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("it is JSON");
+    let dashboard: serde_json::Value =
+        serde_json::from_str(DASHBOARD).expect("the dashboard is JSON");
     let panels = dashboard["panels"].as_array().expect("the dashboard has panels");
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
     let mut queries: Vec<&str> =

@@ -1,7 +1,7 @@
 //! A state machine of one key, two processes and two servers. The key's *home server* stores its
 //! values. While a process cannot reach the home server, it uses the key's *gutter server*. Each
 //! process may lose the connection to either server, and may *eject* a server that it has lost: it
-//! stops using the server. A *hint* is a process's note that it must still invalidate the key on a
+//! stops using the server. A *hint* is a process's note that it must still remove the key from a
 //! server. A *fill* is the write of a fetched value.
 //!
 //! The machine has no local tier and no *flights* (a flight is a fetch with the calls that wait for

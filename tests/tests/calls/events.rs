@@ -215,7 +215,8 @@ async fn evictions_are_counted_by_their_cause() {
     let stats = cache.stats("tallied");
     assert_eq!((stats.evictions_invalidated, stats.evictions_cleared), (2, 1), "{stats:?}");
 
-    let small = Cache::builder().local_capacity(20_000).build().await.expect("it is valid");
+    let small =
+        Cache::builder().local_capacity(20_000).build().await.expect("the settings are valid");
     for number in 0..200 {
         small.scope(tallied(&upstream, number)).await.expect("the call succeeds");
     }
@@ -368,7 +369,8 @@ struct CallTally(Arc<AtomicU64>);
 async fn counters_add_up_under_load() {
     const TASKS: u32 = 16;
     const CALLS: u32 = 400;
-    let cache = Cache::builder().local_capacity(30_000).build().await.expect("it is valid");
+    let cache =
+        Cache::builder().local_capacity(30_000).build().await.expect("the settings are valid");
     let (upstream, made) = (Upstream::default().taking_millis(1), CallTally::default());
     let call = async |upstream: &Upstream, made: &CallTally, number: u32| {
         made.0.fetch_add(1, Ordering::Relaxed);

@@ -151,8 +151,8 @@ macro_rules! call_fifty_times {
 
 /// Returns an upstream that is down. Each fetch takes [`FETCH_TIME`].
 fn slow_failing_upstream() -> Upstream {
-    let upstream =
-        Upstream::default().taking_millis(FETCH_TIME.as_millis().try_into().expect("it fits"));
+    let upstream = Upstream::default()
+        .taking_millis(FETCH_TIME.as_millis().try_into().expect("the number fits"));
     upstream.fail();
     upstream
 }
@@ -219,7 +219,9 @@ async fn the_audit_names_functions_with_unshared_errors() {
     assert_eq!(cache.scope(never_fails(7)).await, Some(7));
     let findings = cached_core::ledger().audit();
     let mut unshared = findings.iter().filter(|f| matches!(f, Finding::UnsharedErrors { .. }));
-    let finding = unshared.find(|f| f.to_string().contains("`unshared`")).expect("it is found");
+    let finding = unshared
+        .find(|f| f.to_string().contains("`unshared`"))
+        .expect("the audit names the function");
     for part in ["single_flight.rs:", "NotCloneError`", "`share_error = ", "`Clone`"] {
         assert!(finding.to_string().contains(part), "the finding contains {part}: {finding}");
     }
@@ -470,7 +472,7 @@ async fn errors_that_are_not_clone_pause_too() {
     for _ in 0..3 {
         let error = cache.run(paused_io(&upstream, 7)).await.expect_err("the upstream is down");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let error = cache.run(paused_anyhow(&upstream, 7)).await.expect_err("it is down");
+        let error = cache.run(paused_anyhow(&upstream, 7)).await.expect_err("the upstream is down");
         assert_eq!(error.to_string(), "order 7 is not there");
     }
     assert_eq!(upstream.fetches(), 2);

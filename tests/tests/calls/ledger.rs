@@ -57,7 +57,10 @@ async fn json_has_the_whole_reason() {
     let written: Vec<_> = all.iter().map(|object| object["name"].as_str()).collect();
     assert_eq!(written, listed.into_iter().map(Some).collect::<Vec<_>>());
 
-    let hard = all.iter().find(|object| object["name"] == "hard_reason").expect("it is listed");
+    let hard = all
+        .iter()
+        .find(|object| object["name"] == "hard_reason")
+        .expect("the ledger lists the function");
     assert_eq!(hard["overwrite_reason"], HARD_REASON);
     assert_eq!(hard["function"], "calls::ledger::hard_reason");
     assert!(hard["place"].as_str().is_some_and(|place| place.contains("ledger.rs:")), "{hard}");
@@ -93,7 +96,8 @@ async fn each_declaration_is_one_line_of_markdown() {
     assert_eq!(names, ledger().iter().map(|d| d.name()).collect::<Vec<_>>());
     assert!(names.is_sorted(), "{names:?}");
 
-    let hard = table.iter().find(|row| row[1] == "hard_reason").expect("it is listed");
+    let hard =
+        table.iter().find(|row| row[1] == "hard_reason").expect("the ledger lists the function");
     assert_eq!(
         hard[2..],
         [
@@ -206,7 +210,8 @@ fn the_file_is_written_only_when_asked() {
     assert_eq!(written, ledger().to_markdown());
     assert!(check(&[]).0);
 
-    std::fs::write(&path, written.replace("hard_reason", "other_name")).expect("it can be written");
+    std::fs::write(&path, written.replace("hard_reason", "other_name"))
+        .expect("the file can be written");
     assert!(!check(&[]).0);
     assert!(check(&[("UPDATE_LEDGER", "1")]).0);
     assert_eq!(std::fs::read_to_string(&path).expect("the file is written"), written);

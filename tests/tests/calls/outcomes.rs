@@ -110,7 +110,10 @@ async fn misses_and_hits_of_each_tier_differ() {
     first.advance(60 * SECOND);
     let local = first.run(outcome_of(course(&upstream, 1, 2))).await;
     assert_outcome(&local, CallResult::Hit, Some(Tier::Local));
-    let (age, left) = (local.age().expect("it is known"), local.time_left().expect("it is known"));
+    let (age, left) = (
+        local.age().expect("the age is known"),
+        local.time_left().expect("the time left is known"),
+    );
     assert!((60 * SECOND..70 * SECOND).contains(&age), "{age:?}");
     assert!((530 * SECOND..540 * SECOND).contains(&left), "{left:?}");
     assert_eq!((local.fetch_time(), local.is_stored()), (None, false));
@@ -119,7 +122,7 @@ async fn misses_and_hits_of_each_tier_differ() {
     let second = first.another_process();
     let remote = second.run(outcome_of(course(&upstream, 1, 2))).await;
     assert_outcome(&remote, CallResult::Hit, Some(Tier::Remote));
-    let left = remote.time_left().expect("memcached says it");
+    let left = remote.time_left().expect("memcached reports the time left");
     assert!((530 * SECOND..=540 * SECOND).contains(&left), "{left:?}");
     assert_eq!((remote.age(), remote.fetch_time()), (None, None));
 

@@ -154,13 +154,19 @@ fn all_tasks_of_a_request_get_one_answer() {
                 // The request itself also calls, before and after its tasks end.
                 let mut seen = Vec::new();
                 for item in 0..ITEMS {
-                    seen.push((item, price(&source_of_request, item).await.expect("it succeeds")));
+                    seen.push((
+                        item,
+                        price(&source_of_request, item).await.expect("the call succeeds"),
+                    ));
                 }
                 for seen_by_task in tasks.join_all().await {
                     seen.extend(seen_by_task);
                 }
                 for item in 0..ITEMS {
-                    seen.push((item, price(&source_of_request, item).await.expect("it succeeds")));
+                    seen.push((
+                        item,
+                        price(&source_of_request, item).await.expect("the call succeeds"),
+                    ));
                 }
                 seen
             });
@@ -340,7 +346,7 @@ async fn an_installed_static_cache_is_used() {
 
 #[tokio::test]
 async fn a_wrong_url_says_what_to_write() {
-    let error = Cache::from_url("redis://a:6379").await.expect_err("it is not a cache");
+    let error = Cache::from_url("redis://a:6379").await.expect_err("the URL names no cache");
     assert!(error.to_string().starts_with("`redis://a:6379` is not a cache; write `local:`"));
     let off = Cache::from_url("off").await.expect("the URL fits");
     off.scope(limit(1, 1)).await.expect("the call succeeds");

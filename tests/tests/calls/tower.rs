@@ -315,7 +315,7 @@ async fn the_layer_respects_the_service_within() {
         assert_eq!(service.poll_ready(&mut context), Poll::Pending);
         assert_eq!(service.poll_ready(&mut context), Poll::Ready(Ok(())));
         let response = service.call(Request::new(body)).await.expect("the service answers");
-        let status = response.headers()["cache-status"].to_str().expect("it is text");
+        let status = response.headers()["cache-status"].to_str().expect("the header is text");
         assert!(status.starts_with(expected), "the call's task is in the scope: {status}");
         assert_eq!(*response.body(), 1);
     }

@@ -65,7 +65,9 @@ async fn a_miss_says_what_each_tier_had() {
     let words = ["not read, because the request forces a miss", "not used because", "fetch: "];
     assert_line("miss_order", 2, &words);
 
-    a.scope(async { order_entry("no-4711", 1).invalidate().await }).await.expect("it is removed");
+    a.scope(async { order_entry("no-4711", 1).invalidate().await })
+        .await
+        .expect("memcached confirms the removal");
     a.scope(call()).await.expect("the call succeeds");
     assert_line("miss_order", 3, &["lease won", " before: the entry was invalidated"]);
 }

@@ -213,12 +213,12 @@ async fn growing_memory_shows_as_bytes_for_each_entry() {
     show(&heavy, "the same values with `weight`", "on_call_weighed");
     let local = light.stats().local();
     assert!(local.bytes / local.entries < 1_000, "the cache sees only the pointers: {local:?}");
-    assert_eq!((local.entries, local.evictions_size), (200, 0), "it evicts nothing");
+    assert_eq!((local.entries, local.evictions_size), (200, 0), "the tier evicts nothing");
 
     let local = heavy.stats().local();
     assert!(local.bytes / local.entries > 100 << 10, "the cache knows the sizes: {local:?}");
     assert!(local.bytes <= local.capacity, "the tier stays within its capacity: {local:?}");
-    assert!(local.evictions_size >= 150, "it evicts what does not fit: {local:?}");
+    assert!(local.evictions_size >= 150, "the tier evicts what does not fit: {local:?}");
 }
 
 #[coordinator_cached(

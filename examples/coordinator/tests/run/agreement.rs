@@ -34,7 +34,8 @@ async fn wait_for(broker: &ServeProcess, port: u16, state: &str) {
 async fn every_part_counts_what_the_upstream_counts() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = std::env::var("AGREEMENT_SECONDS").ok();
-    let seconds: u64 = seconds.map_or(15, |seconds| seconds.parse().expect("it is a number"));
+    let seconds: u64 =
+        seconds.map_or(15, |seconds| seconds.parse().expect("AGREEMENT_SECONDS is a number"));
     let ((killed, first), (_second, second)) = (memcached(), memcached());
     let port = |url: &str| -> u16 {
         url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the URL has a port")

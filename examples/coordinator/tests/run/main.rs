@@ -128,7 +128,8 @@ fn without_memcached_the_broker_uses_its_memory() {
 #[test]
 fn the_table_shows_an_outage_of_memcached() {
     let table = played(None);
-    let (_, outage) = table.split_once("memcached was killed after ").expect("it was killed");
+    let (_, outage) =
+        table.split_once("memcached was killed after ").expect("memcached was killed");
     assert!(outage.contains("started again"), "{table}");
     let counts = |name: &str| {
         let row = row(outage, name);
@@ -392,7 +393,8 @@ async fn cache_status_agrees_with_what_the_upstream_counted() {
     let (upstream, calls) = counting_upstream().await;
     let (memcached, url) = memcached();
     let brokers = [0, 1].map(|_| serve(&["--upstream", &upstream], Some(&url)));
-    let http = reqwest::Client::builder().no_proxy().build().expect("it needs no TLS");
+    let http =
+        reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be built");
     let mut memcached = Some(memcached);
     let mut statuses = Vec::new();
     for phase in 0..3 {
@@ -416,7 +418,7 @@ async fn cache_status_agrees_with_what_the_upstream_counted() {
                     }
                     let answer = request.send().await.expect("the broker answers");
                     let status = &answer.headers()["cache-status"];
-                    statuses.push(status.to_str().expect("it is text").to_owned());
+                    statuses.push(status.to_str().expect("the header is text").to_owned());
                 }
                 statuses
             });
@@ -524,5 +526,5 @@ fn serve_plays_a_load_that_the_console_shows() {
     }
     let status = broker.process.0.wait().expect("the broker ends by itself");
     assert!(status.success());
-    assert!(started.elapsed() < Duration::from_secs(15), "it ends after its seconds");
+    assert!(started.elapsed() < Duration::from_secs(15), "the broker ends after the given seconds");
 }

@@ -102,7 +102,8 @@ async fn the_console_works_under_any_path() {
 #[tokio::test]
 async fn a_missing_client_address_is_explained() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let url = format!("http://{}/_cache", listener.local_addr().expect("it listens"));
+    let url =
+        format!("http://{}/_cache", listener.local_addr().expect("the listener has an address"));
     let routes = mounted(&local_cache().await);
     let _server = tokio::spawn(async move { axum::serve(listener, routes).await });
     let answer = get(url).await;
@@ -267,7 +268,7 @@ async fn the_token_alone_removes_an_entry() {
         .delete(url.clone())
         .header("x-cache-token", TOKEN)
         .header("origin", "http://evil.example");
-    assert_eq!(cross.send().await.expect("it answers").status(), StatusCode::FORBIDDEN);
+    assert_eq!(cross.send().await.expect("the program answers").status(), StatusCode::FORBIDDEN);
     assert!(entry.get().await.is_found(), "nobody had the token");
 
     let (status, text) = invalidate(url.clone(), Some(TOKEN)).await;

@@ -296,7 +296,7 @@ async fn nothing_overflows_and_every_text_has_contrast() {
                 let name = format!("crowded-{width}-{}.png", if dark { "dark" } else { "light" });
                 let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
                 std::fs::write(path, browser.screenshot_of_page().await)
-                    .expect("it can be written");
+                    .expect("the file can be written");
             }
             let cut = browser.run(CUT_TEXTS).await;
             assert_eq!(cut, json!([]), "at {width} px, texts are cut off");
