@@ -7,9 +7,13 @@
 //! `with-outcome` are hits whose outcomes are recorded, `recorded-miss` are such misses, and
 //! `recorded-remote` such reads from memcached. `look` is the `get` of an entry in memcached, and
 //! `bare` a get of the same item by the memcached client alone.
+//!
+//! The features `tracing` and `metrics` turn on the library's. If the variable RECEIVE is not empty,
+//! a subscriber receives the spans, and a Prometheus recorder the metrics.
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cached_core::{Cache, RequestScope, Tier, coordinator_cached, with_outcome, with_outcomes};
 use memcache::exp::AsyncMetaClient;
@@ -50,7 +54,20 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
     upstream(number, state).await
 }
 
+/// Installs the receivers of what the library's features pass on.
+fn install_receivers() {
+    #[cfg(feature = "tracing")]
+    tracing_subscriber::util::SubscriberInitExt::init(tracing_subscriber::registry());
+    #[cfg(feature = "metrics")]
+    metrics_exporter_prometheus::PrometheusBuilder::new()
+        .install_recorder()
+        .expect("the process has no other recorder");
+}
+
 fn main() {
+    if std::env::var_os("RECEIVE").is_some_and(|receive| !receive.is_empty()) {
+        install_receivers();
+    }
     let arguments: Vec<String> = std::env::args().collect();
     let [_, operation, count, servers @ ..] = &arguments[..] else {
         panic!(
@@ -64,7 +81,9 @@ fn main() {
         .build()
         .expect("the runtime starts");
     runtime.block_on(async {
-        let cache = Cache::builder().memcached(servers).build().await.expect("the settings are valid");
+        // Under callgrind, and on a busy machine, a lookup can take longer than the default timeout.
+        let builder = Cache::builder().memcached(servers).remote_timeout(Duration::from_secs(2));
+        let cache = builder.build().await.expect("the settings are valid");
         cache.install().expect("no cache is installed");
         match &operation[..] {
             "hit" => {
