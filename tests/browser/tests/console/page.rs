@@ -262,9 +262,9 @@ fn crowded_servers() -> Value {
 
 fn crowded_ledger() -> Value {
     let declaration = |n: u64| {
-        let reason = (n % 3 == 0).then_some("users edit their profile during checkout, and the upstream service gives it no version that a key could carry");
+        let reason = n.is_multiple_of(3).then_some("users edit their profile during checkout, and the upstream service gives it no version that a key could carry");
         json!({ "name": crowd_name(n), "function": format!("a_service::upstream::clients::payment::provider::Client::fetch_number_{n}"),
-            "place": format!("services/checkout/src/upstream/clients/payment/provider.rs:{n}"), "ttl": "1h30m", "version": (n % 3 != 0).then_some("(edition, reprint)"), "tiers": ["local", "remote"],
+            "place": format!("services/checkout/src/upstream/clients/payment/provider.rs:{n}"), "ttl": "1h30m", "version": (!n.is_multiple_of(3)).then_some("(edition, reprint)"), "tiers": ["local", "remote"],
             "options": ["local_ttl = 5s", "stale_if_error = 1h", "refresh_ahead = 2m", "error_ttl = 1s", "cache_if", "weight"], "overwrite_reason": reason })
     };
     json!({ "declarations": (0..FUNCTIONS).map(declaration).collect::<Vec<_>>(),
