@@ -51,7 +51,7 @@ impl Load {
         Load { sessions, run }
     }
 
-    /// Returns the number of requests of all sessions.
+    /// Returns how many requests all sessions make together.
     pub(crate) fn requests(&self) -> u64 {
         self.sessions.iter().map(CheckoutSession::requests).sum()
     }
@@ -201,7 +201,7 @@ impl CheckoutSession {
         }
     }
 
-    /// Returns the number of requests of the customer: course pages, the order, status pages, and
+    /// Returns how many requests the customer makes: course pages, the order, status pages, and
     /// maybe a corrected address.
     fn requests(&self) -> u64 {
         let polls: u64 = self.polls.iter().map(|(_, polls)| polls).sum();
@@ -247,7 +247,7 @@ impl CheckoutSession {
     }
 }
 
-/// Checks an answer. The cache may not save calls by wrong answers.
+/// Checks an answer. The cache must not save calls by giving wrong answers.
 fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
     if expected == answered {
         return Ok(());
@@ -302,7 +302,7 @@ impl Browser {
         self.timed(waits, request).await.map(drop)
     }
 
-    /// Sends a report of the payment provider to every broker. No customer waits for this report.
+    /// Sends the payment provider's report to every broker. No customer waits for this report.
     async fn webhook(&self, path: &str) -> Result<(), String> {
         for broker in self.brokers.iter() {
             let answer = self.http.put(format!("{broker}{path}")).send().await;
@@ -391,7 +391,7 @@ impl Progress {
         }
     }
 
-    /// Waits until this part of the requests is answered.
+    /// Waits until this fraction of the requests is answered.
     async fn reach(&self, numerator: u64, denominator: u64) {
         while self.done.load(Ordering::Relaxed) * denominator < self.total * numerator {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -275,7 +275,8 @@ async fn serve(
     let metrics =
         metrics_router(cache.clone()).map_err(|error| ExitFailure(1, error.to_string()))?;
     let routes = broker.router().nest_service("/_cache", console(&cache)).merge(metrics);
-    // The console answers only clients on this machine, so the server must say where they are.
+    // The console answers only clients on this machine, so the server must pass on the clients'
+    // addresses.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let closing = ClosingFlag::default();
     let load = load.then(|| {
@@ -300,7 +301,7 @@ async fn serve(
             let agreement = Agreement::ask(&address, &counted_cache, reads(), &headers).await;
             let _ = agreement_out.set(agreement);
         }
-        // Without a receiver the server has ended already.
+        // If there is no receiver, the server has already ended.
         let _ = request_end.send(());
     });
     let grace = async {

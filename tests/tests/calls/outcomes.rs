@@ -202,7 +202,11 @@ async fn an_inner_call_has_its_own_outcome() {
     let ((_, outer), all) = test.run(with_outcomes(with_outcome(page(&upstream, 1)))).await;
     assert_eq!(outer.expect("the call ended").name(), "outcome_page");
     let names: Vec<_> = all.iter().map(Outcome::name).collect();
-    assert_eq!(names, ["outcome_page", "outcome_course"], "in the order in which they began");
+    assert_eq!(
+        names,
+        ["outcome_page", "outcome_course"],
+        "the outcomes are in the order in which the calls began"
+    );
 
     // The outcome of a bypassed call also describes this call, and not the calls that its body
     // makes.
@@ -217,7 +221,7 @@ async fn an_inner_call_has_its_own_outcome() {
         }))
         .await;
     assert_outcome(&second.expect("the call ended"), CallResult::Hit, Some(Tier::Local));
-    assert_eq!(all.calls(), 2, "each level records the levels within");
+    assert_eq!(all.calls(), 2, "an outer recorder also records the inner calls");
 }
 
 #[tokio::test]
@@ -279,7 +283,7 @@ async fn a_recorder_changes_no_answer() {
         assert_eq!(runs[0], runs[1], "in a request: {in_request}");
         assert_eq!(runs[0], runs[2], "in a request: {in_request}");
         let hits = runs[0].1.expect("the function was called").request_hits;
-        assert_eq!(hits > 0, in_request, "{hits} hits of the request tier");
+        assert_eq!(hits > 0, in_request, "the request tier has {hits} hits");
     }
 }
 
@@ -289,7 +293,10 @@ async fn a_recording_changes_no_answer_of_a_request() {
     let other = || {
         let (upstream, cache) = (upstream.clone(), cache.clone());
         async move {
-            cache.scope(async { course_entry(1, 1).invalidate().await }).await.expect("no server");
+            cache
+                .scope(async { course_entry(1, 1).invalidate().await })
+                .await
+                .expect("no server can fail");
             cache.scope(course(&upstream, 1, 1)).await.expect("the call succeeds")
         }
     };

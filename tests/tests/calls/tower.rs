@@ -195,7 +195,7 @@ async fn axum_sends_the_status_of_each_response() {
     assert_eq!(status_of(at, "/nothing", "").await, "no header");
     assert_eq!(status_of(at, "/known", "").await, "no header");
     let so_far = request(at, "/so-far", "").await.1;
-    assert!(so_far.ends_with("1 call: 1 miss"), "a handler reads it too: {so_far}");
+    assert!(so_far.ends_with("1 call: 1 miss"), "a handler can read the outcomes so far: {so_far}");
 
     // A forced miss leaves a write-once entry as it is.
     let fetches = upstream.fetches();
@@ -319,7 +319,7 @@ async fn the_layer_respects_the_service_within() {
         assert!(status.starts_with(expected), "the call's task is in the scope: {status}");
         assert_eq!(*response.body(), 1);
     }
-    assert_eq!(polls.load(Ordering::SeqCst), 4, "the layer asks once for each time it is asked");
+    assert_eq!(polls.load(Ordering::SeqCst), 4, "each poll of the layer polls the service once");
     assert_eq!(service.poll_ready(&mut context), Poll::Pending);
     assert_eq!(service.poll_ready(&mut context), Poll::Ready(Ok(())));
     let failed = service.call(Request::new("fail")).await;
@@ -370,7 +370,10 @@ async fn hyper_sends_the_status_of_each_response() {
         }
     });
     assert_eq!(status_of(at, "/a", "").await, "fwd=miss; stored; ttl=600");
-    assert!(status_of(at, "/b", "").await.starts_with("hit; ttl="), "the paths are of one length");
+    assert!(
+        status_of(at, "/b", "").await.starts_with("hit; ttl="),
+        "both paths have the same length"
+    );
     assert_eq!(status_of(at, "/c?fresh", "").await, "fwd=request; stored=?0");
     assert_eq!(upstream.fetches(), 2);
 }

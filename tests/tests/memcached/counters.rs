@@ -237,10 +237,13 @@ async fn counters_add_up_while_memcached_restarts() {
     });
     let tasks: Vec<_> = tasks.collect();
     let all = u64::from(TASKS * STEPS);
-    wait_until("a third of the load", async || steps.load(Ordering::Relaxed) > all / 3).await;
-    memcached.kill();
-    wait_until("two thirds of the load", async || steps.load(Ordering::Relaxed) > all * 2 / 3)
+    wait_until("a third of the load is done", async || steps.load(Ordering::Relaxed) > all / 3)
         .await;
+    memcached.kill();
+    wait_until("two thirds of the load are done", async || {
+        steps.load(Ordering::Relaxed) > all * 2 / 3
+    })
+    .await;
     let _memcached = Memcached::start_on(port).expect("the port is free");
     for task in tasks {
         task.await.expect("no task panics");

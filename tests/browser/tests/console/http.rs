@@ -83,7 +83,7 @@ async fn the_console_works_under_any_path() {
     for (routes, pages) in mounts {
         let program = Program::serve(routes).await;
         for page in pages {
-            let url = reqwest::Url::parse(&program.url(page)).expect("a URL");
+            let url = reqwest::Url::parse(&program.url(page)).expect("the text is a URL");
             let text = get(url.to_string()).await.text().await.expect("the page is text");
             let links: Vec<_> =
                 text.split("=\"").filter_map(|rest| rest.split('"').next()).collect();
@@ -139,7 +139,7 @@ async fn the_figures_equal_the_counters() {
     let report = json(program.url("/_cache/api/caches")).await;
     let stats = cache.stats();
     for (name, counts) in stats.iter() {
-        let caches = report["caches"].as_array().expect("a list");
+        let caches = report["caches"].as_array().expect("the field is a list");
         let row = caches.iter().find(|row| row["name"] == name).expect("each function is listed");
         assert_eq!(row["counters"]["local_hits"], counts.local_hits, "{name}");
         assert_eq!(row["counters"]["fetches"], counts.fetches, "{name}");
@@ -165,12 +165,16 @@ async fn a_page_opened_later_shows_the_past() {
             .as_array()
             .is_some_and(|samples| samples.iter().any(|s| s["rows"] != Value::Array(vec![])))
         {
-            let names = last["names"].as_array().expect("a list");
+            let names = last["names"].as_array().expect("the field is a list");
             let place =
                 names.iter().position(|name| name == "payment").expect("the function is listed");
-            let rows = last["samples"].as_array().and_then(|s| s.last()).expect("a sample")["rows"]
+            let rows = last["samples"]
+                .as_array()
+                .and_then(|s| s.last())
+                .expect("there is a sample")["rows"]
                 .clone();
-            let row = rows.as_array().expect("a list").iter().find(|row| row[0] == place);
+            let row =
+                rows.as_array().expect("the field is a list").iter().find(|row| row[0] == place);
             assert_eq!(row.expect("the function was called")[3], 10, "{rows}");
             return;
         }
@@ -239,7 +243,11 @@ async fn no_answer_has_a_value_or_an_identifier() {
     let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
     let entry = format!("api/entries/{key}");
     for file in FILES.into_iter().chain([entry.as_str()]) {
-        let text = get(program.url(&format!("/_cache/{file}"))).await.text().await.expect("text");
+        let text = get(program.url(&format!("/_cache/{file}")))
+            .await
+            .text()
+            .await
+            .expect("the answer is text");
         assert!(!text.contains(SECRET_NUMBER) && !text.contains(&value), "{file}");
         assert!(!text.contains(TOKEN), "{file}");
     }
@@ -269,7 +277,7 @@ async fn the_token_alone_removes_an_entry() {
         .header("x-cache-token", TOKEN)
         .header("origin", "http://evil.example");
     assert_eq!(cross.send().await.expect("the program answers").status(), StatusCode::FORBIDDEN);
-    assert!(entry.get().await.is_found(), "nobody had the token");
+    assert!(entry.get().await.is_found(), "the entry stays without the token");
 
     let (status, text) = invalidate(url.clone(), Some(TOKEN)).await;
     assert_eq!(status, StatusCode::OK, "{text}");
