@@ -596,7 +596,7 @@ impl EventDispatcher {
             counters: all_counters().into(),
             past_events: Arc::default(),
             observers: observers.guards(),
-            labels: CacheLabels::default(),
+            labels: CacheLabels::new(None),
         }
     }
 

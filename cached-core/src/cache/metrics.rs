@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use metrics::{Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use super::{Cache, CacheInner};
 use crate::stats::DeclarationStats;
@@ -224,7 +224,7 @@ fn publish_function(
 /// Sets the gauge and the counter of one memcached server.
 #[cfg(feature = "memcached")]
 fn publish_server(server: &ServerStats) {
-    let labels: Vec<Label> = server_labels(&server.address);
+    let labels = server_labels(&server.address);
     let is_up = f64::from(u8::from(server.state == ServerState::Up));
     gauge!("cache.server.up", labels.clone()).set(is_up);
     counter!("cache.server.ejections", labels).absolute(server.ejections);

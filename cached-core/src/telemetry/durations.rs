@@ -4,6 +4,7 @@
 //! when it is known. `cache/metrics.rs` publishes the counters and gauges.
 
 use std::sync::Arc;
+#[cfg(feature = "memcached")]
 use std::time::Instant;
 
 use metrics::{Label, SharedString};
@@ -16,7 +17,7 @@ pub(crate) const FETCH_DURATION: &str = "cache.fetch.duration";
 pub(crate) const EXCHANGE_DURATION: &str = "db.client.operation.duration";
 
 /// The labels that all metrics of one cache have.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct CacheLabels {
     namespace: Option<Arc<str>>,
 }

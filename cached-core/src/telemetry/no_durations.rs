@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::event::Event;
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct CacheLabels;
 
 impl CacheLabels {
