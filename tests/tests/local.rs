@@ -119,9 +119,7 @@ fn no_thread_reads_a_cleared_value() {
                 source.store(clear, Ordering::SeqCst);
                 match clear % 2 {
                     0 => drop(cache.clear().await),
-                    _ => {
-                        drop(cache.invalidate_all("level").await.expect("the function is declared"))
-                    }
+                    _ => drop(cache.invalidate_all("level").await.expect("`level` is declared")),
                 }
                 floor.store(clear, Ordering::SeqCst);
                 // This is long enough for a reader to fetch.
