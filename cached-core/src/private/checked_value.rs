@@ -112,6 +112,7 @@ pub struct WithoutDeserialize<'k, R, V, Parts, Constants>(
 
 /// The methods of a [`LookupBuilder`] whose value is not `Serialize`.
 #[doc(hidden)]
+#[allow(clippy::type_complexity, reason = "an alias would only hide the parameters again")]
 pub struct WithoutSerialize<'k, R, V, Parts, Constants>(
     PhantomData<fn() -> Lookup<'k, R, V, Parts, Constants>>,
 );
