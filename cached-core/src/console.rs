@@ -2,7 +2,7 @@
 //!
 //! The page shows the hit rate of each annotated function, and the calls and the time that the
 //! cache saves. It also shows the tiers, the memcached servers and the ledger, and can search the
-//! tiers for one entry. All figures are of this process. The guide's chapter
+//! tiers for one entry. All figures describe this process only. The guide's chapter
 //! [console](crate::guide::console) shows the page.
 //!
 //! ```
@@ -219,7 +219,8 @@ impl fmt::Debug for Console {
 struct ConsoleState {
     cache: Cache,
     access: AccessRules,
-    /// A text that differs between consoles. By it the page notices that the program was restarted.
+    /// A text that differs between consoles. If the text changes, the page knows that the program
+    /// was restarted.
     instance: String,
     started: Instant,
     history: Mutex<CounterHistory>,

@@ -3,13 +3,14 @@
 //! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
 //! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
 //!
-//! The process that reads a value may run another build, in which the type has changed. So it
-//! compares the shape and the outline with its own type. It then gets the value that was stored, or
-//! no value.
+//! The process that reads a value may run another build, in which the type has changed. So that
+//! process compares the shape and the outline with its own type. If one of them does not fit, it
+//! treats the value as missing.
 //!
 //! # Codecs
 //! The positional codec is tried first. If a value does not read back as it was written, the named
-//! codec is tried. For the type of such a value, the process then tries the named codec first.
+//! codec is tried next. For later values of the same type, the process then tries the named codec
+//! first.
 
 use std::any::{Any, TypeId};
 use std::collections::HashSet;

@@ -92,7 +92,8 @@ impl KeyHeader {
 
 fn spread(word: u64) -> u64 {
     // Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio. Multiplication carries
-    // low bits into high bits only, so the product's halves are swapped.
+    // low bits into high bits only, so the lowest bits of the product are the weakest. Swapping the
+    // product's halves moves them to the middle.
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
@@ -232,7 +233,7 @@ impl ser::Error for KeyError {
 /// The error of an argument whose `Serialize` failed while a key was hashed or compared.
 ///
 /// The error has no message, because a message would make the code of every hit longer. After this
-/// error, the call encodes the same key as bytes. This fails with a [`KeyError`], which has the
+/// error, the call encodes the same key as bytes. That fails too, with a [`KeyError`] that has the
 /// message.
 #[derive(Debug)]
 pub struct SerializeFailure;

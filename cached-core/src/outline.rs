@@ -32,14 +32,14 @@
 //!
 //! # The named codec
 //! This codec writes the names of fields and variants, so the step of a member contains the name
-//! under which the member was found. A type may also ask for *any* data and look at what comes. The
-//! checker checks the members of such a type too.
+//! under which the member was found. A type may also ask for data of *any* kind, and then look at
+//! the kind that it got. The checker also checks the members of such a type.
 //!
 //! Some data cannot be checked. A derived untagged, internally tagged or flattened type *buffers*:
 //! it reads its data into a buffer of serde, and then reads its parts from the buffer. The checker
-//! cannot see the reads from the buffer. An adjacently tagged type hides the type of its contents.
-//! An outline records whether the type buffers or hides. The module `encoded` decides whether such
-//! a value is read.
+//! cannot see the reads from the buffer. An adjacently tagged type *hides* the type of its contents
+//! from the checker. An outline records whether the type buffers or hides. The module `encoded`
+//! decides whether such a value is read.
 
 mod checked;
 
@@ -127,7 +127,7 @@ pub(crate) fn decode_matching<V: DeserializeOwned>(
     decode_checked(codec, CheckMode::Match(outline), payload)
 }
 
-/// Decodes a value of the named codec whose outline is known to match.
+/// Decodes a value that the named codec encoded and whose outline is known to match.
 pub(crate) fn decode_known<V: DeserializeOwned>(payload: &[u8]) -> Option<V> {
     decode_checked(Codec::Named, CheckMode::Trust, payload)
 }
@@ -155,7 +155,7 @@ enum CheckMode<'o> {
     Trust,
 }
 
-/// The recorder or checker of the steps that decode one value.
+/// A recorder or checker of the steps with which a type decodes one value.
 struct StepChecker<'o> {
     codec: Codec,
     mode: CheckMode<'o>,

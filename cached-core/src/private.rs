@@ -55,8 +55,8 @@ pub fn generic_part<T: Serialize>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
-/// Declares the annotated function around this macro, in a static that the linker collects. Each
-/// `$option` is the name of a method of [`Declaration`].
+/// Declares the annotated function that contains this macro call, in a static that the linker
+/// collects. Each `$option` is the name of a method of [`Declaration`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declare {

@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex};
 use crate::sync::lock;
 use crate::unstorable::Unstorable;
 
-/// Compares two values of one type with the functions that the type has. `are_equal` calls
-/// `PartialEq`, and `describe` calls `Debug`. A function is `None` if the type does not implement
-/// the trait.
+/// Compares two values of one type. `are_equal` calls `PartialEq`, and `describe` calls `Debug`. A
+/// function is `None` if the type does not implement the trait.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RoundTripCheck {
     are_equal: Option<EqualityFn>,
@@ -63,8 +62,8 @@ impl RoundTripCheck {
     ///
     /// A type without `PartialEq` is compared by its `Debug` texts. For the positional codec this
     /// is done only in tests, because the texts are expensive. For the named codec it is always
-    /// done, because a value of an untagged enum may read back as another variant that looks alike.
-    /// The [outline](crate::outline) does not show this error.
+    /// done, because a value of an untagged enum may read back as a different variant that also
+    /// fits the data. The [outline](crate::outline) does not show this error.
     ///
     /// `read_again` decodes the value's bytes once more.
     ///
@@ -83,8 +82,8 @@ impl RoundTripCheck {
                 return Ok(());
             }
             // If two values decoded from the same bytes are not equal, the value contains something
-            // like NaN, and `PartialEq` cannot decide. The value is not compared with itself,
-            // because a `PartialEq` that locks a mutex on each side would deadlock.
+            // like NaN, and `PartialEq` cannot decide. Comparing the value with itself would show
+            // this too, but a `PartialEq` that locks a mutex on each side would deadlock.
             if self.describe.is_none()
                 || read_again().is_none_or(|again| are_equal(read_back, &*again))
             {

@@ -25,8 +25,8 @@ use crate::stable_hash::StableHasher;
 use crate::unstorable::ValuePart;
 
 /// How deeply members, `Some`s and newtypes may be nested. The serializer calls itself for each
-/// level, and a deeper value would exhaust the stack. The outline, whose steps take more of the
-/// stack, allows half as many levels.
+/// level, and a deeper value would exhaust the stack. Decoding with an outline takes more of the
+/// stack, so `outline` allows half as many levels.
 const MAX_DEPTH: usize = 1024;
 
 /// The largest number of parts that are recorded to find the part in which two values differ.
@@ -83,7 +83,7 @@ fn parts_of<V: Serialize>(value: &V, codec: Codec) -> Vec<PartShape> {
     parts.into_inner().open.pop().unwrap_or_default()
 }
 
-/// The shape of a part of a value, with the shapes of the parts inside of it.
+/// The shape of one part of a value, and the shapes of the parts inside it.
 struct PartShape {
     part: ValuePart,
     shape: Result<u64, ShapeError>,

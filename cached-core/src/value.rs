@@ -53,7 +53,7 @@ pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'sta
 impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
 
 /// Marker for most implementations of [`Returned`]: the return type determines which part is
-/// cached. Of a `Result`, the `Ok` is cached. An `Option` or another standard type is cached as a
+/// cached. For a `Result`, this is the `Ok`. An `Option` or another standard type is cached as a
 /// whole.
 ///
 /// A `None` is cached only under the option `none_ttl`.
@@ -269,7 +269,7 @@ pub(crate) struct CachingDecision {
 }
 
 impl<V> ValueRules<'_, V> {
-    /// Decides about a value that is not in a tier yet.
+    /// Decides whether and how long to cache a value that is not in a tier yet.
     ///
     /// If an option's function panics, the value is not cached. The panic must not reach the
     /// caller, because the fetch has succeeded.
@@ -295,8 +295,8 @@ impl<V> ValueRules<'_, V> {
 }
 
 impl<V: 'static> ValueRules<'_, V> {
-    /// Decides about a value that a tier returned. `cache_if` accepted the value when it was
-    /// stored.
+    /// Decides how long a value that a tier returned may be cached. `cache_if` accepted the value
+    /// when it was stored.
     ///
     /// If `ttl_with` panics, the ttl in the attribute applies. The panic must not reach the caller,
     /// because the value is usable.

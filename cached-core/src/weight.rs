@@ -10,8 +10,8 @@
 //! largest variant.
 //!
 //! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
-//! It also omits what is nested more than [`MAX_DEPTH`] levels deep, because the serializer calls
-//! itself for each level and would exhaust the stack.
+//! It also omits parts that are nested more than [`MAX_DEPTH`] levels deep, because the serializer
+//! calls itself for each level and would exhaust the stack.
 
 use std::fmt::{self, Write};
 
@@ -22,7 +22,7 @@ const COLLECTION_SIZE: usize = size_of::<Vec<u8>>();
 /// The size of the two reference counts that an `Arc` stores in front of its value.
 const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
-/// How deeply members, elements and `Some`s may be nested. What is deeper is not visited.
+/// How deeply members, elements and `Some`s may be nested. Deeper parts are not visited.
 const MAX_DEPTH: usize = 1024;
 
 /// Estimates how many bytes `value` takes when it is stored in an `Arc`. Returns `None` if the

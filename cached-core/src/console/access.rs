@@ -19,8 +19,8 @@ use super::Refusal;
 const TOKEN_HEADER: &str = "x-cache-token";
 /// The shortest allowed token, in bytes. A random token of this length cannot be guessed.
 const SHORTEST_TOKEN: usize = 16;
-/// Proxies add one of these headers. The console never trusts their contents: a request with any of
-/// them is refused, even if it comes from this machine.
+/// Proxies add one of these headers. The console never trusts their contents. Unless the program
+/// calls `allow_remote`, a request with any of them is refused, even if it comes from this machine.
 const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 
 /// The access rules of one console.
@@ -86,8 +86,7 @@ impl AccessRules {
     /// Checks that the request may invalidate an entry.
     ///
     /// # Errors
-    /// Returns a refusal if the console has no token, or if the request does not have the same
-    /// token.
+    /// Returns a refusal if the console has no token, or if the request does not carry it.
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.token else {
             return Err(forbidden(
@@ -148,10 +147,11 @@ fn host(request: &Request) -> Option<Authority> {
     original.unwrap_or(request.uri()).authority().cloned()
 }
 
-/// Checks that the request was not sent by a page of another site.
+/// Checks that no page of another site sent the request. A link on such a page is allowed: the
+/// browser then opens the console itself, and the page cannot read it.
 fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
     let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| {
-        // Another site may link to the console, but the site's scripts may not use the console.
+        // A browser that follows a link sends the mode `navigate`.
         let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
         !is_link && site != "same-origin" && site != "none"
     });

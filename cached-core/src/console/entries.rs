@@ -1,8 +1,8 @@
-//! Shows what the tiers have of one entry, and invalidates one entry.
+//! Shows what each tier stores for one entry, and invalidates one entry.
 //!
 //! The client sends the digest of the entry's key, and the key cannot be computed from the digest.
 //! So the console searches the local tier for an entry whose key has this digest. In memcached, the
-//! entry is found by its name and digest.
+//! console finds the entry by the cache name and the digest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::tier::remote::{
 };
 use crate::ttl::remote_stale_time;
 
-/// Serves a report of what the tiers have of an entry.
+/// Serves a report of what each tier stores for an entry.
 pub(super) async fn show(
     State(state): SharedState,
     Path(text): Path<String>,
@@ -158,8 +158,8 @@ impl ReadHandler for ItemSizeHandler {
     fn lease_held_elsewhere(&self) {}
 }
 
-/// Returns a report of what memcached has of an entry. The read takes no lease, and does not count
-/// as a call.
+/// Returns a report of what memcached stores for an entry. The read takes no lease, and does not
+/// count as a call.
 async fn remote_report(
     cache: &Cache,
     declaration: Option<&'static Declaration>,

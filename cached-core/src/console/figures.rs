@@ -60,8 +60,8 @@ fn figures(stats: &Stats) -> impl Iterator<Item = (&'static str, CallFigures)> +
     })
 }
 
-/// Returns the count, the mean and two quantiles, in seconds. Returns `None` for an empty
-/// histogram.
+/// Returns the number of durations, and their mean and two quantiles in seconds. Returns `None` for
+/// an empty histogram.
 fn durations(histogram: &DurationHistogram) -> Option<Value> {
     let quantile = |share| histogram.quantile(share).map(|duration| duration.as_secs_f64());
     Some(json!({

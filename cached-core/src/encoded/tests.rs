@@ -1,4 +1,5 @@
-//! Tests which codec writes a value, and which reason is given if no codec can.
+//! Tests which codec is chosen for a value, and which error is returned if no codec can read the
+//! value back.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -21,7 +21,7 @@ pub struct KeyBytes {
     inline_length: usize,
     /// All bytes, if there are more than [`INLINE`].
     heap: Vec<u8>,
-    /// The type of a collection in the key that has no stable order, if there is one.
+    /// The type name of a collection without a stable order, if the key contains one.
     unordered: Option<&'static str>,
 }
 
@@ -36,7 +36,7 @@ impl KeyBytes {
         self.add(&header.to_bytes());
     }
 
-    /// Returns the type of a collection in the key that has no stable order, if there is one.
+    /// Returns the type name of a collection without a stable order, if the key contains one.
     pub(crate) fn unordered(&self) -> Option<&'static str> {
         self.unordered
     }

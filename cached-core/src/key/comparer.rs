@@ -9,14 +9,14 @@ use super::{DynKeyPart, SerializeFailure};
 
 /// A sink that compares the parts of a key with the bytes of a stored key.
 ///
-/// The field contains the stored bytes that are not compared yet. After the first difference it is
-/// [`MISMATCH`]. A difference is not reported as an error, because a type's `Serialize` might panic
+/// The field contains the stored bytes that are not compared yet, or [`MISMATCH`] after the first
+/// difference. A difference is not reported as an error, because a type's `Serialize` might panic
 /// if the serializer returns an error.
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// The remaining bytes after a difference. The rest of a key never matches them, because no tag is
-/// `0xff`, and a length that begins with `0xff` has more bytes.
+/// The remaining bytes after a difference. No key continues with this lone byte: no tag is `0xff`,
+/// and a length that begins with `0xff` is several bytes long.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {
@@ -25,7 +25,8 @@ impl<'k> KeyComparer<'k> {
         KeyComparer(bytes)
     }
 
-    /// Returns true if the key equals the stored key. The caller must have written the whole key.
+    /// Returns true if the key equals the stored key. The caller must have serialized the whole key
+    /// into the comparer.
     #[inline]
     pub(crate) fn is_match(self) -> bool {
         self.0.is_empty()

@@ -60,8 +60,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The key under which memcached stores an entry. The key never shows the identifier or the
-/// version.
+/// The key under which memcached stores an entry. It contains only a digest of the arguments, so it
+/// does not reveal the entry's identifier or version.
 ///
 /// `Display` writes `namespace:name:digest`, or `name:digest` without a namespace. The text has at
 /// most 250 bytes, which are letters, digits, `.`, `_`, `-` and `:`.
@@ -99,7 +99,7 @@ impl Key {
         Key { namespace, name, digest }
     }
 
-    /// Returns the cache name.
+    /// Returns the cache name of the function.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
@@ -111,8 +111,8 @@ impl Key {
         self.digest
     }
 
-    /// Returns the text that `Display` writes. Every remote hit needs this text. With `write!` it
-    /// would take ten times as long to build.
+    /// Returns the text that `Display` writes. Every remote read builds this text. With `write!`
+    /// this would take ten times as long.
     pub(crate) fn text(&self) -> Arc<str> {
         let mut text = SmallVec::<[u8; 256]>::new();
         if let Some(namespace) = &self.namespace {

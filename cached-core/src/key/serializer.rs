@@ -72,14 +72,14 @@ pub trait KeySink: Sized {
     /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
-    /// Tells the sink that the elements of a `Collection` follow. Only the sink that encodes a key
-    /// uses this, to find collections without a stable order.
+    /// Tells the sink that the elements of a `Collection` follow. Only the buffer sink uses this
+    /// call, to find collections without a stable order.
     #[inline(always)]
     fn collection<Collection>(self) -> Self {
         self
     }
 
-    /// Writes one part. Each kind of sink calls another method of [`KeyPart`].
+    /// Writes one part. Each kind of sink calls a different method of [`KeyPart`].
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 
@@ -186,7 +186,8 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
 
     #[inline]
     fn serialize_f64(self, value: f64) -> Result<S, S::Error> {
-        // The bits of a NaN differ between machines, but all NaNs must have the same key.
+        // The bits of a NaN differ between machines, but all NaNs must have the same key. `-0.0`
+        // and `0.0` keep their different bits, because a function can tell them apart.
         let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
         self.0.piece([FLOAT], &bits.to_be_bytes())
     }
@@ -201,8 +202,8 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
         self.length_prefixed(STR, value.as_bytes())
     }
 
-    /// Writes a short string without allocating. Many id types, such as `Uuid`, serialize through
-    /// `Display`.
+    /// Writes a short string without allocating. Types that serialize through `Display`, such as
+    /// chrono's `NaiveDate`, call this method.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
         let mut text = DisplayBuffer(SmallVec::new());
         write!(text, "{value}").map_err(ser::Error::custom)?;

@@ -38,7 +38,7 @@ fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
 }
 
 thread_local! {
-    /// The pieces of data that leaves received, as text.
+    /// The data that the leaves received, one text for each piece.
     static GIVEN_DATA: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -11,8 +11,8 @@
 //! 3. The method of [`WithoutSerialize`] exists for every value. It is found through a second
 //!    `Deref`.
 //!
-//! The last two require a bound that the value does not meet. A call of them does not compile, and
-//! the compiler's error names the bound.
+//! The last two require a bound that the value does not meet. So a call of either does not compile,
+//! and the compiler's error names the bound.
 //!
 //! For a generic function, the compiler suggests the bounds that a method states. So
 //! `begin_generic` states them as a user should write them.

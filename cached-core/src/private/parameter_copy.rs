@@ -86,7 +86,7 @@ impl<T: ToOwned<Owned: Send + Sync + 'static> + ?Sized> OwnsParameter<T> for Cop
 /// Takes ownership of the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a
 /// `Box<T>`.
 ///
-/// A reference is not accepted. It can occur by mistake: if the receiver's type is not `Clone`,
+/// A reference is not accepted. It would be a mistake: if the receiver's type is not `Clone`,
 /// `self.clone()` clones only the reference.
 #[diagnostic::on_unimplemented(
     message = "`refresh_with` makes a `{Made}`, but a refresh needs a `{T}` that it owns",

@@ -48,8 +48,8 @@ impl CacheStatus {
     }
 
     /// Sets whether the header has the parameter `key`: the cache name and the digest of one key,
-    /// such as `key="payment:9f86…"`. This is the key of the first call with the status of the
-    /// response. For `fwd=miss`, for example, it is the key of the first miss.
+    /// such as `key="payment:9f86…"`. It is the key of the first call that gave the response its
+    /// status; for `fwd=miss`, this is the first call that ran or awaited a fetch.
     ///
     /// The digest does not show the call's arguments. But a reader who knows all possible arguments
     /// can compute their digests and compare. This method needs the feature `memcached`.

@@ -64,7 +64,7 @@ fn left_over_bytes_are_refused() {
     bytes.push(0xc0);
     assert_eq!(decode::<UntaggedEnum>(&bytes), None);
 
-    /// A type that ignores the error of its second part.
+    /// A type whose `Deserialize` ignores an error.
     #[derive(Debug)]
     struct LenientValue;
     impl<'de> Deserialize<'de> for LenientValue {

@@ -1,7 +1,9 @@
-//! Checks MessagePack bytes before the `Deserialize` of a type sees them.
+//! Checks that MessagePack bytes are well formed, before a type's `Deserialize` gets any data from
+//! them.
 
-/// Returns true if the bytes are exactly one value. No length in the value may exceed the number of
-/// bytes that follow, and sequences and maps may be nested at most `max_depth` deep.
+/// Returns true if the bytes are exactly one well-formed value. Returns false if a length in the
+/// value exceeds the number of bytes after it, or if sequences and maps are nested more than
+/// `max_depth` deep.
 ///
 /// Extension types are refused, because this codec writes none.
 pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
@@ -39,9 +41,9 @@ struct MessagePackScanner<'b> {
 }
 
 impl MessagePackScanner<'_> {
-    /// Skips a scalar, or the head of a sequence or a map. Returns the number of members that
-    /// follow; a key and a value of a map are two members. Returns `None` if the bytes are not
-    /// MessagePack.
+    /// Skips a whole scalar, or the head of a sequence or a map. Returns the number of members that
+    /// follow: 0 for a scalar, and 2 for each entry of a map. Returns `None` for an extension type,
+    /// for an unused marker, and if the bytes end too early.
     fn read_head(&mut self) -> Option<u64> {
         let marker = self.take_number(1)? as u8;
         let (members, data) = match marker {
