@@ -262,13 +262,23 @@ async fn serve(
     let address =
         listener.local_addr().map_err(|error| ExitFailure(1, error.to_string()))?.to_string();
     let cache_url = cache_url();
+    let invitation = match load {
+        // Only the customers read the headers of their responses, so requests of anybody else would
+        // make the counts differ.
+        true => {
+            "Customers play checkout sessions. At the end, the counts of all parts are compared;\n\
+             they differ if somebody else sends requests meanwhile.\n"
+                .to_owned()
+        }
+        false => format!(
+            "Try these commands. With -i, the header cache-status shows how the calls were answered:\n\n{}",
+            Broker::routes(&address)
+        ),
+    };
     say(format_args!(
         "The broker listens on http://{address}\n\
          (upstream services: {upstream}; cache: {cache_url}).\n\
-         Try these commands. With -i, the header cache-status shows how the calls were answered:\n\n\
-         {}\nThis page shows the cache at work: http://{address}/_cache\n{}Press Ctrl-C to end it.",
-        Broker::routes(&address),
-        if load { "Customers play checkout sessions meanwhile.\n" } else { "" },
+         {invitation}\nThis page shows the cache at work: http://{address}/_cache\nPress Ctrl-C to end it.",
     ));
     let broker =
         Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
