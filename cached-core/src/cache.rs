@@ -218,8 +218,8 @@ impl Cache {
     ///
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
     /// program that ends normally need not call it. If a runtime shuts down while writes are
-    /// running, a thread of this library finishes them, and the shutdown waits for this thread. All
-    /// runtimes that shut down within 10 seconds together wait 1 second at most.
+    /// running, a thread of this library finishes them, and the shutdown waits for this thread.
+    /// Runtimes that shut down within the same 10 seconds wait for 1 second at most, all together.
     /// `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
@@ -298,7 +298,7 @@ impl Cache {
     /// makes no calls therefore does not notice that a server has failed.
     ///
     /// A degraded cache still answers every call. A health check that a load balancer reads should
-    /// therefore report the service as healthy, and may add this text:
+    /// therefore report the service as healthy, and may show the text of this value:
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -432,8 +432,8 @@ impl Cache {
     /// ends.
     ///
     /// Returns a fill token, with which the caller may store a replacement until the entry changes
-    /// again. Returns `None` if the token `before` is out of date, because another caller may then
-    /// have changed the entry. That caller then stores the replacement.
+    /// again. Returns `None` if the token `before` is out of date. In this case another caller may
+    /// have changed the entry, and this caller must not store its replacement.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,

@@ -211,7 +211,7 @@ pub(crate) struct RemoteRefresh {
     pub(crate) expires: Option<Instant>,
 }
 
-/// The wait of a call that has joined a flight.
+/// Says what a call waits for after it has joined a flight.
 enum FlightWait {
     /// The call leads the flight, and waits for the remote tier.
     ForRemoteTier(Leader, FillToken),
@@ -519,8 +519,8 @@ impl PendingCall {
 impl Drop for PendingCall {
     fn drop(&mut self) {
         if !self.is_counted {
-            // The plan, which may contain the lead, is dropped first: an observer of the event must
-            // not hold up the next leader.
+            // The plan may contain the lead of a flight. It is dropped before the event is emitted,
+            // so that a slow observer does not hold up the next leader.
             drop(std::mem::replace(&mut self.plan, CallPlan::Bypass));
             let took = self.fetch_began.map(|began| began.elapsed());
             self.handle.emit(|entry| Event::Cancelled { entry, took });

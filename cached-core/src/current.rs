@@ -50,9 +50,8 @@ fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
-/// Returns true if the running task has probably lost its scope. The program must use scopes and
-/// must have no installed cache. The task must be outside of every scope and use the embedded
-/// cache.
+/// Returns true if the running task has probably lost its scope: the program uses scopes and has no
+/// installed cache, but the task is outside of every scope and uses the embedded cache.
 pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
     SCOPE_USED.load(Ordering::Relaxed)
         && INSTALLED.get().is_none()

@@ -38,7 +38,7 @@ pub struct Declaration {
     line: u32,
     column: u32,
     /// Returns the full path of a type that is declared in the function's body. From this path,
-    /// `registry` recognizes a copy of the function.
+    /// `registry` recognizes a copy of the function that another attribute has made.
     body_path: fn() -> &'static str,
     /// A hash of the function's tokens.
     code_hash: u32,
@@ -58,9 +58,9 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of a closure's type name, if that name showed that the type around the function
-    /// has no type arguments. Later hits with the same closure need not parse the name again; see
-    /// `private::generic_arguments`.
+    /// The address of the type name of the function's closure. It is set once this name has been
+    /// parsed and the type around the function has no type arguments. Later hits with the same
+    /// closure do not parse the name again; see `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The first value that could not be stored in memcached. Empty until storing a value fails.
     pub(crate) unstorable_value: OnceLock<UnstorableValue>,
@@ -339,8 +339,8 @@ impl Declaration {
         self.error_ttl
     }
 
-    /// Records a finding if calls cannot share the errors of the function. In this case, `error`
-    /// must be the name of the error's type, and otherwise `None`.
+    /// Records a finding if `error` is given: the name of the function's error type, if calls
+    /// cannot share its errors.
     pub(crate) fn check_error_sharing(&self, error: Option<&'static str>) {
         if let Some(error) = error {
             self.unshared_error_type.get_or_init(|| error);

@@ -1,10 +1,9 @@
-//! The handle through which the code of a call, a refresh or a [`CacheEntry`](crate::CacheEntry)
-//! reaches the tiers of one entry.
+//! Gives calls, refreshes and [`CacheEntry`](crate::CacheEntry) access to the tiers of one entry.
 //!
 //! An entry is one key in one cache. Its *declaration* holds the options that the attribute of the
 //! annotated function declares. To *fetch* is to run the annotated function. A *fill token* lets a
 //! caller store a value in the local tier, unless the entry was changed after the token was taken.
-//! The sequence number in the token says which of two fetches began later.
+//! The sequence number in the token says which of two fetches or reads began later.
 
 mod frames;
 
@@ -77,8 +76,8 @@ impl EntryHandle {
         self.cache.counters_at(self.index)
     }
 
-    /// Returns the weight of a value: how many bytes the value takes in memory. The option `weight`
-    /// computes the weight. Without the option, the weight is estimated with serde.
+    /// Returns the weight of a value: how many bytes the value takes in memory. The function's
+    /// option `weight`, if set, computes the weight. Otherwise the weight is estimated with serde.
     pub(crate) fn weight(&self, value: &Value) -> usize {
         let declared = self.weigher.as_ref().and_then(|weight| weight(value));
         declared.unwrap_or_else(|| self.estimated_weight(value))
@@ -102,8 +101,8 @@ impl EntryHandle {
         }
     }
 
-    /// Returns the value that the local tier has, even if the value has expired and is kept for
-    /// errors.
+    /// Like [`local_value`](Self::local_value), but also returns an expired value that is kept as
+    /// the answer for a failed fetch (`stale_if_error`).
     pub(crate) fn local_value_or_stale(&self) -> Option<Value> {
         self.local_tier()?.get_stale(&self.key)
     }
@@ -131,7 +130,7 @@ impl EntryHandle {
         self.cache.local().is_current(fill_token)
     }
 
-    /// Stores a value in the local tier; see [`LocalTier::publish`]. Returns true if the value is
+    /// Stores a value in the local tier; see [`LocalTier::publish`]. Returns true if the value was
     /// stored.
     pub(crate) fn publish(
         &self,
@@ -155,7 +154,7 @@ impl EntryHandle {
         }
     }
 
-    /// Removes an expired value that the local tier keeps for errors.
+    /// Removes an expired value that the local tier keeps for failed fetches.
     pub(crate) fn remove_expired(&self, fill_token: FillToken) {
         let keeps = !self.declaration.declared_stale_if_error().is_zero();
         if let Some(local) = self.local_tier().filter(|_| keeps) {
@@ -173,7 +172,7 @@ impl EntryHandle {
         self.cache.remote().filter(|_| self.declaration.uses_remote())
     }
 
-    /// Ends the pause of the key's fetches, which a failed fetch has begun; see
+    /// Ends the pause that a failed fetch began for this key; see
     /// [`FetchPauses`](crate::fetch_pauses::FetchPauses).
     pub(crate) fn end_fetch_pause(&self) {
         if !self.declaration.declared_error_ttl().is_zero() {
@@ -212,7 +211,7 @@ impl EntryHandle {
     }
 
     /// Returns the ttl of a value before jitter and limits. Without a `decision`, the options
-    /// `ttl_with` and `none_ttl` do not count.
+    /// `ttl_with` and `none_ttl` are ignored.
     #[inline]
     pub(crate) fn ttl(&self, decision: Option<&CachingDecision>) -> Duration {
         let of_value = decision.and_then(|decision| match decision.is_none {

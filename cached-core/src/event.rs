@@ -136,7 +136,7 @@ pub enum Event<'e> {
         /// The tier that had the value.
         tier: Tier,
     },
-    /// A call did not find its value in the request tier and the local tier, or skipped the local
+    /// A call did not find its value in the request tier or the local tier, or skipped the local
     /// tier because its request forces a miss. The call goes on. Memcached or another call's fetch
     /// may still answer it.
     #[non_exhaustive]

@@ -1,7 +1,7 @@
 //! The keys of a cache whose last fetch failed a short time ago, under the option `error_ttl`.
 //!
-//! While a key is *paused*, the calls of this process do not fetch it, and the error of the failed
-//! fetch is their answer.
+//! While a key is *paused*, the calls of this process do not fetch it. A call that finds no value
+//! returns the error of the failed fetch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -89,7 +89,8 @@ impl PausedKeys {
         Some(pause)
     }
 
-    /// Removes the pauses that are over, and the pauses above [`MAX_PAUSES`].
+    /// Removes the pauses that are over. If more than [`MAX_PAUSES`] remain, removes those that end
+    /// first.
     fn remove_ended(&mut self, now: Instant) -> Vec<FetchPause> {
         let mut removed = Vec::new();
         while let Some(first) = self.by_end.first_entry()

@@ -59,8 +59,9 @@ impl EntryHandle {
         is_due().then_some(claim)
     }
 
-    /// Returns when the entry will be due for a refresh. `expires` says when the item expires.
-    /// Returns `None` if the entry is due now.
+    /// Returns when the entry will be due for a refresh, or `None` if it is due now. `expires` says
+    /// when the item expires. A claim can come too early only if the ttl is short, so that the
+    /// refresh window is shorter than the declared `refresh_ahead`.
     fn due_at<V: 'static>(
         &self,
         rules: &ValueRules<'_, V>,
@@ -148,10 +149,10 @@ impl PendingCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        // A refresh is not a call, so nothing is counted if it is dropped.
+        // A refresh is not a call. Mark it as already counted, so that dropping it counts nothing.
         self.is_counted = true;
-        // During a pause the refresh is given up, which drops its claim. A call after the pause can
-        // then refresh the entry.
+        // While `error_ttl` pauses the key's fetches, the refresh is given up, and its claim with
+        // it. A call after the pause can then refresh the entry.
         if self.pause().is_some() {
             return;
         }
@@ -162,7 +163,7 @@ impl PendingCall {
             self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();
             let end = poll_fn(|context| self.poll_fetch(fetch.as_mut(), context)).await;
-            // The call leads no flight, so the fetch is never `Overtaken`.
+            // No other call waits for a refresh, so its fetch is never `Overtaken`.
             if let FetchEnd::Returned(output) = end {
                 self.finish(output, &returns, &rules);
             }
@@ -176,7 +177,8 @@ impl PendingCall {
     }
 
     /// Holds the claim in a task until the entry is due, then gives the claim back. The next reader
-    /// of the item wins the claim and refreshes the entry.
+    /// of the item wins the claim and refreshes the entry. Without a tokio runtime, the claim is
+    /// given back at once.
     fn hold_claim(self: Box<Self>, planned: PlannedFetch, due: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         let clock = self.handle.cache.config().clock.clone();

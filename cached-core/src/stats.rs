@@ -136,8 +136,9 @@ counters! {
     fills_failed: Counter, "store failed", Shown::IfCounted;
     /// Exchanges with memcached that failed or took too long.
     remote_errors: Counter, "remote errors", Shown::IfCounted;
-    /// Calls that did not use the cache. For example, the cache is off, two functions have the same
-    /// cache name, the key cannot be encoded, or the function called itself with the same key.
+    /// Calls that did not use the cache, for example because the cache is off, two functions have
+    /// the same cache name, the key cannot be encoded, or the function called itself with the same
+    /// key.
     bypassed: Counter, "bypassed", Shown::IfCounted;
     /// Calls that ended without an answer, because the caller dropped the call or the function
     /// panicked.

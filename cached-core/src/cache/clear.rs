@@ -11,8 +11,8 @@ use crate::event::Event;
 use crate::tier::local::run_deferred_drops;
 use crate::tier::request::RequestHandle;
 
-/// If there are more entries than this, a thread removes them. Removing fewer entries takes less
-/// than a millisecond.
+/// If there are more entries than this, a separate thread removes them. Removing fewer entries
+/// takes less than a millisecond.
 const MAX_REMOVED_BY_CALLER: usize = 1024;
 
 impl Cache {
@@ -30,10 +30,9 @@ impl Cache {
     ///   call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
     /// - Other processes keep their entries.
     ///
-    /// Removing a million entries takes a second or two. A thread removes them, and does not block
-    /// calls.
-    /// [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations) counts the
-    /// entries.
+    /// Removing a million entries takes a second or two. A separate thread removes them, so no call
+    /// is blocked. [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations)
+    /// counts the entries.
     ///
     /// # Cancellation
     /// If the future is dropped after its first poll, the entries are still removed, but the
@@ -63,8 +62,8 @@ impl Cache {
     /// entries the local tier had. `name` is the cache name of the function.
     ///
     /// The rules of [`clear`](Self::clear) apply to the entries of this function: memcached and
-    /// other processes keep their entries. In addition, running fetches of other functions may not
-    /// be stored in this process.
+    /// other processes keep their entries. In addition, values that other functions are fetching
+    /// might not be stored in this process.
     ///
     /// # Errors
     /// Returns an error if no function of the program has this name. The error lists similar names.
@@ -102,7 +101,7 @@ impl Cache {
             0..=MAX_REMOVED_BY_CALLER => self.remove_all_here(function),
             _ => self.remove_all_on_thread(function).await,
         };
-        // The request comes last, as in `remove_from_process`.
+        // The request tier comes last, as in `remove_from_process`.
         if let Some(request) = RequestHandle::current() {
             request.remove_all(self.id(), function.and_then(Declaration::index));
         }

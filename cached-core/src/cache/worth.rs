@@ -25,7 +25,8 @@ impl Ledger {
     /// |---|---|---|
     /// | [`Finding::FewCalls`] | fewer than one call a minute | the cache is an hour old |
     /// | [`Finding::LowHitRate`] | fewer than 10 % of the calls were answered without a fetch of their own | 1,000 calls |
-    /// | [`Finding::CheapFetch`] | nine fetches of ten take no longer than the median exchange with memcached | 100 fetches and 100 exchanges with each server |
+    /// | [`Finding::CheapFetch`] | nine of ten fetches take no longer than the median exchange with
+    /// memcached | 100 fetches and 100 exchanges with each server |
     ///
     /// Calls that bypassed the cache or were dropped do not count for the hit rate. A cache that is
     /// off has no findings. The figures are of this process only. A function that seems rarely

@@ -179,8 +179,8 @@ impl PendingCall {
                 let stale = stale.and_then(|value| Some((returns.rebuild(&value)?, value)));
                 let is_answer = !fetch.is_refresh && stale.is_none();
                 self.report_end(FetchOutcome::Error, is_answer);
-                // The pause must begin before the flight ends. Otherwise a caller could fetch in
-                // between.
+                // The key's fetches must be paused before the flight ends. Otherwise a caller could
+                // fetch in between.
                 let share = || returns.error_sharing.share(&output);
                 let shared = self.begin_pause(&fetch, share);
                 if let Some((answer, value)) = stale {

@@ -47,8 +47,8 @@ impl PendingCall {
             FillTarget::LocalWhileUnusable => ttls.local,
             _ if handle.remote_tier().is_none() => ttls.local,
             FillTarget::LocalWhileUnreachable | FillTarget::LocalWithoutPermit => ttls.unconfirmed,
-            // The background write extends the entry when the remote tier has stored the value or
-            // cannot store it.
+            // The background write later extends the local entry, once the remote tier has stored
+            // the value or it is known that it cannot.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
         // An overwritable entry takes the value of the fetch that began last. A write-once entry

@@ -22,9 +22,10 @@ impl PendingCall {
         handle.cache.fetch_pauses().get(&handle.key, handle.now())
     }
 
-    /// Pauses the fetches of the key after `fetch` has failed, and returns the error that `share`
-    /// makes of the failure. If the entry was changed during the fetch, the key is not paused.
-    /// Without the option `error_ttl`, this method does nothing and returns `None`.
+    /// Pauses the fetches of the key after `fetch` has failed. Calls `share` to turn the failure
+    /// into a shareable error, and returns that error. If the entry was changed during the fetch,
+    /// the key is not paused. Without the option `error_ttl`, or if `share` returns `None`, this
+    /// method does nothing and returns `None`.
     pub(super) fn begin_pause(
         &self,
         fetch: &PlannedFetch,
@@ -35,17 +36,18 @@ impl PendingCall {
         let error = if ttl.is_zero() { None } else { share() }?;
         let pauses = handle.cache.fetch_pauses();
         pauses.begin(&handle.key, Arc::clone(&error), handle.now(), ttl);
-        // An invalidation first makes the token out of date, and then ends the pause. If the
-        // invalidation came too early to end this pause, the token is already out of date here.
+        // An invalidation first makes the fill token out of date, and then ends the key's pause. An
+        // invalidation that came before this pause began did not end it, but has made the token out
+        // of date.
         if !handle.is_current(fetch.fill_token) {
             pauses.end(&handle.key);
         }
         Some(error)
     }
 
-    /// Returns the plan to run the function. If there is a `pause`, the error of an earlier fetch,
-    /// the function does not run. The call and the followers of its flight then get a stale value
-    /// or, without one, the error.
+    /// Returns the plan to run the function, unless the key is paused. `pause` is the error of an
+    /// earlier failed fetch. If it is `Some`, the plan is to return a stale value or, without one,
+    /// this error. The followers of the flight receive the same answer.
     pub(super) fn fetch_unless_paused(
         &self,
         fetch: PlannedFetch,

@@ -1,4 +1,4 @@
-//! The end of a recorded call: makes the [`Outcome`] and passes it to the recorders.
+//! Makes the [`Outcome`] of each recorded call when the call ends, and passes it to the recorders.
 //!
 //! A call that this process's memory does not answer collects the facts in its
 //! [`MissTrace`](super::miss_trace::MissTrace). The functions here record the other calls.

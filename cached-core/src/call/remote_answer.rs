@@ -72,7 +72,8 @@ impl PendingCall {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
         async move {
-            // This ttl is without jitter, so all calls of a function make the same decision.
+            // This ttl is without jitter. Otherwise some calls of a function would read the remote
+            // tier and others would not.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
             let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
                 self.trace_finding(RemoteFinding::TtlTooShort);

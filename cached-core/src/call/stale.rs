@@ -11,7 +11,7 @@ use crate::value::Value;
 
 impl PlannedFetch {
     /// Returns the tier whose expired value stands in for the error of this fetch. If the remote
-    /// tier was reached, only its own expired value may be used: another process may have
+    /// tier was reached, only the remote tier's expired value may be used: another process may have
     /// invalidated the local value.
     fn stale_tier(&self) -> Tier {
         match self.target {
@@ -43,10 +43,10 @@ impl PendingCall {
         fetch.end_without_value(|| FlightOutcome::Uncached(value));
     }
 
-    /// Ends a fetch whose value may not be cached, and answers the followers with the value.
+    /// Ends a fetch whose value must not be cached, and answers the followers with the value.
     ///
-    /// The tiers may keep an expired value for errors. The fetch did not fail, so the expired value
-    /// is out of date, and this method removes it.
+    /// The tiers may have kept an expired value for the case that the fetch fails. The fetch did
+    /// not fail, so this method removes the expired value.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
         let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;

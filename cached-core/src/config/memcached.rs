@@ -135,8 +135,8 @@ impl CacheBuilder {
     ///   twice the expected time. If the expected time is unknown, the call waits 60 seconds.
     /// - If the holder has not renewed its lease, the call waits twice as long as a fetch of the
     ///   function takes in this process, but at most 2.5 seconds. If this process has not fetched
-    ///   yet, the call waits 0.75 seconds. If the last holders of leases on the server did not
-    ///   finish in time, the call does not wait.
+    ///   yet, the call waits 0.75 seconds. If the last holders of leases on the key's server did
+    ///   not finish in time, the call does not wait.
     ///
     /// ```
     /// # use std::time::Duration;

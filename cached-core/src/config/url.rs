@@ -90,9 +90,10 @@ impl CacheBuilder {
             );
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
-        // The text before an `@` may be a password, which may contain any character, even `?` and
-        // `,`. So the text after the last `@` is checked first. An address must not contain an `@`,
-        // so `check_server` returns an error, which does not quote the text before the `@`.
+        // The text before an `@` may be a password with any characters, even `?` and `,`, and an
+        // error must not quote it. An address must not contain an `@`. So only the last `@` and the
+        // text after it are passed to `check_server`, which returns an error that quotes no more
+        // than this.
         if let Some(at) = rest.rfind('@') {
             let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
             super::memcached::check_server(server)?;

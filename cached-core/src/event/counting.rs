@@ -4,8 +4,8 @@ use super::{Event, EventSubject, EvictionReason, FetchOutcome, FillRefusal};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
-/// Counts an event in the counters of the function that the event is about. `all` contains the
-/// counters of every function, at the index of the function's declaration.
+/// Adds the event to its function's counters. `all` contains the counters of every cached function,
+/// at the index of the function's declaration.
 pub(super) fn count(all: &[Counters], event: &Event<'_>) {
     let of = |entry: &EventSubject<'_>| &all[entry.header.index()];
     match event {

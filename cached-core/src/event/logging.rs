@@ -98,7 +98,7 @@ pub(super) fn log(event: &Event<'_>) {
         #[cfg(feature = "memcached")]
         Event::RuntimeWithoutDriver { missing } => {
             static IS_WARNED: AtomicBool = AtomicBool::new(false);
-            // A program that has one such runtime may start many.
+            // A program that has one such runtime may start many, so only the first gets a warning.
             let line = format_args!(
                 "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
             );

@@ -2,7 +2,8 @@
 //!
 //! A report answers the question "why does this miss?". It is collected only while the log, or a
 //! `tracing` subscriber, accepts the level `debug` for [`MISS_TARGET`], and becomes one log line.
-//! It contains neither a value nor an identifier.
+//! It contains neither a value nor an identifier. An *item* is the remote tier's copy of an entry,
+//! and a *lease* is the right to fill an entry.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -15,13 +16,14 @@ use crate::tier::remote::RemoteError;
 /// The `log` target of the lines that say why a call missed.
 pub(crate) const MISS_TARGET: &str = "cached_core::miss";
 
-/// What each tier had for a call, and how the call ended. `Display` writes one line.
+/// The report of one call: what each tier had for the call, and how the call ended. `Display`
+/// writes one line.
 #[derive(Debug)]
 pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookup,
     pub(crate) local: LocalLookup,
-    /// What the read of the remote tier found, in order.
+    /// The findings of the read of the remote tier, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call of this process, and what that call returned.
@@ -36,7 +38,7 @@ pub(crate) struct MissReport {
     pub(crate) is_paused: bool,
     /// True if the call ran the function without the cache.
     pub(crate) is_bypassed: bool,
-    /// How long the value of the remote tier, or the fetched value, stays fresh.
+    /// How long the answer stays fresh, if it came from the remote tier or from a fetch.
     pub(crate) time_left: Option<Duration>,
     /// True if the call stored the fetched value in a tier.
     pub(crate) is_stored: bool,
@@ -80,7 +82,7 @@ pub(crate) enum RemoteFinding {
     /// The key's own server is out of rotation, so the read went to another server.
     StandInAsked,
     Failed(RemoteError),
-    /// The item was stored by a build whose type differs.
+    /// The item was stored by a build whose value type differs.
     OtherBuild,
     /// The item's checksum or key is wrong.
     Damaged,

@@ -39,12 +39,11 @@ const PAUSE: Duration = Duration::from_secs(10);
 ///   event goes on. The log has one warning for each observer. (A program that is built with
 ///   `panic = "abort"` ends.)
 /// - **An observer that causes events does not receive them.** It may call an annotated function or
-///   change an entry. Other observers receive the events that this causes on the same thread. An
-///   annotated function that an observer calls runs without the cache, unless the request tier or
-///   the local tier has the value.
+///   change an entry. The events that it causes on the same thread go only to the other observers.
+///   An annotated function that an observer calls runs without the cache, unless the request tier
+///   or the local tier has the value.
 ///
-/// The method must not wait, and a fetch waits for an upstream. So hand long work to another
-/// thread.
+/// The method must not wait, for example for a fetch. Hand long work to another thread.
 ///
 /// [`Stats::observers`](crate::Stats::observers) counts the events that an observer has received
 /// and missed. A thread that is unwinding from a panic delivers no events.

@@ -1,5 +1,5 @@
-//! Tests that a frame opens only if it is intact and of the right key. The golden frames are frames
-//! that no later version may change.
+//! Tests that a frame opens only if it is intact and belongs to the key. Golden frames are fixed
+//! bytes that every later version must still write and read.
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,8 @@ pub(crate) struct Exchange {
 pub(crate) struct ExchangeSubject<'s> {
     /// The address of the server, as `host:port`.
     pub(crate) address: &'s Arc<str>,
-    /// The name of the commands: `get`, `set` or `delete`, and with `BATCH ` in front in a batch.
+    /// The name of the commands: `get`, `set` or `delete`. In a batch, the name begins with `BATCH
+    /// `.
     pub(crate) operation: &'static str,
     /// The key in memcached, or `None` for several keys.
     pub(crate) key: Option<&'s str>,
@@ -68,8 +69,8 @@ pub(super) fn host_and_port(address: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Returns the cache name and the digest from a memcached key. The key is `namespace:name:digest`,
-/// followed by `:2` in a second slot and by `:gutter` on a gutter server.
+/// Returns the cache name and the digest from a memcached key. The key is `namespace:name:digest`.
+/// The suffix `:2` marks the second item of an entry, and `:gutter` an item on a substitute server.
 pub(super) fn name_and_digest(key: &str) -> Option<(&str, &str)> {
     let key = key.strip_suffix(":gutter").unwrap_or(key);
     let key = key.strip_suffix(":2").unwrap_or(key);

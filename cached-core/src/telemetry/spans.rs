@@ -23,8 +23,8 @@ const REMOTE_TARGET: &str = "cached_core::remote";
 
 /// Returns true if some subscriber accepts the level of the spans.
 ///
-/// Without a subscriber, the macros of `tracing` may write a span to the crate `log`. Without the
-/// feature, the program's log has no such line.
+/// Without a subscriber, the macros of `tracing` may write each span to the crate `log`. This check
+/// prevents these lines, because the program's log must not depend on the feature `tracing`.
 #[inline]
 fn accepts_spans() -> bool {
     LevelFilter::current() >= LevelFilter::INFO
