@@ -19,8 +19,8 @@ pub(crate) struct Arg<T> {
     pub(crate) value: T,
 }
 
-/// The options of one attribute. The field of an option is `None` if the user left out the option,
-/// or if the option could not be parsed.
+/// The options of one attribute. An option's field is `None` if the user left out the option, or if
+/// the option could not be parsed.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Option<Arg<LitStr>>,
@@ -190,8 +190,8 @@ pub(crate) const OPTIONS: &[OptionSyntax] = &[
 
 /// The reason why an option was refused.
 enum OptionError {
-    /// The option is not written like its example. Holds the tokens that the error underlines. An
-    /// empty stream stands for the option's name.
+    /// The option is not written like its example. Holds the tokens that the error underlines. If
+    /// the stream is empty, the error underlines the option's name.
     Malformed(TokenStream),
     /// The syntax is clear, but a rule forbids it. Holds the error of that rule.
     Forbidden(syn::Error),

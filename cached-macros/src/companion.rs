@@ -24,7 +24,7 @@ pub(crate) struct CompanionSignature<'a> {
 }
 
 impl<'a> CompanionSignature<'a> {
-    /// Returns `None` without the option `entry`. The attribute may have errors.
+    /// Returns `None` without the option `entry`. May be called for an attribute that has errors.
     pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<CompanionSignature<'a>> {
         let name = &args.entry.as_ref()?.value;
         let arguments = function.signature.inputs.iter().enumerate();
@@ -111,7 +111,7 @@ fn head(
 /// the option `infallible`.
 ///
 /// The type has the span of the function's return type `R`. Every error about `R` is also reported
-/// for the function itself, and the compiler shows two equal errors at one span once.
+/// for the function itself, and the compiler reports identical errors at the same span only once.
 fn entry_type(
     function: &Function,
     is_infallible: bool,
@@ -125,8 +125,8 @@ fn entry_type(
     let entry = Ident::new(if is_inferred { "EntryOf" } else { "CacheEntry" }, span);
     let path = krate.at(span);
     let policy = Ident::new(if is_overwritable { "Overwritable" } else { "WriteOnce" }, span);
-    // The compiler suggests a missing bound at the end of a type. This type has the same end as
-    // `R`, so the compiler makes one suggestion and not two.
+    // The compiler suggests a missing bound at the end of a type. The last token of this type has
+    // the span of the last token of `R`, so the compiler makes one suggestion and not two.
     let mut end = Punct::new('>', Spacing::Alone);
     let last = return_type.and_then(|ty| ty.to_token_stream().into_iter().last());
     end.set_span(last.map_or(span, |last| last.span()));
@@ -163,8 +163,8 @@ fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
 /// method. Any other argument in `skip` is taken in two cases:
 ///
 /// - The option `cache`, `ttl`, `cache_if` or `ttl_with` uses the argument.
-/// - The type of the argument is an `impl Trait`. Such a type is in the key, and a caller cannot
-///   name it.
+/// - The type of the argument is an `impl Trait`. The key contains the type's name, and without the
+///   argument a caller has no way to say which type is meant.
 fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
     let is_skipped =
         |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
@@ -190,13 +190,13 @@ fn inherited_attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
         .iter()
         .filter_map(|attribute| {
             let is = |name| attribute.path().is_ident(name);
-            // True for `#[doc(hidden)]` and `#[doc(cfg(…))]`, and false for documentation.
+            // True for `#[doc(hidden)]` and `#[doc(cfg(…))]`, and false for a documentation text.
             let is_doc_setting = is("doc") && attribute.meta.require_list().is_ok();
             if is("cfg") || is("allow") || is("deprecated") || is_doc_setting {
                 return Some(attribute.to_token_stream());
             }
-            // A lint that the function expects may not occur in the companion, so `expect` becomes
-            // `allow`.
+            // A lint that the function expects might not occur in the companion, so `expect`
+            // becomes `allow`.
             let lints = attribute.meta.require_list().ok().filter(|_| is("expect"))?;
             let lints = &lints.tokens;
             Some(quote!(#[allow(#lints)]))

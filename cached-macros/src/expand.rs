@@ -74,9 +74,9 @@ impl ExpansionWriter<'_> {
     /// ```
     ///
     /// `begin!` stands in a separate statement, so that the borrows of the arguments end before the
-    /// body moves the parameters and before the first `.await`. The statement borrows locals of an
-    /// inner block and not the parameters: the compiler keeps every borrowed parameter in the
-    /// future for as long as the future lives.
+    /// body moves the parameters and before the first `.await`. The inner block moves the
+    /// parameters into locals, and `begin!` borrows these. If it borrowed the parameters, the
+    /// compiler would keep each of them in the future for as long as the future lives.
     pub(crate) fn function(&self) -> TokenStream {
         let ExpansionWriter { input, krate } = self;
         // A function with an empty body stays unchanged, so that the compiler reports its own
@@ -90,7 +90,8 @@ impl ExpansionWriter<'_> {
         let return_type = input.return_type;
         let method = self.begin_method();
         let lookup = self.lookup(&self.declaration());
-        // With `refresh_ahead`, the fetch makes the functions of `cache_if` and `ttl_with`.
+        // With `refresh_ahead`, the fetch creates the functions of `cache_if` and `ttl_with`, so
+        // they are left out here.
         let options = match input.has_refresh_ahead {
             true => self.options_of_the_entry(),
             false => self.call_options(CopyKind::Clones),
@@ -203,8 +204,8 @@ impl ExpansionWriter<'_> {
     /// Writes the expression that identifies the cache entry. The function and its companion both
     /// contain this expression.
     ///
-    /// The expression checks which part of the return type is cached, and has the span of this
-    /// type. So the compiler reports an unsuitable return type once, at the type.
+    /// The expression checks which part of the return type is cached. It has the span of the return
+    /// type, so the compiler reports an unsuitable return type once, at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
         let ExpansionWriter { input, krate } = self;
         let return_type = input.return_type;
@@ -382,8 +383,8 @@ impl ExpansionWriter<'_> {
             let patterns = quote!((#(#mutability #names,)*));
             (!names.is_empty()).then(|| quote!(#rebind!(#marker #patterns = (#(#names,)*));))
         };
-        // The key or an option uses these parameters, so a body that does not use them gets no
-        // lint.
+        // The key or an option uses these parameters, so the compiler must not warn if the body
+        // does not use them.
         let used = statement(&used, quote!(used));
         let skipped = statement(&skipped, quote!());
         quote!(#used #skipped)

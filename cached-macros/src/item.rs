@@ -198,8 +198,8 @@ struct Bindings(Vec<(Ident, Option<Token![mut]>)>);
 
 impl<'ast> Visit<'ast> for Bindings {
     // A name in a pattern may also be a unit struct or a constant, and the tokens do not show the
-    // difference. Every such name counts as a parameter: an additional name in the key is noticed
-    // at once, and a missing name is never noticed.
+    // difference. Every such name counts as a parameter. If the name is none, the user gets an
+    // error at once. A parameter that is missing from the key would never be noticed.
     fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
         // In `ref mut x` the `mut` belongs to the reference and not to the name.
         let mutability = binding.mutability.filter(|_| binding.by_ref.is_none());

@@ -150,8 +150,8 @@ fn is_key_unknown(args: &Args) -> bool {
         || (args.skip.is_none() && args.was_attempted("skip"))
 }
 
-/// Returns, for an error message, an `identifier` with a field of `self` and the parameters that
-/// are in the key without the option.
+/// Returns what an error message suggests: an `identifier` with a field of `self` and with the
+/// parameters that are in the key without the option.
 fn example_identifier(args: &Args, function: &Function) -> String {
     let parts = identifier_parts(args, function);
     let parts = parts.iter().map(|part| part.to_token_stream().to_string());
@@ -162,7 +162,7 @@ fn example_identifier(args: &Args, function: &Function) -> String {
     }
 }
 
-/// Returns, for an error message, how to put the parameter into `skip`.
+/// Returns what an error message suggests: how to add the parameter to `skip`.
 fn how_to_skip(parameter: &Ident, args: &Args) -> String {
     match &args.skip {
         Some(_) => format!("add `{parameter}` to `skip`"),
@@ -213,8 +213,8 @@ fn mutable_reference_message(parameter: &Ident, args: &Args) -> String {
     )
 }
 
-/// Checks that no parameter in the key shows a collection without a stable order, such as a
-/// `HashSet`. Each call would have another key, so equal collections would not hit.
+/// Checks that no parameter in the key has a type that shows a collection without a stable order,
+/// such as a `HashSet`. Equal collections would give different keys, so the calls would not hit.
 ///
 /// Another expression that uses the parameter, such as a sorted copy, is allowed in the key.
 fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors: &mut Errors) {
@@ -369,9 +369,8 @@ fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident
     }
 }
 
-/// Returns a name in the expression that resembles one of the candidates, together with that
-/// parameter. The name must not be a parameter itself, and must not be the name of a called
-/// function.
+/// Returns a name in the expression that resembles one of the candidates, and that candidate. The
+/// name must not be a parameter itself, and must not be the name of a called function.
 fn misspelt_parameter<'a>(
     expression: &Expr,
     function: &Function,

@@ -2,8 +2,8 @@
 //!
 //! Each error is one line that says what is wrong and what to write.
 
-/// The longest cache name, in characters. A key in memcached has at most 250 bytes, which also hold
-/// a namespace and a digest.
+/// The longest cache name, in characters. A key in memcached has at most 250 bytes. It also
+/// contains a namespace and a digest.
 const NAME_MAX_LEN: usize = 48;
 
 /// Checks a cache name: `[a-z0-9][a-z0-9._-]{0,47}`.

@@ -36,8 +36,8 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
 /// Returns true if `expression` mentions the parameter, or may mention it where the search cannot
 /// see it, such as inside an unknown macro.
 ///
-/// An option that gets copies of the parameters that it mentions needs this answer. A superfluous
-/// copy does no harm, and a missing copy does not compile.
+/// An option's function gets a copy of each parameter that it may mention. A superfluous copy does
+/// no harm, and a missing copy does not compile.
 pub(crate) fn may_mention(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search(expression, parameter, true)
 }

@@ -15,8 +15,7 @@ use crate::lifetimes::is_shared_reference;
 pub(crate) struct RefreshCopies {
     /// Makes the copies.
     pub(crate) copy: TokenStream,
-    /// Borrows from the copies, under the names of the parameters and under the name of the
-    /// receiver.
+    /// Borrows the copies under the names of the parameters and of the receiver.
     pub(crate) borrow: TokenStream,
 }
 

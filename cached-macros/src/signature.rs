@@ -191,8 +191,8 @@ fn check_return_type<'a>(
     Some(return_type)
 }
 
-/// Returns, for an error message, which type to return instead of a reference to `borrowed`. An
-/// `Arc` of a trait object cannot be read back from memcached.
+/// Returns what an error message suggests: the type to return instead of a reference to `borrowed`.
+/// An `Arc` of a trait object cannot be read back from memcached.
 fn owned_value(borrowed: &Type) -> String {
     match borrowed {
         Type::Group(inner) => owned_value(&inner.elem),

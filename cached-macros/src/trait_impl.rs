@@ -13,9 +13,9 @@ use crate::item::Function;
 
 /// Returns the name of the trait if the method with this companion is in a trait impl.
 ///
-/// Returns `None` if that is not certain: the source file cannot be read, or the function comes
-/// from another macro. The compiler then reports that the trait has no method of the companion's
-/// name.
+/// Returns `None` if that is uncertain, because the source file cannot be read or because another
+/// macro wrote the function. The compiler then reports that the trait has no method of the
+/// companion's name.
 pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<String> {
     // The methods of a trait impl have no visibility of their own.
     if !matches!(function.visibility, Visibility::Inherited) || !proc_macro::is_available() {

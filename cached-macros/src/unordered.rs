@@ -111,7 +111,7 @@ pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
     }
 }
 
-/// The methods after which two elements may be equal.
+/// The methods that may make two different elements equal.
 const REPEATING: [&str; 3] = ["map", "values", "into_values"];
 
 /// A sequence that is collected from a variable in the order of the variable's elements.
@@ -121,8 +121,9 @@ pub(crate) struct CollectedSequence<'a> {
     pub(crate) is_distinct: bool,
 }
 
-/// Returns the variable whose elements the expression collects into a sequence in their own order, such as
-/// `ids` in `ids.iter().copied().collect::<Vec<_>>()`. A chain with any other method may sort.
+/// Returns the variable whose elements the expression collects into a sequence, such as `ids` in
+/// `ids.iter().copied().collect::<Vec<_>>()`. Returns `None` if a method in the chain may change
+/// the order of the elements.
 pub(crate) fn collected_in_order(expression: &Expr) -> Option<CollectedSequence<'_>> {
     let Expr::MethodCall(collect) = expression else { return None };
     let elements = is_collect_of_sequence(collect).then_some(&*collect.receiver)?;
@@ -143,7 +144,7 @@ pub(crate) fn collected_in_order(expression: &Expr) -> Option<CollectedSequence<
     }
 }
 
-/// Returns true for the call `collect::<Vec<…>>()`, or of another sequence.
+/// Returns true for a call such as `collect::<Vec<…>>()`, which names one of [`SEQUENCES`].
 fn is_collect_of_sequence(call: &ExprMethodCall) -> bool {
     let arguments = call.turbofish.iter().flat_map(|turbofish| &turbofish.args);
     let is_sequence = arguments.into_iter().any(|argument| match argument {

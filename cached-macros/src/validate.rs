@@ -202,10 +202,10 @@ fn check_refresh_with(args: &Args, function: &Function, errors: &mut Errors) {
     errors.on(&refresh_with.key, message);
 }
 
-/// The suggestion of an error message if no better type is known.
+/// The text that an error message suggests if no type is known.
 pub(crate) const OWNING_TYPE: &str = "a type that owns its data";
 
-/// Returns, for an error message, which type to write for an argument instead of a reference to
+/// Returns what an error message suggests: the type of an argument instead of a reference to
 /// `borrowed`.
 pub(crate) fn owned_type(borrowed: &Type) -> String {
     const OWNED_OF_UNSIZED: [(&str, &str); 4] = [
@@ -258,7 +258,8 @@ fn source_text(ty: &Type) -> String {
     text
 }
 
-/// Returns true if the text ends with an identifier that is not a keyword before a type.
+/// Returns true if the text ends with an identifier. A keyword that can stand before a type, such
+/// as `dyn`, does not count.
 fn ends_with_name(text: &str) -> bool {
     let is_in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
     let last = text.rsplit(|letter| !is_in_name(letter)).next().unwrap_or_default();
@@ -270,8 +271,8 @@ fn is_used(option: &Option<Arg<bool>>) -> bool {
     option.as_ref().is_none_or(|option| option.value)
 }
 
-/// Checks that a tier is turned on, and that no option is about the local tier while that tier is
-/// turned off.
+/// Checks that at least one tier is on, and that no option applies only to the local tier while it
+/// is off.
 fn check_tiers(args: &Args, errors: &mut Errors) {
     if is_used(&args.local) {
         return;

@@ -46,7 +46,8 @@ impl Scrape {
         })
     }
 
-    /// Returns the sum of these samples, or `None` if there are none.
+    /// Returns the sum of the samples that [`samples`](Self::samples) returns, or `None` if there
+    /// are none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         self.samples(name, labels).map(|sample| sample.value).reduce(|sum, value| sum + value)

@@ -48,8 +48,8 @@ const ENTRIES: usize = 52_000;
 /// measurement.
 ///
 /// papaya's table has 262,144 places. It grows when a search takes too long, which depends on the
-/// random seed of the hash. When three quarters of the places were in use, one table in three had
-/// grown. Each of moka's 64 segments has 4,096 places.
+/// random seed of the hash. In a measurement with three quarters of the places in use, one table in
+/// three had grown. Each of moka's 64 segments has 4,096 places.
 const ENTRIES_BEFORE: usize = 128_000;
 
 /// Returns the capacity of a cache. With `is_filling`, the entries before the measurement use more

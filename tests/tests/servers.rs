@@ -396,7 +396,7 @@ async fn keys_that_move_back_revive_no_value() {
         assert!(answers.iter().all(|&answer| answer > 60), "all values are new: {answers:?}");
         assert!(upstream.fetches() > before, "some keys have moved");
         for user in 0..60 {
-            // The process may not reach a server that has just returned.
+            // The process might not reach a server that has just returned.
             let _ = cache.scope(async { profile_entry(user).invalidate().await }).await;
         }
         let new = upstream.fetches();
@@ -449,8 +449,8 @@ async fn a_fetch_across_a_removal_stores_nothing() {
 }
 
 /// memcached numbers its writes; such a number is called a CAS. When a server is added again, the
-/// library trusts no item with a number from before. If the server restarts later, it counts from
-/// the start, and the library must trust its items all the same.
+/// library trusts only items with CAS numbers that the server assigns from then on. If the server
+/// restarts later, it counts from the start, and the library must trust its items all the same.
 #[tokio::test]
 async fn a_restarted_server_is_trusted_again() {
     let mut servers = [Memcached::start(), Memcached::start()];

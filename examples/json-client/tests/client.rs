@@ -184,7 +184,7 @@ async fn a_redirection_shows_at_once() -> Result<()> {
     test.run(api.redirect("7", DEPOT)).await?;
     let page = test.run(desk.page("7", 2)).await?;
     assert!(matches!(page.events[..], [_, TrackingEvent::Redirected { depot: DEPOT, .. }]));
-    // The parcel, its events, the redirection, and its events again.
+    // The four requests: the parcel, its events, the redirection, and the events again.
     assert_eq!(carrier.requests(), 4);
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! values. While a process cannot reach the home server, it uses the key's *gutter server*. Each
 //! process may lose the connection to either server, and may *eject* a server that it has lost: it
 //! stops using the server. A *hint* is a process's note that it must still remove the key from a
-//! server. A *fill* is the write of a fetched value.
+//! server. A *fill* is the write of a fetched value. A *lease* is the right to fill a missing item.
+//! A *CAS number* identifies a write: the server numbers its writes.
 //!
 //! The machine has no local tier and no *flights* (a flight is a fetch with the calls that wait for
 //! it), because the servers do not affect these.
@@ -32,8 +33,8 @@ const GUTTER: usize = 1;
 struct Scenario {
     calls: u8,
     changes: u8,
-    /// Exchanges that fail before or after the server executed the command, cancelled calls, and
-    /// dropped changes, in total.
+    /// The total number of failures: exchanges that fail before or after the server executed the
+    /// command, cancelled calls, and dropped changes.
     failures: u8,
     overwritable: bool,
     fault: InjectedFault,
@@ -60,7 +61,7 @@ enum InjectedFault {
     BackBeforeHint,
     /// A fill whose server is lost goes to the gutter server, without a lease there.
     FilledElsewhere,
-    /// A fill goes to the other server, with the CAS number of the server that was read.
+    /// A call reads one server and fills the other, with the CAS number from the read.
     CasOfOtherServer,
     /// A change that reached only the gutter server returns `Ok`.
     OkWithoutHome,

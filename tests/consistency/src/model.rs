@@ -6,7 +6,7 @@
 //! model too.
 //!
 //! - A *lease* is the right to fill a missing item. While a caller holds the lease, memcached keeps
-//!   a *placeholder*.
+//!   a *placeholder*. Its *CAS number* identifies the lease: memcached numbers its writes.
 //! - A *refresh claim* is the right to fetch a stale item again.
 //! - A *flight* is a fetch with the calls that wait for it: the *leader* fetches, and its
 //!   *followers* wait.
@@ -39,7 +39,7 @@ fn has(values: ValueSet, value: Value) -> bool {
 pub(crate) struct Scenario {
     pub(crate) calls: u8,
     pub(crate) changes: u8,
-    /// Kills, cancellations and lost answers.
+    /// The total number of kills, cancellations and lost answers.
     pub(crate) failures: u8,
     /// Expiries of items and local entries. Leases end at any time.
     pub(crate) expiries: u8,

@@ -53,7 +53,7 @@ pub(crate) fn search<M: Model>(scenario: &M::Scenario) -> SearchResult {
     let mut states = vec![M::first()];
     // For each state, the first step that reached the state, and the state before that step.
     let mut reached: Vec<Option<(usize, Step)>> = vec![None];
-    // For each state, the states before it from which an internal step leads to it.
+    // For each state, the states from which an internal step leads to it.
     let mut before: Vec<Vec<u32>> = vec![Vec::new()];
     let mut from = 0;
     while from < states.len() {

@@ -6,8 +6,9 @@ pub mod panicking;
 /// Writes the program of one build: `build! { old }` before a deploy, `build! { new }` after the
 /// deploy.
 ///
-/// Each item is a cached function whose type the deploy changes. The first brackets hold the value
-/// and the type of the old build, and the second brackets those of the new build.
+/// Each item is a cached function. The first brackets hold its type and its value in the old build,
+/// and the second brackets those in the new build. In a few items, such as `unchanged`, both are
+/// equal.
 #[macro_export]
 macro_rules! build {
     ($build:ident) => {
@@ -249,12 +250,12 @@ macro_rules! build {
     };
 }
 
-/// Writes `main`, and a module for each change of a type.
+/// Writes `main`, and a module for each function.
 ///
-/// Without an argument, `main` calls each function once. An argument is an action on each entry
-/// instead: `invalidate`, `overwrite`, `get`, `add`, or `key`, which prints the key. `main` prints
-/// a line for each change: the change's name, the outcome, and `right` if the value is correct for
-/// this build.
+/// Without an argument, `main` calls each function once. With an argument, `main` does that action
+/// on each entry instead: `invalidate`, `overwrite`, `get`, `add`, or `key`. `main` prints a line
+/// for each function: its name, the outcome or the key, and `right`, or `wrong` if the call's value
+/// is not this build's value.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! functions {

@@ -53,8 +53,8 @@ fn run_command(
     lines.collect()
 }
 
-/// The functions whose values each build can read from the other build. None has changed. The types
-/// of `checked` and `any_data` panic when they decode another type's data.
+/// The functions whose types the deploy does not change, so each build reads the other build's
+/// values. The types of `checked` and `any_data` panic when they decode another type's data.
 const UNCHANGED: &[(&str, &str)] =
     &[("unchanged", "hit"), ("checked", "hit"), ("omitted", "hit"), ("any_data", "hit")];
 
@@ -134,8 +134,8 @@ fn get_and_add_use_the_builds_own_slot() {
     assert_each(&run(NEW, &memcached), "hit", &[]);
 }
 
-/// The first slot's entry goes away before the second's. The build with the second slot then takes
-/// the first as well, and the other build takes the second.
+/// The test removes only the entry in the first slot. The build that used the second slot then uses
+/// the first slot, and the other build uses the second.
 #[test]
 fn no_build_keeps_both_slots() {
     let memcached = Memcached::start();

@@ -71,7 +71,8 @@ async fn values_serialized_like_none_or_err_are_cached() {
     assert_eq!(upstream.fetches(), 5);
 }
 
-/// An alias of `Option`: the attribute sees only the name.
+/// An alias of `Option`. The attribute sees only the alias's name, which does not show that the
+/// type is an `Option`.
 type OptionAlias<T> = Option<T>;
 
 #[coordinator_cached(name = "hidden_none", version = number, skip(upstream))]

@@ -1,4 +1,4 @@
-//! Tests of the answers that are cached, and of how long they are cached.
+//! Tests which answers are cached, and for how long.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::functions::{Payment, PaymentState, local_cache, payment, payment_entry, profile};
 
-/// An alias of `Result`: the attribute sees only the name.
+/// An alias of `Result`. The attribute sees only the alias's name, which does not show that the
+/// type is a `Result`.
 type ResultAlias<T> = Result<T, UpstreamDown>;
 
 #[coordinator_cached(name = "aliased", version = number, skip(upstream))]

@@ -249,7 +249,7 @@ async fn a_hit_clones_the_arc_only() {
     local_cache().await.scope(test).await;
 }
 
-/// The mode of a function that the macro `weighed` declares.
+/// Says how a function of the macro `weighed` reads an entry.
 #[derive(Clone, Copy)]
 enum AccessMode {
     /// Calls the cached function. Returns true if the call fetched.

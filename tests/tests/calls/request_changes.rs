@@ -204,9 +204,9 @@ async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: 
     }
 }
 
-/// Runs three tasks in a request and one task outside the request, all concurrently. The calls of one
-/// task in the request are recorded, which hides the answers of the request from the inlined lookup
-/// for as long as this task is polled.
+/// Runs three tasks in a request and one task outside the request, all concurrently. One of the
+/// tasks in the request records its calls. While that task is polled, the inlined lookup does not
+/// see the answers of the request.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
     let price = Arc::new(Price::default());
     let [a, b, c, outside] = steps;
@@ -238,7 +238,8 @@ proptest! {
     }
 }
 
-/// Checks the same rule for values that pass through memcached. All cases share one server.
+/// Checks that calls also see earlier changes of their request if the values pass through
+/// memcached. All cases share one server.
 #[test]
 fn calls_see_earlier_changes_through_memcached() {
     let memcached = Memcached::start();

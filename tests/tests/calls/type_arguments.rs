@@ -59,7 +59,7 @@ macro_rules! two_backends {
                     let sandbox = answer::<_, 1>(Arc::new(SandboxBackend), 7, 1).await;
                     assert_eq!(sandbox.as_deref(), Some("sandbox 7"));
                 }
-                // Calls with equal keys are hits. Another const argument gives another key.
+                // Calls with equal keys are hits. A different const argument gives a different key.
                 let stats = |name| Cache::current().stats().get(name).map(|stats| stats.local_hits);
                 assert_eq!(stats($name), Some(2));
                 answer::<_, 2>(Arc::new(LiveBackend), 7, 1).await;

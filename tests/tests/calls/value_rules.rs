@@ -136,7 +136,8 @@ async fn a_rule_of_a_method_mentions_its_receiver() {
     assert_eq!(call("1").await, call("1").await);
     assert_ne!(call("2").await, call("2").await, "the receiver does not know the method");
     test.run(async {
-        // The entry owns what its rule mentions, so the entry outlives both.
+        // The entry owns copies of the values that its rule mentions, so the entry outlives `bank`
+        // and `number`.
         let entry = {
             let (bank, number) = (bank.clone(), "1".to_owned());
             bank.method_entry(&number, PaymentState::Processing)

@@ -175,8 +175,8 @@ async fn a_server_that_does_not_answer_counts_timeouts() {
     cache.flush().await;
     memcached.suspend();
     let mut number = 1;
-    // A timeout does not count while this process is itself paused, so the ejection may take more
-    // than three.
+    // While this process is itself paused, a timeout does not count. So the ejection may take more
+    // than three timeouts.
     wait_until("the server is ejected", async || {
         number += 1;
         pay(&cache, &upstream, number).await;

@@ -34,7 +34,7 @@ fn scrape(cache: &Cache, prometheus: &PrometheusHandle) -> Scrape {
     Scrape::read(&prometheus.render())
 }
 
-/// Returns the value of each outcome, as an integer.
+/// Returns the metric's counts for these values of a label, in the same order.
 fn counts<const N: usize>(
     scrape: &Scrape,
     metric: &str,
@@ -58,7 +58,8 @@ async fn the_exporter_agrees_with_the_upstream() {
     let upstream = Upstream::default().taking_millis(2);
     let (cache, other) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
 
-    // The other process fetches ten values, which this process reads from memcached.
+    // `other` stands for another process. It fetches ten values, which `cache` then reads from
+    // memcached.
     for id in 0..10 {
         other.scope(measured(&upstream, id, 1)).await.expect("the upstream answers");
     }
@@ -108,8 +109,8 @@ async fn the_exporter_agrees_with_the_upstream() {
             &[("cache", "measured"), ("outcome", outcome)],
         )
     };
-    // Each fetch records its duration when it ends, so the histogram also has the other cache's ten
-    // fetches.
+    // The counts above are of `cache` only. In the histogram are the fetches of both caches: 10 of
+    // `other`, and 21 of `cache`.
     assert_eq!((durations("value"), durations("error")), (Some(31.0), Some(1.0)));
     let seconds = scraped.sum("cache_fetch_duration_seconds_sum", &[("cache", "measured")]);
     assert!(seconds.is_some_and(|sum| (32.0 * 0.002..5.0).contains(&sum)), "{seconds:?}");
@@ -129,7 +130,7 @@ async fn the_exporter_agrees_with_the_upstream() {
         "db_client_operation_duration_seconds_count",
         &[server[0], server[1], ("db_operation_name", "get"), ("db_system_name", "memcached")],
     );
-    // The other process makes ten reads, and this process makes one read for each of its keys.
+    // `other` makes ten reads, and `cache` makes one read for each of its 33 keys.
     assert_eq!(gets, Some(10.0 + 33.0));
 }
 

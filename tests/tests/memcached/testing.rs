@@ -1,5 +1,5 @@
-//! `cached_core::testing`: tests move the clock and break memcached, without a server and without
-//! sleeping.
+//! Tests of `cached_core::testing`, with which a test moves the clock and breaks an in-memory
+//! memcached.
 
 use std::time::{Duration, Instant};
 
@@ -163,7 +163,7 @@ async fn tests_with_one_builder_share_nothing_else() {
     assert_eq!(commands.iter().filter(|&&commands| commands > 0).count(), 1, "{commands:?}");
 }
 
-/// A type without `PartialEq`. Only its `Debug` shows that memcached loses a field.
+/// A type without `PartialEq`. Only its `Debug` text shows that a decoded value has lost a field.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LosesField {
     amount: u32,
@@ -200,7 +200,7 @@ async fn a_lost_field_fails_the_test_even_outside_of_run() {
     test.cache().flush().await;
 }
 
-/// Only a `TestCache` compares `Debug` texts. In production a text may differ between processes.
+/// Only a `TestCache` compares `Debug` texts. A plain `Cache` stores the value that loses a field.
 #[tokio::test]
 async fn texts_are_compared_in_tests_only() {
     let memcached = cached_tests::Memcached::start();

@@ -85,7 +85,7 @@ async fn a_killed_server_turns_red_and_recovers() {
     let cache = cache_on(&[killed.address(), other.address()]).await;
     let program = Program::serve(mounted(&cache)).await;
     open(&browser, &program).await;
-    // Each call uses another entry, so that both servers receive commands.
+    // Each call uses a different entry, so that both servers receive commands.
     let load = tokio::spawn({
         let cache = cache.clone();
         async move {

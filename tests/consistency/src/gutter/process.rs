@@ -29,7 +29,7 @@ impl ProcessSteps<'_> {
             .push((step, next.and_then(SystemState::check).map(SystemState::canonical)));
     }
 
-    /// Returns the state after a change of this process's own state.
+    /// Returns the state after `change` has changed this process's own state.
     fn with_own(&self, change: impl FnOnce(&mut ProcessState)) -> SystemState {
         let mut next = *self.state;
         change(&mut next.processes[self.process]);
@@ -84,7 +84,8 @@ impl ProcessSteps<'_> {
                 }
             }
             CallerState::Filling { at, cas, value } => self.fill(at, cas, value),
-            // A call that was cancelled while it fetched removes its placeholder.
+            // A call that was cancelled while it fetched removes the placeholder that the server
+            // keeps for its lease.
             CallerState::GivingBack { at, cas } => {
                 let mut next = self.with_own(|own| own.caller = CallerState::Idle);
                 if own.serves(at, self.scenario) && next.servers[at].holds(cas) {

@@ -64,7 +64,7 @@ impl SystemState {
             let kept = values.iter().filter(|value| has(*set, **value));
             *set = kept.fold(0, |set, value| set | 1 << new_value(*value));
         });
-        // If CAS numbers repeat, they must stay as they are.
+        // With the fault `CasOutlivesServer`, CAS numbers repeat, so they must not be renumbered.
         if scenario.fault != InjectedFault::CasOutlivesServer {
             let mut all: Vec<u8> = Vec::new();
             self.each_cas(|cas| all.push(*cas));

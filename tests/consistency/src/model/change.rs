@@ -84,7 +84,8 @@ pub(super) fn change_steps(
         ChangeState::StoringLocally { value, token, replaced } => {
             let mut next = *state;
             let own = &mut next.processes[process];
-            // This models the local store of an overwrite.
+            // The overwrite stores its value locally, unless the local tier was cleared after the
+            // token was taken.
             if token == Some(own.epoch) {
                 own.local = Some(value);
             }
