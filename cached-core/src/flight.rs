@@ -52,8 +52,8 @@ use watchdog::LeaderWatchdog;
 
 /// A leader that was woken and then not polled for this long is stalled and loses the lead.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(900);
-/// A leader that was neither woken nor polled for this long is stuck and loses the lead. A slow
-/// function may have more time; see [`Leader::set_usual_fetch_time`].
+/// A leader that was neither woken nor polled for this long is stuck and loses the lead. The limit
+/// is longer for a slow function; see [`Leader::set_usual_fetch_time`].
 pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 
 /// When this many leaders of a flight have panicked, the flight ends and each follower fetches
@@ -135,9 +135,9 @@ impl Flights {
         FlightRole::Leader(Leader::new(flight, 0))
     }
 
-    /// Returns true if the flight has the id of this process. If it has another id, this process is
-    /// a forked child, and this method corrects [`Flights::process`]. The flights that the child
-    /// has started before the correction also have the parent's id.
+    /// Returns true if the flight has the id of this process. If the ids differ, this process is a
+    /// forked child, and this method corrects [`Flights::process`]. Flights that the child started
+    /// before the correction also have the parent's id, so this method returns false for them too.
     fn began_in_this_process(&self, flight: &Flight) -> bool {
         let process = std::process::id();
         if flight.process != process {
@@ -189,8 +189,8 @@ struct Flight {
     polled_at: AtomicU64,
     /// True while the leader is being polled.
     is_polling: AtomicBool,
-    /// The runtime that last polled the leader, with the leader's term. Set when the first poll by
-    /// a task returns `Pending`.
+    /// The runtime that last polled the leader, with the leader's term. Set when a task's first
+    /// poll of the leader returns `Pending`.
     runtime: Mutex<Option<(u64, Handle)>>,
     /// A leader that was neither woken nor polled for this many milliseconds is stuck.
     stuck_after_millis: AtomicU64,
@@ -214,8 +214,8 @@ struct FlightState {
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
-    /// The undriven runtime whose leader lost the lead. `None` once the successor has taken the
-    /// lead.
+    /// The runtime of the leader that lost the lead because this runtime is undriven. `None` once
+    /// the successor has taken the lead.
     undriven: Option<Id>,
 }
 
@@ -286,7 +286,7 @@ impl Flight {
         }
     }
 
-    /// Ends the flight. `outcome` is not called if the caller holds the only reference to the
+    /// Ends the flight. Does not call `outcome` if the caller holds the only reference to the
     /// flight. No lock is held while `outcome` runs, because `outcome` may run the program's own
     /// code.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
@@ -393,9 +393,9 @@ impl Flight {
 impl FlightState {
     /// Chooses the successor, and returns its waker. Returns `None` if there are no followers.
     ///
-    /// The follower that has waited longest becomes the successor. If the last successor has not
-    /// been polled, the follower that joined after it comes first. Followers on a runtime other
-    /// than `undriven` are preferred.
+    /// The follower that has waited longest becomes the successor. If the last successor was chosen
+    /// but never polled, the search begins with the follower that joined after that successor.
+    /// Followers on a runtime other than `undriven` are preferred.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);

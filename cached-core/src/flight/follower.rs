@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use super::{Flight, FlightOutcome, FollowerRegistration, LeadEndReason, Leader, lock};
 
 /// The future of a call that waits for a flight. The future resolves to the flight's outcome, or to
-/// a [`Leader`] if the old leader gave up and this call takes over.
+/// a [`Leader`] if the lead passes to this call.
 pub(crate) struct Follower {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,

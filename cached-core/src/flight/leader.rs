@@ -13,14 +13,14 @@ use tokio::runtime::Handle;
 
 use super::{Flight, FlightOutcome, LeadEndReason, STUCK_LEADER_AFTER, lock, millis, now_millis};
 
-/// The lead of a flight. The call that owns the lead fetches, and must end the flight with
+/// The right and duty to run the fetch of a flight. The owner must end the flight with
 /// [`answer`](Leader::answer). If the lead is dropped earlier, a follower becomes the leader.
 pub(crate) struct Leader {
     pub(super) flight: Arc<Flight>,
     /// The flight's term when this lead began. If the flight's term is greater, the lead has passed
     /// on.
     term: u64,
-    /// True if the flight has ended.
+    /// True if the flight has ended, so that dropping this lead does not pass on the lead.
     is_done: bool,
 }
 
@@ -32,25 +32,25 @@ impl Leader {
         Leader { flight, term, is_done: false }
     }
 
-    /// Ends the flight with an outcome for all its followers. `outcome` is not called if this
+    /// Ends the flight with an outcome for all its followers. Does not call `outcome` if this
     /// leader holds the only reference to the flight.
     pub(crate) fn answer(mut self, outcome: impl FnOnce() -> FlightOutcome) {
         self.is_done = true;
         self.flight.answer(outcome);
     }
 
-    /// Sets how long fetches of this function usually take. A leader that is neither woken nor
-    /// polled counts as stuck after four times `fetch_time` or [`STUCK_LEADER_AFTER`], whichever is
-    /// longer.
+    /// Sets how long fetches of the annotated function usually take. A leader that is neither woken
+    /// nor polled counts as stuck after four times `fetch_time` or [`STUCK_LEADER_AFTER`],
+    /// whichever is longer.
     pub(crate) fn set_usual_fetch_time(&self, fetch_time: Duration) {
         let stuck_after_millis = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
         self.flight.stuck_after_millis.store(stuck_after_millis, Ordering::Release);
     }
 
     /// Returns the outcome if another leader has ended this flight. Otherwise registers the task's
-    /// waker, so that the task is woken when the flight ends.
+    /// waker, so that the task is woken when the flight ends. If the lead has never passed on,
+    /// there is no other leader, and this method registers nothing.
     pub(crate) fn outcome_of_other_leader(&self, context: &Context<'_>) -> Option<FlightOutcome> {
-        // If the lead has never passed on, this leader is the only one.
         if self.flight.term.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -100,14 +100,14 @@ impl Drop for Leader {
     }
 }
 
-/// Tells whether the current leader of a flight is still polled. A lease is renewed only while its
-/// leader is polled.
+/// Tells whether the current leader of a flight is still polled. The lease that a leader holds in
+/// memcached is renewed only while the leader is polled.
 pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
 impl LeaderMonitor {
-    /// Returns true if the leader was woken at least `after` ago and has not been polled since.
-    /// Returns false if the flight has been freed.
+    /// Returns true if the leader has been waiting to be polled for at least `after` since it was
+    /// woken. Returns false if the flight has been freed.
     pub(crate) fn is_stalled(&self, after: Duration) -> bool {
         self.0.upgrade().is_some_and(|flight| {
             let woken = flight.woken_at.load(Ordering::Acquire);

@@ -117,7 +117,8 @@ fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     }
 }
 
-/// A value or a waker that holds a follower of the same flight, as a program's value may.
+/// A value or a waker that owns a follower of the same flight. The program may create such values
+/// and wakers.
 struct FollowerHolder(
     #[expect(dead_code, reason = "the follower is only dropped")] Mutex<Option<Follower>>,
 );

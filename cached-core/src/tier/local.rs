@@ -106,8 +106,8 @@ pub(crate) struct RemainingTtl {
     pub(crate) ttl: Duration,
 }
 
-/// The error of a thread that cannot read the index, because the thread is ending and its
-/// thread-locals are destroyed.
+/// The error of an operation on a thread that is ending. The thread cannot read the index, because
+/// its thread-locals are destroyed.
 struct ThreadEndingError;
 
 /// Says whether a fill may replace a live entry. A fill in either mode replaces an expired entry.
@@ -155,8 +155,8 @@ impl LocalTier {
     }
 
     /// Returns the value of a *plain hit*: the entry is certainly live by the coarse clock, and the
-    /// policy need not be told of the hit. After `None`, the caller must look the key up with
-    /// [`get`](Self::get).
+    /// policy need not be told of the hit. If this method returns `None`, the caller must look the
+    /// key up with [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
@@ -189,7 +189,8 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // The call to moka may be slow, and the guard keeps removed entries in memory.
+        // The guard keeps removed entries in memory, so it is dropped before the call to moka,
+        // which may be slow.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -234,8 +235,8 @@ impl LocalTier {
         Some(RemainingTtl { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
-    /// Returns the value of a live entry, or of an expired entry whose stale period is not over. No
-    /// deferred drops are run.
+    /// Returns the value of a live entry, or of an expired entry that is still kept for failed
+    /// fetches. No deferred drops are run.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;

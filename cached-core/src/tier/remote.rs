@@ -230,7 +230,8 @@ pub(crate) struct LeaseOptions {
     pub(crate) waits: bool,
 }
 
-/// The item that a read found. If there is none, the outcome says whether the caller may store one.
+/// The outcome of a read: the item that was found or, if there is none, whether the caller may
+/// store one.
 pub(crate) enum ReadOutcome<V, P> {
     Item(Item<V, P>),
     /// There is no entry, and the caller may store one.
@@ -328,8 +329,8 @@ impl TtlLimits {
 pub(crate) type BackgroundWriteFn =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// A command to the remote tier that failed or was not sent. `Display` gives the reason, and in
-/// most cases the server.
+/// The error of a command to the remote tier that failed or was not sent. `Display` gives the
+/// reason, and in most cases the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteError {
     kind: RemoteErrorKind,
@@ -369,7 +370,7 @@ impl RemoteError {
 impl std::error::Error for RemoteError {}
 
 impl RemoteErrorKind {
-    /// Returns true if the server answers, but refuses commands for another reason than the size of
+    /// Returns true if the server answers, but refuses commands for a reason other than the size of
     /// the item. A call whose read is refused keeps its value in the local tier only.
     pub(crate) fn is_refusal(self) -> bool {
         matches!(self, RemoteErrorKind::Unusable | RemoteErrorKind::Refused)

@@ -2,16 +2,17 @@
 //!
 //! A request is the future that a [`RequestScope`] runs, for example the handling of one HTTP
 //! request. The request owns its values. While a thread polls the request, the values are in a
-//! thread-local variable.
+//! thread-local variable. There they are found by the *inlined lookup*, which is code that is
+//! inlined into each annotated function.
 //!
 //! A request may spread over several tasks: [`in_current_request`] carries the request into another
 //! future, which another thread may poll at the same time. From then on, all futures of the request
 //! *share* the values behind a lock, and a hit takes the path through `private/slow_path`.
 //!
 //! The outcomes of calls are recorded on that path too. While a thread records outcomes, the values
-//! of its request are *hidden* from the inlined lookup. Outside of a request, an empty
-//! [`RequestValues`] keeps the inlined lookup from the local tier. So the inlined lookup contains
-//! no code for the recording.
+//! of its request are *hidden* from the inlined lookup. A thread that records outside of a request
+//! has an empty [`RequestValues`], which keeps the inlined lookup from reading the local tier. So
+//! the inlined lookup contains no code for the recording.
 
 mod table;
 
@@ -290,9 +291,9 @@ pub(crate) fn recorded_into<F: Future>(
 
 /// A future that is polled within its request, and whose calls are recorded.
 ///
-/// Each poll swaps the values of the request with the values in the thread. The values are boxed,
-/// so that a swap moves one pointer. The future is boxed, so that `poll` can access all fields
-/// without `unsafe`.
+/// Each poll swaps the values of the request with the values that the thread holds. The values are
+/// boxed, so that a swap moves one pointer. The future is boxed, so that `poll` can access all
+/// fields without `unsafe`.
 pub(crate) struct RequestFuture<F> {
     /// False if the future belongs to no request of its own. It is then polled in the request of
     /// the thread.
@@ -380,8 +381,8 @@ impl Drop for RecordedLookups {
     }
 }
 
-/// A guard that has swapped the values of a request with the values in the thread. `Drop` swaps
-/// them back.
+/// A guard that has swapped the values of a request with the values that the thread held. `Drop`
+/// swaps them back.
 struct RequestValuesSwap<'r>(&'r mut Option<Box<RequestValues>>);
 
 impl RequestValuesSwap<'_> {
@@ -440,8 +441,8 @@ impl<F> Drop for RequestFuture<F> {
 /// Run the handling of a request in a scope, for example in a middleware. A call belongs to the
 /// scope that polls the call. A spawned task is outside of the scope, unless
 /// [`in_scope`](crate::in_scope) carries the scope into the task. The tasks of a request then share
-/// its answers, and the request lasts until the last of them has ended. The method `get` of an
-/// entry and the function `first_found` read the values of the request and add none.
+/// its values, and the request lasts until the last of them has ended. The method `get` of an entry
+/// and the function `first_found` read the values of the request and add none.
 ///
 /// ```
 /// # use cached_core::{RequestScope, coordinator_cached};
@@ -512,7 +513,7 @@ impl RequestScope {
         self.run_made(Vec::new(), || future)
     }
 
-    /// Creates a request, and calls `make` and runs the future that `make` returns in this request.
+    /// Creates a request. Calls `make` and runs the returned future, both in this request.
     /// `recorders` record the outcomes of the future's calls.
     pub(crate) fn run_made<F: Future>(
         self,

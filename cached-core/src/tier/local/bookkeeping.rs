@@ -1,5 +1,8 @@
-//! Keeps the index and the eviction policy consistent: tells the policy of insertions and hits, and
-//! removes evicted and expired entries from the index.
+//! Keeps the index and the eviction policy (a moka cache) consistent: tells the policy of
+//! insertions and hits, and removes evicted and expired entries from the index.
+//!
+//! The policy becomes *active* when the entries weigh more than half of the capacity. Before that,
+//! the policy is told nothing. To *admit* an entry, the policy creates a record of the entry.
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::thread;
@@ -174,9 +177,9 @@ impl LocalTier {
         }
     }
 
-    /// Removes entries whose stale period is over, [`MAX_SWEPT_ENTRIES`] at most. Returns true if
-    /// the sweep has reached this limit, so that another sweep should follow at once. Does nothing
-    /// if no sweep is due.
+    /// Removes entries that have expired and are no longer kept for failed fetches,
+    /// [`MAX_SWEPT_ENTRIES`] at most. Returns true if the sweep has reached this limit, so that
+    /// another sweep should follow at once. Does nothing if no sweep is due.
     pub(super) fn sweep(&self) -> bool {
         let now = self.now();
         if !self.schedule.take_due(now) {
@@ -242,7 +245,7 @@ impl LocalTier {
     /// removed the entry first. The caller must hold no lock, because an observer of the event may
     /// use the tier.
     ///
-    /// If the policy has not evicted the entry itself, the caller must pass the result to
+    /// Unless the policy has evicted the entry, the caller must pass the result to
     /// [`forget_removed`](Self::forget_removed) after it has dropped the guard.
     pub(super) fn remove_and_emit(
         &self,

@@ -2,9 +2,9 @@
 //!
 //! A value's `Drop` is code of the program. This code may call an annotated function, invalidate an
 //! entry, or wait for a thread that does so. But the index may free a removed entry at any time:
-//! during a call for another key, while a stripe is locked, or at the end of a thread. The `Drop`
-//! could then wait for a lock that its own thread holds. So the drop of an entry only moves the
-//! entry's value into a queue.
+//! during a call for another key, while a stripe (a group of keys) is locked, or at the end of a
+//! thread. The `Drop` could then wait for a lock that its own thread holds. So the drop of an entry
+//! only moves the entry's value into a queue.
 //!
 //! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper,
 //! and when a cache is dropped. At these points the thread holds no lock and is not the *leader* of

@@ -45,8 +45,8 @@ impl EntryId {
         EntryId { fingerprint: KeyFingerprint::of(key), number }
     }
 
-    /// Returns an id that carries two more bits, which [`split_bits`](Self::split_bits) returns. If
-    /// one of these bits is set, the result is not the id of an entry.
+    /// Returns this id with two more bits stored in it; [`split_bits`](Self::split_bits) separates
+    /// the bits from the id. If one of these bits is set, the result is not the id of an entry.
     pub(super) fn with_bits(self, bits: u8) -> EntryId {
         EntryId { number: self.number | u32::from(bits) << 30, ..self }
     }
@@ -124,7 +124,7 @@ pub(super) struct LocalEntry {
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
     /// The value that `HitReportThrottle::insertions` had when a hit on this entry was last
-    /// reported, or when the entry was inserted.
+    /// reported to the policy, or when the entry was inserted.
     reported_at: AtomicU32,
     /// True if the policy has a record of this entry, or if a caller is about to create the record.
     is_admission_claimed: AtomicBool,

@@ -16,8 +16,8 @@ const ENTRIES_MOVED_PER_INSERTION: usize = 64;
 /// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly
 /// full sooner, and searches in a nearly full table are slower.
 const INITIAL_CAPACITY: usize = 1024;
-/// A removed entry that weighs more than this number of bytes is freed once no guard protects it.
-/// Lighter removed entries are freed in batches.
+/// A removed entry that weighs more than this number of bytes is freed once no [`IndexGuard`]
+/// protects it. Lighter removed entries are freed in batches.
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 /// The table of all entries of a local tier.
@@ -94,8 +94,8 @@ impl IndexGuard<'_> {
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Returns the current entry for the key of the entry with this id, which may have been
-    /// replaced.
+    /// Returns the current entry of the key that this id belongs to. The entry with this id may
+    /// have been replaced.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(super) fn find_same_key(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         self.index.entries.get_key_value(&id, &self.guard)

@@ -27,8 +27,8 @@ const ACTIVATION_DIVISOR: u64 = 2;
 /// The weight of the index may exceed the capacity by the capacity divided by this number. The
 /// excess comes from entries that moka has evicted but whose records moka has not dropped yet.
 const SLACK_DIVISOR: u64 = 32;
-/// How many times the epoch of `crossbeam-epoch` must advance before a record that moka has removed
-/// is dropped.
+/// moka frees memory with the crate `crossbeam-epoch`, which counts epochs. A record that moka has
+/// removed is dropped this many epochs later.
 const EPOCHS_UNTIL_DROP: usize = 3;
 
 /// The eviction policy of one local tier.
@@ -141,7 +141,7 @@ struct EvictionQueue {
     ids: Mutex<Vec<EntryId>>,
     /// The length of `ids`. It changes while `ids` is locked.
     count: AtomicUsize,
-    /// Set when the policy is dropped, which drops all records.
+    /// Set when the policy is dropped. All records are then dropped, and their ids are not queued.
     is_closed: AtomicBool,
 }
 

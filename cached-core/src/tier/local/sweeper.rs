@@ -1,7 +1,8 @@
 //! The sweeper: a background thread that removes expired entries and runs deferred drops, so that
 //! an idle process frees memory too. One thread serves all caches of the process. The thread works
-//! in *rounds*, and sleeps while there is nothing to do. In a round, it removes the expired entries
-//! of all tiers and runs all deferred drops.
+//! in *rounds*, and sleeps while there is nothing to do. In a round, it *sweeps* each tier, which
+//! means that it removes the tier's expired entries. Then it runs all deferred drops; see
+//! [`deferred_drops`](super::deferred_drops).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -130,7 +131,7 @@ impl Sweeper {
     /// Wakes the thread, or calls `spawn` if this process has no thread.
     ///
     /// Spawning a thread takes long, so the lock is released first. If the process forked while the
-    /// lock was held, the child's next tier would wait for the lock forever.
+    /// lock was held, the child would wait for the lock forever when it registers its next tier.
     fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
         // In a forked child, the thread that held the lock may not exist, so this code must not
         // wait for the lock. Other threads hold the lock for a moment only.
@@ -145,8 +146,8 @@ impl Sweeper {
         state.thread = Some(SweeperThread { process, handle: None });
         drop(state);
         if spawn().is_err() {
-            // Expired entries stay until the policy evicts them, or until a later call starts a
-            // thread.
+            // Without a thread, expired entries stay until the policy evicts them, or until a later
+            // call starts a thread.
             lock(&self.state).thread = None;
         }
     }
@@ -177,7 +178,8 @@ fn run() {
         }
         let took = started.elapsed();
         ignore_panics(run_all_deferred_drops);
-        // If a sweep has reached its limit, a long pause would keep expired entries for minutes.
+        // If a sweep has reached its limit, expired entries remain, and the next round begins after
+        // a shorter pause.
         thread::sleep(if has_more { took } else { took * PAUSE_FACTOR }.min(MAX_PAUSE));
     }
 }

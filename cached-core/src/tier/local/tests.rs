@@ -399,7 +399,7 @@ fn a_leaders_operations_run_no_deferred_drops() {
             assert_ne!(thread, here, "operation {number} runs no deferred drop");
             continue;
         }
-        // The next lookup usually drops the value. Another test may have deferred too many drops.
+        // The next lookup drops the value, unless other tests have deferred too many drops.
         let give_up = Instant::now() + Duration::from_secs(10);
         while dropped.recv_timeout(Duration::from_millis(1)).is_err() {
             assert!(local.get(&numbered_key(1)).is_none());
@@ -590,7 +590,7 @@ impl Observer for InvalidatingObserver {
 fn an_observer_may_invalidate_an_evicted_key() {
     in_time(|| {
         let observer = Arc::new(InvalidatingObserver::default());
-        // An observer does not receive the events that it causes itself, and other observers do.
+        // An observer does not receive the events that it causes itself, but other observers do.
         let recorder = Arc::new(EvictionRecorder::default());
         let events = dispatcher([Arc::clone(&observer) as _, Arc::clone(&recorder) as _]);
         let clock = Clock::default();

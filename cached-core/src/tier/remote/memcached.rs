@@ -5,8 +5,8 @@
 //! calls send no commands to the server until it has recovered.
 //!
 //! A key has two *slots*, which are two names in memcached. An entry is usually in the first slot.
-//! If the first slot holds an entry of another build that this build cannot decode, this build's
-//! entry is in the second slot.
+//! A *build* is one compiled version of the program. If the first slot holds an entry of another
+//! build that this build cannot decode, this build's entry is in the second slot.
 //!
 //! A *lease* is the right to run the annotated function for a missing value. On the server, a new
 //! lease is a *placeholder*, an empty item. A *refresh claim* is the right to run the function

@@ -25,8 +25,8 @@ pub(super) struct ValueTable {
     /// The number of slots that are not free.
     used: usize,
     /// The functions whose values were all removed, each with the request's change count right
-    /// after the removal. A function is given by the index of its declaration, and `None` stands
-    /// for all functions.
+    /// after the removal. A function is identified by the index of its declaration, and `None`
+    /// stands for all functions.
     cleared: Vec<(Option<usize>, u64)>,
 }
 

@@ -1,4 +1,5 @@
-//! A direct exchange: the caller's own task sends a command and receives the result.
+//! A direct exchange: the caller's own task sends a command and receives the result. The
+//! [`pipeline`](super::pipeline) decides which commands are sent this way.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

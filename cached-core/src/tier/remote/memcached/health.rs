@@ -128,8 +128,8 @@ impl ServerHealth {
         Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(self.now()))
     }
 
-    /// Returns true if the next attempt is overdue by more than `by`, because the task that should
-    /// have made the attempt is gone. Only one caller gets true, and must start a new task.
+    /// Returns true if the next attempt is overdue by more than `by`. The task that should have
+    /// made the attempt then counts as lost. Only one caller gets true, and must start a new task.
     pub(super) fn claim_overdue_attempt(&self, by: Duration) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         now > retry_at + millis(by) && self.reschedule(retry_at, now)

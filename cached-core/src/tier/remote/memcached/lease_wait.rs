@@ -32,8 +32,8 @@ const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
 /// The longest wait for a lease without a marker. The placeholder of a killed process usually ends
 /// within this time, because it lasts for 2 s.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
-/// The shortest time from the end of a wait to the check whether the lease has ended. The usual
-/// placeholder of a killed process ends earlier.
+/// The shortest time from the end of a wait to the check whether the lease has ended. By then, the
+/// usual placeholder of a killed process has expired.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 /// A server may remove a placeholder this much later than its reply says.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1200);

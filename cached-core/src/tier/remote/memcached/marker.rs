@@ -6,7 +6,8 @@
 //! memcached's placeholder lasts for a fixed time, however long the fetch takes. The placeholder is
 //! therefore short-lived, and the holder of the lease stores a new marker every half second until
 //! the fetch ends. The marker tells other processes that the holder is alive, how long the fetch
-//! has taken so far, and how long the whole fetch is expected to take.
+//! has taken so far, and how long the whole fetch is expected to take. A marker has five fields,
+//! here with their sizes in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | nonce 8 | elapsed 4 | expected 4

@@ -5,6 +5,10 @@
 //! *direct exchange*. Further commands wait in a queue. A *flusher*, a task that the pipeline
 //! spawns, sends the queued commands in batches until the queue is empty. No command depends on the
 //! task of another caller, because that task might be dropped or never polled.
+//!
+//! A read may win a *lease*, the right to fetch a missing value, or a *refresh claim*, the right to
+//! fetch a value again before it expires. If no caller receives the reply, the pipeline gives the
+//! lease or claim back.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -28,8 +32,7 @@ const MAX_FLUSHERS: usize = 2;
 const MAX_DIRECT_EXCHANGES: usize = 4;
 /// A second flusher starts when this many commands wait.
 const SECOND_FLUSHER_AT: usize = 64;
-/// How long a pipeline waits for replies that missed their deadline. If a late reply grants a
-/// lease, the pipeline gives the lease back.
+/// How long a pipeline waits for replies that missed their deadline.
 const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the commands of one runtime to one server.

@@ -33,7 +33,7 @@ const REQUEST: &[u8] = b"version\r\nms cached-core.probe 2 C1 T1 c\r\nmn\r\nstat
 
 /// The initial capacity of the reply's buffer: memcached 1.6.18 sends 2,230 bytes.
 const USUAL_REPLY_BYTES: usize = 4096;
-/// A longer reply fails the probe.
+/// The probe fails if the reply is longer than this.
 const MAX_REPLY_BYTES: usize = 64 << 10;
 
 /// A server's process, as described by the server's statistics.

@@ -59,8 +59,9 @@ impl CommandQueue {
         Some(receiver)
     }
 
-    /// Puts a command that gives back a lease or refresh claim at the front of the queue, even if
-    /// the queue is full. Other callers may be waiting for the lease.
+    /// Puts a command that gives back a lease or a refresh claim (see [`command`](super::command))
+    /// at the front of the queue, even if the queue is full. Other callers may be waiting for the
+    /// lease.
     pub(super) fn push_release_first(&mut self, command: Command) {
         self.bytes += size(&command);
         self.commands.push_front(QueuedCommand { command, sender: None });

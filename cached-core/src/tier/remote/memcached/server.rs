@@ -1,6 +1,7 @@
 //! One memcached server of the cache.
 //!
-//! This module sends single commands to the server. Its submodules do the rest:
+//! This module sends single commands to the server. ([`command`](super::command) defines the words
+//! *lease* and *refresh claim*.) The submodules do the rest:
 //!
 //! - [`recovery`] decides whether the server is used, and recovers a server that has failed.
 //! - [`removal`] removes keys from the server, and [`hints`] remembers the keys that the server has

@@ -268,7 +268,7 @@ fn an_endless_reply_is_read_until_the_deadline() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the runtime starts");
     // If the server falls behind, the client waits, and its timer ends the exchange. Five rounds
-    // make it likely that the client does not wait in one of them.
+    // make it likely that in at least one of them the client never waits.
     for _ in 0..5 {
         let (address, sent) = flooding_server();
         runtime.block_on(async {

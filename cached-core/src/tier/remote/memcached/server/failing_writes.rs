@@ -1,8 +1,8 @@
 //! Notices that a server answers reads but stores no values, for example because it has no memory
-//! left for items of that size. Such a server is not ejected, because its reads succeed.
+//! left for items of that size. Such a server stays in use, because its reads succeed.
 //!
-//! The writes of an annotated function count as failing from several failures in a row until the
-//! next success. Each function has its own count, because functions store values of different
+//! The writes of an annotated function count as failing after several failures in a row, until a
+//! write succeeds. Each function has its own count, because functions store values of different
 //! sizes.
 
 use std::collections::HashMap;
@@ -17,8 +17,8 @@ use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
 /// The writes of a function count as failing after this many failures in a row.
 const MAX_FAILURES: u32 = 3;
-/// A failure that follows another within this time is not counted, because a server that has just
-/// died fails many writes at once.
+/// A failure that follows another failure within this time is not counted, because a server that
+/// has just died fails many writes at once.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(1);
 /// The length of the digest in a key.
 const DIGEST_CHARS: usize = 64;
@@ -89,8 +89,8 @@ impl FailingWrites {
                 .is_some_and(ConsecutiveFailures::is_failing)
     }
 
-    /// Forgets all failures. Called when the server is ejected, because its writes then fail for
-    /// another reason.
+    /// Forgets all failures. Called when callers stop using the server (the server is *ejected*),
+    /// because its writes then fail for another reason.
     pub(super) fn clear(&self) {
         lock(&self.functions).clear();
         self.count.store(0, Ordering::Release);

@@ -123,9 +123,9 @@ impl CasFence {
 }
 
 impl Server {
-    /// Raises the fence over every item that the server has now, and ejects the server until the
-    /// CAS number of the fence is known. If a removed server is given as `former_owner`, the raise
-    /// covers only the items whose keys that server owned.
+    /// Raises the fence over every item that the server has now, and *ejects* the server: the
+    /// server is not used until the CAS number of the fence is known. If a removed server is given
+    /// as `former_owner`, the raise covers only the items whose keys that server owned.
     pub(in crate::tier::remote::memcached) fn raise_fence(&self, former_owner: Option<&Server>) {
         self.fence.raise(former_owner.map(|owner| owner.seed));
         self.eject_until_fence_is_settled();
