@@ -238,8 +238,8 @@ pub enum Event<'e> {
         reason: StaleReason,
     },
     /// A call returns the error of an earlier fetch, because the option `error_ttl` delays the next
-    /// fetch of the key. If an expired value is kept for errors, the call emits `StaleServed`
-    /// instead.
+    /// fetch of the key. If a tier has kept an expired value for `stale_if_error`, the call emits
+    /// `StaleServed` instead.
     #[non_exhaustive]
     FetchPaused {
         /// The entry whose fetches are paused.

@@ -1,23 +1,24 @@
 //! The frame: the bytes that memcached stores for one value.
 //!
-//! The payload is the value, encoded by the codec. The shape and the outline describe the value's
-//! type; see `shape` and `outline`. The number after the name of each part is its length in bytes:
+//! The payload is the value, encoded by the codec. The shape (see `shape`) is a hash of the value's
+//! structure. The outline (see `outline`) is a list of hashes that describes how the value's type
+//! is decoded. The number after the name of each part is its length in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! This is format 2, which the positional codec uses. The named codec uses format 3, which has the
-//! fingerprint of a program before the outline's entries; see `program`.
+//! This is format 2, which the positional codec uses. The named codec uses format 3. It also
+//! contains the fingerprint of the program that wrote the frame, a hash of the program's file:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | program 8 | 4 each … | payload … | checksum 8
 //! ```
 //!
 //! All numbers are big-endian. The header is the part before the outline's entries. The checksum
-//! covers the canonical key, the header and the payload. The outline's hash in the header covers
-//! the entries. The checksum leaves the entries out, because SHA-256 already takes half the time of
-//! a remote hit.
+//! covers the header, the payload, and the bytes that identify the key outside of the process (the
+//! *canonical key*). It leaves the outline's entries out, because the outline's hash in the header
+//! covers them, and SHA-256 already takes half the time of a remote hit.
 //!
 //! The checksum is compared before the payload is decoded. It reveals a garbled frame, a truncated
 //! frame, and a frame of another key.
@@ -115,7 +116,8 @@ fn parse<'f>(key: &[u8], codec: Codec, frame: &'f [u8]) -> Option<EncodedView<'f
 
 fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
     let mut hash = Sha256::new();
-    // Without the key's length, a byte could move between the key and the header unnoticed.
+    // Without the key's length, the checksum would not show where the key ends and the header
+    // begins.
     hash.update((key.len() as u64).to_be_bytes());
     hash.update(key);
     hash.update(header);

@@ -95,7 +95,7 @@ counters! {
     /// Calls that were answered by their own fetch, with a value or an error.
     misses: Counter, "missed", Shown::IfCounted;
     /// Runs of the function's body, for calls that missed or bypassed the cache and for refreshes.
-    /// A run also counts if its call was dropped or got another answer during the run.
+    /// A run counts even if its call was dropped, or was answered in another way, during the run.
     fetches: Counter, "fetched", Shown::Always;
     /// Runs of the function's body that returned an error.
     fetch_errors: Counter, "failed", Shown::Always;

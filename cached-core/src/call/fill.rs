@@ -48,7 +48,7 @@ impl PendingCall {
             _ if handle.remote_tier().is_none() => ttls.local,
             FillTarget::LocalWhileUnreachable | FillTarget::LocalWithoutPermit => ttls.unconfirmed,
             // The background write later extends the local entry, once the remote tier has stored
-            // the value or it is known that it cannot.
+            // the value or is known to be unable to store it.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
         // An overwritable entry takes the value of the fetch that began last. A write-once entry
@@ -143,8 +143,8 @@ impl RemoteFill {
         }
     }
 
-    /// Gives the local entry its full ttl. The caller has learned that the remote tier has the
-    /// value or cannot store it.
+    /// Gives the local entry its full ttl, after the remote tier has stored the value or is known
+    /// to be unable to store it.
     fn extend_local_entry(&self) {
         let EntryTtls { local, stale, .. } = self.ttls;
         let expiry = Expiry { start: self.began, ttl: local, stale_ttl: stale };

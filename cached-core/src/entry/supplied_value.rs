@@ -116,7 +116,7 @@ pub(super) enum AddOutcome {
 /// entry, and the added value replaces them:
 ///
 /// - the lease of a process that is fetching
-/// - an expired value that is kept for errors
+/// - an expired value that is kept for `stale_if_error`
 /// - bytes that this build cannot read
 pub(super) async fn add_remote(
     handle: &EntryHandle,

@@ -315,7 +315,7 @@ mod tests {
         });
         (0..6).for_each(|_| observer.deliver(&EVENT));
         assert_eq!(counts(&observer), (1, 5, 0));
-        // Ends the pause.
+        // This ends the pause, and tells how long it would have lasted.
         let left = observer.paused_until.swap(1, Ordering::Relaxed);
         let left = Duration::from_millis(left - CoarseInstant::now().millis());
         assert!(left > PAUSE - Duration::from_secs(2) && left <= PAUSE, "{left:?}");
