@@ -294,8 +294,8 @@ impl Cache {
     /// Returns [`Health::Up`], or the memcached servers that are out of rotation.
     ///
     /// The method contacts no server, and only returns what this process knows from earlier
-    /// exchanges. A server is taken out of rotation after a few failures in a row. A program that
-    /// makes no calls therefore does not notice that a server has failed.
+    /// exchanges. A server is taken out of rotation after a few failed exchanges in a row, so a
+    /// program that makes no calls does not notice that a server has failed.
     ///
     /// A degraded cache still answers every call. A health check that a load balancer reads should
     /// therefore report the service as healthy, and may show the text of this value:
@@ -457,7 +457,8 @@ impl Cache {
 #[cfg(all(feature = "console", feature = "memcached"))]
 impl Cache {
     /// Makes the local tier refuse all values that are being fetched or read now. No later call of
-    /// the function with this index receives such a value. `None` stands for all functions.
+    /// `function` (the index of its declaration, or `None` for all functions) receives such a
+    /// value.
     pub(crate) fn refuse_values_under_way(&self, function: Option<usize>) {
         self.inner.local.refuse_earlier_fills();
         self.inner.flights.detach_all(function);

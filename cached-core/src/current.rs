@@ -39,7 +39,7 @@ static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(Config::default()
 /// True after the first call of `Cache::scope`. Until then, a call need not look for a scope.
 static SCOPE_USED: AtomicBool = AtomicBool::new(false);
 
-/// Returns the process's cache if no scope has ever been used.
+/// Returns the cache of the process if no task has ever used a scope.
 #[inline]
 pub(crate) fn process_cache_if_unscoped<'c>() -> Option<&'c Cache> {
     (!SCOPE_USED.load(Ordering::Relaxed)).then(process_cache)

@@ -1,6 +1,6 @@
 //! Makes the [`Outcome`] of each recorded call when the call ends, and passes it to the recorders.
 //!
-//! A call that this process's memory does not answer collects the facts in its
+//! A call that neither the request tier nor the local tier answers collects the facts in its
 //! [`MissTrace`](super::miss_trace::MissTrace). The functions here record the other calls.
 
 use std::sync::Arc;

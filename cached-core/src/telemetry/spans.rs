@@ -31,7 +31,7 @@ fn accepts_spans() -> bool {
 }
 
 /// Returns true if this thread's subscriber accepts the lines that say why a call missed. Without a
-/// subscriber, the log must accept these lines.
+/// subscriber, returns true if the log accepts them.
 #[inline]
 pub(crate) fn accepts_miss_lines() -> bool {
     tracing::enabled!(target: MISS_TARGET, tracing::Level::DEBUG)
@@ -82,7 +82,7 @@ fn outcome_of_drop() -> &'static str {
 /// The span `cache.fetch` around one run of an annotated function.
 ///
 /// If the span is dropped before [`end`](Self::end), its outcome is `cancelled` or `panicked`. The
-/// span is in a box, because most spans are turned off, and calls are moved often.
+/// span is in a box to keep a call small: most spans are turned off, and calls are moved often.
 pub(crate) struct FetchSpan(Option<Box<Span>>);
 
 /// Creates the span of a fetch. `parent` is given for a span that is not a child of the current
