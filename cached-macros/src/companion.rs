@@ -136,8 +136,8 @@ fn entry_type(
 /// Writes the `declared!` macro call, which finds the function's declaration. The search runs once.
 ///
 /// The declaration is a static inside the function's body, so the companion cannot name the static.
-/// Nor can the static stand beside the function: the attribute does not see whether the function is
-/// in an `impl` block, where no static is allowed.
+/// The static cannot stand beside the function either: no static is allowed in an `impl` block, and
+/// the attribute does not see whether the function is in one.
 fn declared(expansion: &ExpansionWriter<'_>) -> TokenStream {
     let ExpansionWriter { input, krate } = expansion;
     let declared = krate.private(Span::call_site(), "declared");

@@ -391,7 +391,8 @@ impl ExpansionWriter<'_> {
     }
 
     /// Writes a `return` that never runs. The `return` tells the compiler the type of the body, so
-    /// that the compiler shows a type error of the body in the body.
+    /// that the compiler underlines the wrong code in the body and not the generated code around
+    /// it.
     fn fake_return_edge(&self) -> TokenStream {
         let return_type = self.input.return_type;
         let span = return_type.span();
@@ -400,8 +401,8 @@ impl ExpansionWriter<'_> {
     }
 }
 
-/// Hashes the function's tokens with FNV-1a. By this hash the runtime distinguishes two copies of
-/// one function from two functions that a macro generated at the same place in the source.
+/// Hashes the function's tokens with FNV-1a. A macro can generate two functions at the same place
+/// in the source. By their hashes, the runtime distinguishes them from two copies of one function.
 fn code_hash(tokens: &TokenStream) -> u32 {
     let add = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     tokens.to_string().bytes().fold(0x811c_9dc5, add)
@@ -439,8 +440,8 @@ fn value_type(return_type: &Type, infallible: bool) -> &Type {
     }
 }
 
-/// Returns the span of the type's name without the path before it, or of the first token of a type
-/// that has no name.
+/// Returns the span of the type's name, without the path before it. If the type has no name,
+/// returns the span of its first token.
 fn name_span(ty: &Type) -> Span {
     match ty {
         Type::Path(path) => {

@@ -66,10 +66,10 @@ pub(crate) fn borrows_otherwise(argument: &FnArg) -> bool {
 /// Replaces the lifetimes in the type by `'static`, also the elided lifetime of a reference.
 /// Lifetimes that the type itself binds stay, as in `for<'a> fn(&'a u8)` and `fn(&u8)`.
 ///
-/// The companion (the function that the option `entry` generates) needs this in its return type,
-/// `EntryOf<R, P>`, where `R` is the return type of the annotated function. The lifetimes in `R`
-/// may come from parameters that the companion lacks. The replacement is harmless: a cached value
-/// is `'static` anyway, and `EntryOf` ignores the error type.
+/// The companion (the function that the option `entry` generates) returns `EntryOf<R, P>`, where
+/// `R` is the return type of the annotated function. The lifetimes in `R` may come from parameters
+/// that the companion lacks, so they must be replaced there. The replacement is harmless: a cached
+/// value is `'static` anyway, and `EntryOf` ignores the error type.
 pub(crate) fn with_static_lifetimes(ty: &Type) -> TokenStream {
     let mut ty = ty.clone();
     StaticLifetimeReplacer::default().visit_type_mut(&mut ty);

@@ -89,7 +89,7 @@ pub(crate) fn may_define(statement: &Stmt, name: &Ident) -> bool {
     }
 }
 
-/// Returns true if the `use` item may import the name, or a macro of a listed name.
+/// Returns true if the `use` item may import the name, or a macro with a name in the lists above.
 fn may_import(tree: &UseTree, name: &Ident) -> bool {
     let matters = |imported: &Ident| is_same(imported, name) || listed_macro(imported).is_some();
     match tree {

@@ -291,7 +291,8 @@ pub(crate) fn find_impl_trait(ty: &Type) -> Option<&TypeImplTrait> {
 }
 
 /// Returns the first `&mut` in an argument's type. The signature of a function pointer or of an
-/// `Fn` bound is not searched, because the caller does not lend the references in such a signature.
+/// `Fn` bound is not searched, because the caller passes the function, and not the references in
+/// its signature.
 pub(crate) fn find_mutable_reference(argument: &FnArg) -> Option<TokenStream> {
     #[derive(Default)]
     struct FirstMutableReference(Option<TokenStream>);

@@ -35,8 +35,8 @@ enum PreviousToken {
     Operator,
 }
 
-/// Says which commas of a group are written. A formatter adds a last comma when it breaks a list
-/// into lines, so the text must not depend on that comma.
+/// Says whether the last comma of a group is written. A formatter adds a last comma when it breaks
+/// a list into lines, so the text must not depend on that comma.
 #[derive(Clone, Copy, PartialEq)]
 enum CommaPolicy {
     All,

@@ -186,7 +186,7 @@ impl ValueFunction<'_> {
     }
 }
 
-/// Returns the parameter's name as the expression writes it, so that an error can point there.
+/// Returns the first mention of the parameter in the expression, so that an error can underline it.
 fn mention(expression: &Expr, name: &Ident) -> Ident {
     fn find(tokens: TokenStream, name: &Ident) -> Option<Ident> {
         tokens.into_iter().find_map(|token| match token {
