@@ -245,8 +245,8 @@ fn a_slow_clone_keeps_no_other_value_alive() {
                 freed_entry(number).invalidate().await.expect("no server can fail");
             }
         }));
-        // A panic would wait for the other thread forever while `clone_lock` exists, so the
-        // assertion comes after the drop.
+        // While `clone_lock` exists, a failed assertion would wait for the other thread forever. So
+        // the assertion comes after the drop.
         let alive = Arc::strong_count(&value) - 1;
         drop(clone_lock);
         assert!(alive < 10, "invalidated values are freed: {alive} of 1000 are not");

@@ -400,7 +400,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("coordinator.{}", std::process::id()));
         std::fs::create_dir(&folder).expect("the temporary folder can be written");
         std::fs::write(folder.join("CACHE-LEDGER.md"), another).expect("the file can be written");
-        // This runs the test above in a folder whose reviewed ledger has another reason.
+        // This runs the test above in a folder whose reviewed ledger has a different reason.
         let program = std::env::current_exe().expect("the program has a path");
         let output = Command::new(program)
             .args(["--exact", "tests::the_ledger_is_reviewed", "--nocapture"])

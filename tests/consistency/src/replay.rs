@@ -75,7 +75,7 @@ async fn new_process_cache(address: &str) -> Cache {
     new_process_cache_with_lease(address, 20).await
 }
 
-/// Returns a cache like that of a new process: it shares only memcached with other caches.
+/// Returns a cache like [`new_process_cache`], whose leases last `lease_secs` seconds.
 async fn new_process_cache_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::Payment;
 
-/// The fee of every payment. A build that misreads the bytes of the other build sees another
+/// The fee of every payment. A build that misreads the bytes of the other build sees a different
 /// number.
 const FEE: u64 = 7_777_777;
 const TASKS: usize = 8;

@@ -267,7 +267,7 @@ async fn calls_wait_for_leases_after_orphaned_leases() {
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached.address()).await;
     for edition in 0..3 {
-        // The read leaves the same placeholder as a process that is killed.
+        // The read below leaves the same placeholder as a process that is killed while it fetches.
         let key = cache.scope(async { slow_entry(edition).key().to_string() }).await;
         assert!(memcached.command(&format!("mg {key} N2 v c")).starts_with("VA 0"));
         cache.scope(slow_report(&Upstream::default(), edition)).await.expect("the call succeeds");

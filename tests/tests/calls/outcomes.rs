@@ -259,7 +259,7 @@ async fn scenario(upstream: &Upstream) -> Vec<Result<usize, UpstreamDown>> {
 }
 
 /// The answers and the counters are the same with and without a recorder, inside and outside of a
-/// request, so a recorder neither begins nor leaves a request.
+/// request. So a recorder neither begins nor leaves a request.
 #[tokio::test]
 async fn a_recorder_changes_no_answer() {
     for in_request in [false, true] {

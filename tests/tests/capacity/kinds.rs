@@ -60,7 +60,7 @@ fn grown<T>(capacity: u64, size: u64, make: fn(u64) -> T) -> u64
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    /// An entry is charged at least this number of bytes beside its value.
+    /// The cache counts at least this number of bytes for an entry, in addition to its value.
     const OVERHEAD: u64 = 512;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("the runtime starts").block_on(async {

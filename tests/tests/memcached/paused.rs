@@ -1,5 +1,5 @@
-//! The option `error_ttl` with memcached. After a failed fetch, a process answers with the error
-//! for that time: the key is *paused* there. Other processes are not paused.
+//! The option `error_ttl` with memcached. For that time after a failed fetch, a process answers
+//! with the error: the key is *paused* in this process. Other processes are not paused.
 
 use std::time::{Duration, Instant};
 

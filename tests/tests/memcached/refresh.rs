@@ -297,8 +297,8 @@ macro_rules! assert_refreshed_once {
         }
         assert_eq!(source.fetches(), 1, "{}: no refresh is due", stringify!($function));
         cache.advance(secs($ttl * 9 / 10));
-        // A call may have won the refresh claim before the refresh was due. It gives the claim back
-        // once the refresh is due.
+        // A call may have won the refresh claim before the refresh was due. The process gives this
+        // claim back once the refresh is due.
         for _ in 0..60 {
             call().await;
             if source.fetches() == 2 {

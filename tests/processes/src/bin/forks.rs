@@ -1,10 +1,11 @@
 //! A program that uses the cache and then forks, as a pre-forking server does. The program prints
 //! how many milliseconds the call of the child process took.
 //!
-//! The variable `CHILD` selects the child's call. With `holds`, the default, the child waits for a
-//! call whose *leader* (the call that fetches) it does not poll. With `inherits`, the child calls a
-//! function that a thread of the parent was fetching when the process forked. With `flushes`, the
-//! child calls a function and `flush` while a write of the parent to memcached is under way.
+//! The variable `CHILD` selects the child's call. With `holds`, the default, the child starts a
+//! call that fetches, and no longer polls this call. Then the child makes a second call with the
+//! same key. With `inherits`, the child calls a function that a thread of the parent was fetching
+//! when the process forked. With `flushes`, the child calls a function and `flush` while a write of
+//! the parent to memcached is under way.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -52,7 +53,7 @@ fn child_that_inherits() -> std::io::Result<()> {
     let began = Instant::now();
     runtime()?.block_on(async {
         let longest = Duration::from_secs(10);
-        // With two calls at once, the child also has a call that waits for the other's fetch.
+        // The child makes two calls at once, so that one of them waits for the other's fetch.
         let both = async { tokio::join!(page(2), page(2)) };
         let (first, second) =
             tokio::time::timeout(longest, both).await.map_err(std::io::Error::other)?;
