@@ -1,10 +1,10 @@
-//! Probes that find out whether a tokio runtime is *undriven*, which means that the runtime runs no
-//! tasks.
+//! Probes, which find out whether a tokio runtime is *undriven*. An undriven runtime runs no tasks.
 //!
 //! A `current_thread` runtime runs tasks only during `block_on`, and no runtime runs tasks while
 //! all its threads are blocked. Timers and sockets of an undriven runtime wake no task. A probe is
-//! a spawned task that only sets a flag. A driven runtime runs the probe soon. The header of
-//! [`flight`](super) defines the words *leader* and *watchdog*.
+//! a spawned task that only sets a flag. A driven runtime runs the probe soon. The
+//! [`watchdog`](super::watchdog) is a thread that checks the *leaders* of flights; see the header
+//! of [`flight`](super).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

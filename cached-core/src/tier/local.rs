@@ -92,7 +92,7 @@ struct DeferredDropsRunner;
 /// refused fill then costs another fetch, but no call receives a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
-    /// The hash of the key, which selects the stripe.
+    /// The key's hash, which selects the key's stripe.
     hash: u32,
     sequence: SequenceNumber,
     epoch: u64,

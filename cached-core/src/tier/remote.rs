@@ -155,7 +155,7 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     /// in the background.
     fn remove_item(self);
 
-    /// Gives the permit's write the timeout of a background write, which is longer.
+    /// Gives the permit's write the longer timeout of a background write.
     #[must_use]
     fn in_background(self) -> Self;
 

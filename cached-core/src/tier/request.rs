@@ -9,10 +9,11 @@
 //! future, which another thread may poll at the same time. From then on, all futures of the request
 //! *share* the values behind a lock, and a hit takes the path through `private/slow_path`.
 //!
-//! The outcomes of calls are recorded on that path too. While a thread records outcomes, the values
-//! of its request are *hidden* from the inlined lookup. A thread that records outside of a request
-//! has an empty [`RequestValues`], which keeps the inlined lookup from reading the local tier. So
-//! the inlined lookup contains no code for the recording.
+//! A program can record the *outcomes* of calls; see [`outcome`](crate::outcome). This happens on
+//! that path too. While a thread records outcomes, the values of its request are *hidden* from the
+//! inlined lookup. A thread that records outside of a request has an empty [`RequestValues`], which
+//! keeps the inlined lookup from reading the local tier. So the inlined lookup contains no code for
+//! the recording.
 
 mod table;
 
@@ -301,8 +302,8 @@ pub(crate) struct RequestFuture<F> {
     /// The values of the request. While the future is polled, this field holds the values that the
     /// thread had before.
     values: Option<Box<RequestValues>>,
-    /// The recorders that record the outcomes of this future's calls, in addition to those of the
-    /// thread that polls the future.
+    /// The recorders that record the outcomes of this future's calls, in addition to the recorders
+    /// of the thread that polls the future.
     recorders: Vec<Arc<OutcomeRecorder>>,
     /// `None` after `drop` has dropped the future.
     future: Option<Pin<Box<F>>>,

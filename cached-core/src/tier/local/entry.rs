@@ -116,7 +116,8 @@ pub(super) struct LocalEntry {
     ttl_millis: u32,
     /// The position of the value in the order in which fetches begin.
     pub(super) sequence: SequenceNumber,
-    /// The epoch of the fill token under which the value was first stored.
+    /// The epoch of the key's stripe in the [`FillToken`](super::FillToken) with which the value
+    /// was first stored.
     pub(super) epoch: u64,
 }
 

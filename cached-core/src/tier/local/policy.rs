@@ -43,8 +43,8 @@ pub(super) struct EvictionPolicy {
     is_active: AtomicBool,
 }
 
-/// Two independent hashes of a key, which moka uses in place of the key. The first hash is taken
-/// from the key's header.
+/// Two independent hashes of a key. moka uses this pair in place of the key. The first hash is
+/// taken from the key's header.
 ///
 /// Two keys hardly ever share a fingerprint. If two keys do, moka holds a record of only one of
 /// them, and the entry of the other key is evicted.
@@ -77,7 +77,8 @@ impl Hash for KeyFingerprint {
 /// record. [`RecordRole`] tells these three records apart. (An `Arc` around the record would avoid
 /// clones, but would cost each entry another allocation.)
 struct MokaRecord {
-    /// The entry's id with the role in its spare bits, which saves eight bytes for each entry.
+    /// The entry's id, with the role stored in the id's spare bits. This saves eight bytes for each
+    /// entry.
     id_and_role: EntryId,
     weight: u32,
     evicted: Arc<EvictionQueue>,

@@ -1,7 +1,7 @@
 //! The sweeper: a background thread that removes expired entries and runs deferred drops, so that
 //! an idle process frees memory too. One thread serves all caches of the process. The thread works
-//! in *rounds*, and sleeps while there is nothing to do. In a round, it *sweeps* each tier, which
-//! means that it removes the tier's expired entries. Then it runs all deferred drops; see
+//! in *rounds*, and sleeps while there is nothing to do. In a round, the thread *sweeps* each tier:
+//! it removes the tier's expired entries. Then the thread runs all deferred drops; see
 //! [`deferred_drops`](super::deferred_drops).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,7 @@
-//! Tests of the rules that every remote store must follow. Each rule is a function that is generic
-//! over the store. To test another store, write a function that builds a [`TwoClients`] of that
-//! store, and add a module to the macro `rules!`.
+//! Tests of the rules that every remote store must follow. The header of [`remote`](super) defines
+//! the words *lease*, *refresh claim* and *build*. Each rule is a function that is generic over the
+//! store. To test another store, write a function that builds a [`TwoClients`] of that store, and
+//! add a module to the macro `rules!`.
 
 mod memcached_process;
 

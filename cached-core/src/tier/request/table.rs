@@ -10,7 +10,7 @@ use crate::value::Value;
 pub(super) struct RequestTables {
     /// The ids of the caches, each with the values from this cache. Most requests use one cache.
     caches: Vec<(u64, ValueTable)>,
-    /// How often the request has replaced or removed values.
+    /// The request's *change count*: how often the request has replaced or removed values.
     pub(super) changes: u64,
 }
 

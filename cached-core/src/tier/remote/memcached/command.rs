@@ -124,8 +124,8 @@ impl Command {
         match self {
             Command::Read { .. } => "get",
             Command::Write { .. } | Command::Renew { .. } => "set",
-            // A claim is given back with memcached's delete command, whose options then only mark
-            // the item.
+            // A claim is given back with memcached's delete command. Its options make memcached
+            // mark the item as stale instead of removing the item.
             Command::Delete { .. } | Command::ReleaseRefresh { .. } => "delete",
         }
     }

@@ -24,7 +24,8 @@ const MAX_HEAD_START: Duration = Duration::from_millis(250);
 /// Opens connections to the addresses of one host name.
 pub(super) struct Dialer {
     addresses: Vec<SocketAddr>,
-    /// Knows the address of the server's newest connection, which is tried first.
+    /// Knows the address of the server's newest connection. [`dial`](Self::dial) tries this address
+    /// first.
     identity: Arc<ServerIdentity>,
 }
 

@@ -37,7 +37,8 @@ const LONGEST_LEASE: Duration = Duration::from_secs(60);
 /// How long a write or removal under the lease waits for a renewal that is under way.
 const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 
-/// A lease that this process holds. The lease's permit and its renewals share one `HeldLease`.
+/// A lease that this process holds. The permit to write the value and the renewals of the lease
+/// share one `HeldLease`.
 pub(super) struct HeldLease {
     route: KeyRoute,
     /// A random number that distinguishes this lease's markers from the markers of other leases.

@@ -1,8 +1,8 @@
 //! Limits how long a caller waits for a lease that another caller holds.
 //!
 //! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
-//! function. A waiting caller repeats a *read* of the key, which is one exchange with the server,
-//! until the value is there or the wait is over.
+//! function. A waiting caller *reads* the key again and again, each time in one exchange with the
+//! server, until the value is there or the wait is over.
 //!
 //! A new lease is a *placeholder* on the server, an empty item that usually expires after 2 s.
 //! While the holder of a lease fetches, it stores a *marker* every half second. For a lease without

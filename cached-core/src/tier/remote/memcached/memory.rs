@@ -1,7 +1,8 @@
 //! A memcached server in memory, for tests of programs that use this crate. Its items expire
 //! according to a clock that the test moves. The test can make the server fail, stall or lie.
 //!
-//! A property test compares the replies of this server with those of a real memcached.
+//! A property test compares the replies of this server with those of a real memcached. The module
+//! [`command`](super::command) defines the words *lease* and *refresh claim*.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};

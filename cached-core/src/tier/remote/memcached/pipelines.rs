@@ -1,5 +1,6 @@
-//! The pipelines to one server. Each tokio runtime has its own pipelines, because a connection
-//! works only while the runtime that opened the connection is running.
+//! The pipelines to one server. A *pipeline* sends commands to the server from one tokio runtime.
+//! Each runtime has its own pipelines, because a connection works only while the runtime that
+//! opened the connection is running.
 
 use std::future::pending;
 use std::net::{Ipv4Addr, UdpSocket};

@@ -2,9 +2,9 @@
 //!
 //! The probe asks for the version, and then tries to renew a lease that does not exist. A usable
 //! server replies that the lease does not exist. A server that is too old does not understand the
-//! renewal: it reads the two bytes of the renewal's value, `mn`, as a command that does nothing,
-//! and replies `MN`. The probe relies on this behaviour instead of the version text, because a
-//! proxy may make up that text.
+//! renewal. Such a server reads the two bytes of the renewal's value, `mn`, as a command that does
+//! nothing, and replies `MN`. The probe relies on this behaviour instead of the version text,
+//! because a proxy may make up that text.
 //!
 //! The server's statistics contain its process id, its clock and its uptime. From these numbers the
 //! cache learns whether memcached was restarted between two connections. A server may refuse to

@@ -1,5 +1,5 @@
-//! The queue of commands that a pipeline has yet to send. The queue's size in bytes is limited. The
-//! pipeline takes the commands in batches.
+//! The queue of commands that a [`pipeline`](super::pipeline) has yet to send to its server. The
+//! queue's size in bytes is limited. The pipeline takes the commands in batches.
 
 use std::collections::VecDeque;
 

@@ -12,6 +12,10 @@
 //!
 //! A *lookup* is a sequence of reads that share one timeout. It may use both servers and both
 //! slots.
+//!
+//! A *lease* is the right to fetch a missing value. On the server, a lease is an empty
+//! *placeholder* item or, after a renewal, a *marker* item. A *CAS* is the number that a server
+//! gives to each version of an item.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -218,8 +218,8 @@ impl Server {
         Exchange::start(subject, is_awaited)
     }
 
-    /// Returns the guard for a later probe, which checks whether a lease has ended. Returns `None`
-    /// if enough probes are planned already.
+    /// Returns the guard of a *probe*: a later check whether a lease has ended. Returns `None` if
+    /// enough probes are planned already.
     pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
         LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }

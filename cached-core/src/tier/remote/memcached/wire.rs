@@ -56,8 +56,8 @@ pub(super) struct MemcachedStream<IO> {
 pub(super) enum ExchangeOutcome {
     /// Every command has a result.
     Complete,
-    /// The server sent bytes that are not a reply, or an error line after which it is unclear which
-    /// command the next line answers.
+    /// The server sent bytes that are not a reply, or an error line after which the next lines
+    /// cannot be matched to commands.
     Failed(CommandError),
     /// The connection is closed, or writing or reading failed.
     Closed {

@@ -342,7 +342,8 @@ fn only_an_unsynced_error_ends_the_exchange() {
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
             &[Some(RemoteErrorKind::TooLarge), None, None],
         ),
-        // The next line may be a reply to a part of the value, which the server reads as a command.
+        // The server may read a part of the value as a command, and the next line may be the reply
+        // to this command.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
     ];
     for (reply, expected) in cases {

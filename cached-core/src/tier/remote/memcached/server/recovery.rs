@@ -2,7 +2,8 @@
 //!
 //! A background task retries until the server answers. Then the task takes three steps:
 //!
-//! - It settles the *fence*: it finds out below which CAS number the server's items may be stale.
+//! - It settles the *fence*: it finds out below which CAS number (version number) the server's
+//!   items may be stale.
 //! - It delivers the *hints*: it tells the server to remove the keys of missed removals.
 //! - It puts the server back *in rotation*: callers use the server again.
 
