@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::runtime_probe::RuntimeProbes;
 use super::{Flight, lock, now_millis};
 
-/// The pause between two checks of the list.
+/// The pause between two checks of the watched flights.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many times a caller tries to lock [`CURRENT`].
@@ -20,7 +20,7 @@ const MAX_LOCK_ATTEMPTS: usize = 100;
 /// async runtime, and sleeps while the list is empty.
 #[derive(Default)]
 pub(super) struct LeaderWatchdog {
-    /// The flights that a follower has joined.
+    /// The flights that have followers, or had followers before.
     flights: Mutex<Vec<Weak<Flight>>>,
     added: Condvar,
 }
