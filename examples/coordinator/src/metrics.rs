@@ -22,8 +22,8 @@ pub(crate) fn metrics_router(cache: Cache) -> Result<Router, BuildError> {
     let bounds: Vec<f64> =
         bounds.buckets().filter_map(|(bound, _)| Some(bound?.as_secs_f64())).collect();
     let exporter = PrometheusBuilder::new()
-        // This setting adds `_total` to the names of counters, and its unit to the name of a metric
-        // that has one.
+        // This setting adds `_total` to the name of each counter. If a metric has a unit, the
+        // setting adds the unit to the name.
         .with_recommended_naming(true)
         .set_buckets(&bounds)?
         .install_recorder()?;

@@ -82,7 +82,7 @@ impl Fleet {
             .namespace("fleet")
             .memcached(&addresses)
             // The paused clock jumps, so a fetch seems to take no time. By default, a call waits
-            // for a lease only twice as long as a fetch takes.
+            // for another call's lease only twice as long as a fetch takes.
             .lease_wait(Duration::from_secs(60));
         let first = TestCache::with(builder).expect("the addresses are well-formed");
         let mut processes: Vec<TestCache> =

@@ -167,8 +167,8 @@ impl HttpCarrier {
         let answer = request.bearer_auth(&token.access_token).send().await?;
         match again {
             Some(again) if answer.status() == StatusCode::UNAUTHORIZED => {
-                // Many calls are refused at once, and the first may have replaced the token
-                // already.
+                // The carrier refuses many calls with a revoked token at once, and one of them may
+                // have replaced the token already.
                 let current = self.token_entry().get().await.into_option();
                 if current.is_some_and(|current| current.access_token == token.access_token) {
                     self.token_entry().invalidate().await?;

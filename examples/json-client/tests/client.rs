@@ -158,8 +158,8 @@ async fn rates_are_refreshed_before_they_expire() -> Result<()> {
     let test = TestCache::new();
     test.run(api.rates("SE", "NO", 1250)).await?;
 
-    // The entry lives for 10 minutes. A call in the last two starts the refresh, and does not wait
-    // for it.
+    // The entry lives for 10 minutes. A call in the last two minutes starts the refresh, and does
+    // not wait for it.
     test.advance(Duration::from_secs(9 * 60));
     test.run(api.rates("SE", "NO", 1250)).await?;
     let refreshed = async {
@@ -310,7 +310,8 @@ async fn a_broken_memcached_changes_no_answer() -> Result<()> {
     let test = TestCache::new();
     let answers = test.run(read_all(&*api)).await?;
     test.memcached().fail();
-    // The copies of overwritable entries are older than 5 s now, so memcached is asked.
+    // The process's own copies of overwritable entries are older than 5 s now, so memcached is
+    // asked.
     test.advance(Duration::from_secs(6));
     assert_eq!(test.run(read_all(&*api)).await?, answers);
     Ok(())
