@@ -165,7 +165,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Replays the trace of a fill without CAS.
+/// Replays the trace of a fill (a write of a fetched value) that checks no CAS number. The
+/// library's fill must be refused.
 #[tokio::test]
 async fn a_fill_after_an_invalidation_is_refused() {
     let memcached = Memcached::start();

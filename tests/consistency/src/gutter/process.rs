@@ -2,7 +2,8 @@
 //!
 //! A *step* changes the state once, for example by one exchange with a server. The *home server*
 //! stores the key, and the *gutter server* stands in for a home server that the process cannot
-//! reach. A *hint* is a process's note that it must still remove the key from a server.
+//! reach. A *hint* is a process's note that it must still remove the key from a server. The parent
+//! module explains the other words.
 //!
 //! Parameters and fields named `at` are the index of a server: `HOME` or `GUTTER`.
 
@@ -327,7 +328,8 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Returns the state after the invalidation or overwrite has ended.
+    /// Returns the state after the invalidation or overwrite has ended. If it has not failed, the
+    /// home server must no longer have a value in `replaced`.
     fn end_change(
         &self,
         mut state: SystemState,

@@ -1,4 +1,4 @@
-//! The steps that a call of the annotated function takes.
+//! The steps that a call of the annotated function takes. The parent module explains the words.
 
 use super::*;
 

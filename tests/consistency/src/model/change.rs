@@ -1,4 +1,4 @@
-//! The steps of an `invalidate` or an `overwrite`.
+//! The steps of an `invalidate` or an `overwrite`. The parent module explains the words.
 
 use super::*;
 
