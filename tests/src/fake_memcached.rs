@@ -20,8 +20,8 @@ pub enum ServerKind {
     NeedsPassword,
     /// A server that answers reads but has no memory left for values.
     Full,
-    /// A server that grants leases, and answers `set`, `add` and `cas` as if another caller had
-    /// changed the item.
+    /// A server that grants leases (the right to fetch a missing value), and answers `set`, `add`
+    /// and `cas` as if another caller had changed the item.
     IgnoresWrites,
 }
 

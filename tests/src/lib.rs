@@ -55,8 +55,8 @@ impl Memcached {
     }
 
     /// Starts a server with little memory that never evicts, and fills the memory with items of
-    /// about `bytes` bytes. The server still grants leases, because their placeholders are small.
-    /// It refuses further items of that size.
+    /// about `bytes` bytes. The server still grants leases (the right to fetch a missing value),
+    /// because it stores only a small placeholder for each. It refuses further items of that size.
     ///
     /// # Panics
     /// Panics like [`start`](Self::start).

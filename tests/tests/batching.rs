@@ -37,7 +37,8 @@ async fn counted(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown
 
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_cache(memcached: &Memcached, timeout_secs: u64) -> Cache {
-    // The lease is so long that it does not end early on a busy machine.
+    // The lease (the right of one caller to fetch) is so long that it does not end early on a busy
+    // machine.
     let lease = Duration::from_secs(60);
     let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
     builder
@@ -270,7 +271,8 @@ async fn an_oversized_value_fails_alone_and_ejects_nothing() {
     }
     let stats = cache.stats().get("large").expect("the function was called");
     assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (24, 16, 16), "{stats:?}");
-    // A server that refuses several values in a row is not ejected.
+    // A server that refuses several values in a row is not ejected: the process continues to use
+    // it.
     for number in (100..140).step_by(5) {
         cache.scope(large(&upstream, number)).await.expect("the call succeeds");
         cache.flush().await;

@@ -49,7 +49,7 @@ async fn a_copied_function_is_not_a_declaration() {
     assert_eq!(declared.count(), 1);
     let stats = cache.stats().get("handler").expect("the ledger lists the function");
     assert_eq!((stats.fetches, stats.local_hits), (2, 2));
-    // The two findings are about the shared names below.
+    // The audit has two findings, about the shared names below.
     let findings = cached_core::ledger().audit();
     let [Finding::SharedName { .. }, Finding::SharedName { .. }] = &findings[..] else {
         panic!("{findings:?}");

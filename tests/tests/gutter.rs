@@ -60,7 +60,8 @@ async fn record(upstream: &CountingUpstream, number: u32) -> Result<u32, String>
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_cache(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
-    // A call that waits for a lease must wait until the lease holder has stored the value.
+    // A *lease* is the right of one call to fetch. The calls of the other process must wait until
+    // the holder of the lease has stored the value.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
     builder.build().await.expect("the settings are valid")
 }

@@ -1,5 +1,5 @@
-//! The local tier has the hit ratio of moka alone, although the tier reports only some of its
-//! hits to moka.
+//! The local tier evicts as the cache crate moka decides. The tier has the hit ratio of moka alone,
+//! although it reports only some of its hits to moka.
 //!
 //! The test runs in a process of its own because it counts hits under eviction.
 #![allow(missing_docs)]

@@ -47,9 +47,10 @@ const ENTRIES: usize = 52_000;
 /// The number of entries before the measurement. It is chosen so that no table grows during the
 /// measurement.
 ///
-/// papaya's table has 262,144 places. It grows when a search takes too long, which depends on the
-/// random seed of the hash. In a measurement with three quarters of the places in use, one table in
-/// three had grown. Each of moka's 64 segments has 4,096 places.
+/// The local tier keeps its entries in a hash table of the crate papaya, which has 262,144 places
+/// here. It grows when a search takes too long, which depends on the random seed of the hash. In a
+/// measurement with three quarters of the places in use, one table in three had grown. Each of
+/// moka's 64 segments has 4,096 places.
 const ENTRIES_BEFORE: usize = 128_000;
 
 /// Returns the capacity of a cache. With `is_filling`, the entries before the measurement use more

@@ -130,7 +130,7 @@ fn a_read_on_a_closed_connection_is_repeated() {
 }
 
 /// Lets calls time out while memcached is suspended. Checks that the leases that memcached grants
-/// later are released.
+/// later are released. A *lease* is the right of one caller to fetch a missing value.
 async fn assert_late_leases_released(calls: u64) {
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached, Duration::from_millis(200)).await;

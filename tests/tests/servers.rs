@@ -407,8 +407,8 @@ async fn keys_that_move_back_revive_no_value() {
 }
 
 /// A fetch begins before its server is removed, and ends after the server was added again. In
-/// between the key is invalidated. The invalidation does not reach this server, so the lease of the
-/// fetch is still valid there.
+/// between the key is invalidated. The invalidation does not reach this server, so the *lease* (the
+/// right to store the fetched value) is still valid there.
 #[tokio::test]
 async fn a_fetch_across_a_removal_stores_nothing() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();

@@ -1,4 +1,5 @@
-//! Two functions have one cache name. Neither is cached, and a finding names both.
+//! Two functions have one cache name. Neither is cached, and a finding of the ledger's audit names
+//! both.
 //!
 //! The test runs in a process of its own because it installs a cache.
 #![allow(missing_docs)]
@@ -55,7 +56,8 @@ async fn functions_with_a_shared_name_bypass_the_cache() {
     }
     assert!(places.iter().all(|(_, place)| place.contains("shared_name.rs:")), "{line}");
 
-    // An `install` that fails installs nothing, and calls use the embedded cache.
+    // An `install` that fails installs nothing. Calls then use the *embedded cache*, which every
+    // process has.
     for _ in 0..2 {
         let cache = Cache::builder().build().await.expect("the settings are valid");
         let error = cache.install().expect_err("the name is shared");

@@ -95,7 +95,7 @@ fn a_nested_hit_allocates_no_thread_state() {
     runtime().block_on(call_all());
     let runtime = runtime();
     let allocated = measure(|| runtime.block_on(call_all()));
-    // The store allocates when it reports hits to moka.
+    // The store allocates when it reports hits to moka, which decides what is evicted.
     assert!(allocated.bytes_total < 16 << 10, "nested hits allocate little: {allocated:?}");
 }
 

@@ -37,7 +37,7 @@ const READER: &str = "CACHED_TYPES_READER";
 /// The environment variable that tells a second process what to expect: `hit` or `fetch`.
 const EXPECTED: &str = "CACHED_TYPES_EXPECTED";
 
-/// Returns the finding about a function.
+/// Returns the audit's finding about a function.
 fn finding_about(name: &str) -> Option<String> {
     let findings = cached_core::ledger().audit();
     findings.iter().map(ToString::to_string).find(|finding| finding.contains(&format!("`{name}`")))

@@ -63,7 +63,8 @@ struct FleetMember {
 struct MemberCounters {
     calls: u64,
     fetches: u64,
-    /// Failures after which a call may fetch although another process has the value or the lease.
+    /// Failures after which a call may fetch although another process has the value or is fetching
+    /// it.
     excuses: u64,
 }
 

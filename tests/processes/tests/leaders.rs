@@ -19,7 +19,7 @@ async fn local_cache() -> Cache {
 #[coordinator_cached(name = "always_panics", version = number, skip(upstream))]
 async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
-    // `resume_unwind` skips the panic hook, because fifty backtraces would take longer than the
+    // `resume_unwind` panics without the panic hook: fifty backtraces would take longer than the
     // calls.
     std::panic::resume_unwind(Box::new(number))
 }
@@ -116,7 +116,8 @@ fn a_leader_on_an_idle_runtime_is_replaced() {
     let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking_millis(1000);
     let first = start_call(&idle, &cache, &upstream);
-    // These callers wait first, but cannot take the lead, because their runtime is idle too.
+    // These callers are the first that wait. They cannot take the lead, because their runtime is
+    // idle too.
     let stuck: Vec<_> = (0..3).map(|_| start_call(&idle, &cache, &upstream)).collect();
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));

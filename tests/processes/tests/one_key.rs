@@ -79,8 +79,8 @@ fn another_process_replaces_a_killed_fetcher() {
     let mut processes = start_processes(&url, 3, 100, "50");
     processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(read_outcome).collect();
-    // A process waits as long as the lease lasts, so each process may give up just before the lease
-    // ends.
+    // A *lease* is the right of one process to fetch. The others wait as long as the lease lasts,
+    // so each of them may give up just before the lease ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "each process fetches once at most: {outcomes:?}");
     let took = began.elapsed();

@@ -416,7 +416,8 @@ async fn the_request_tier_keeps_no_error() {
 async fn a_paused_process_serves_what_another_has_fetched() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::new()).await;
     let other = cache.another_process();
-    // A paused call takes no lease, so the other process does not wait.
+    // A paused call takes no *lease* (the right to fetch), so the other process does not wait for a
+    // fetch.
     assert_eq!(cache.run(paused(&upstream, 7)).await, Err(UpstreamDown));
     upstream.recover();
     assert_eq!(other.run(paused(&upstream, 7)).await, Ok(2), "the other process is not paused");

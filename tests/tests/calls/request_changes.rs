@@ -205,8 +205,8 @@ async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: 
 }
 
 /// Runs three tasks in a request and one task outside the request, all concurrently. One of the
-/// tasks in the request records its calls. While that task is polled, the inlined lookup does not
-/// see the answers of the request.
+/// tasks in the request records its calls. While that task is polled, the lookup that is inlined
+/// into each annotated function does not see the answers of the request.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
     let price = Arc::new(Price::default());
     let [a, b, c, outside] = steps;

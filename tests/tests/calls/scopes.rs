@@ -302,7 +302,8 @@ async fn carried_stock(item: u64) -> Result<u64, std::io::Error> {
 async fn a_task_without_its_scope_is_logged_once() {
     collect_logs();
     let cache = local_cache().await;
-    // A call outside of every task and every scope uses the embedded cache. It logs no warning.
+    // A call outside of every task and every scope uses the *embedded cache*, which every process
+    // has. It logs no warning.
     carried_stock(1).await.expect("the call succeeds");
     let work = cache.scope(async {
         tokio::spawn(in_scope(carried_stock(2))).await.expect("no task panics")?;

@@ -197,7 +197,8 @@ async fn axum_sends_the_status_of_each_response() {
     let so_far = request(at, "/so-far", "").await.1;
     assert!(so_far.ends_with("1 call: 1 miss"), "a handler can read the outcomes so far: {so_far}");
 
-    // A forced miss leaves a write-once entry as it is.
+    // A forced miss fetches again, but does not replace the entry of a function without
+    // `overwrite`.
     let fetches = upstream.fetches();
     let forced = status_of(at, "/twice/1", "cache-control: no-cache\r\n").await;
     assert_eq!(forced, "fwd=request; stored=?0");

@@ -1,4 +1,6 @@
-//! The counters of calls, fills, leases and servers, with memcached processes.
+//! Tests the counters of calls, fills, leases and servers, with memcached processes. A *lease* is
+//! the right of one caller to fetch a missing value, and a *fill* stores the fetched value in
+//! memcached.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! A memcached that grants leases but stores no values. Each process then keeps its values for
-//! their whole local ttl, as without memcached.
+//! Tests with a memcached that grants *leases* (the right to fetch a missing value) but stores no
+//! values. Each process then keeps its values for their whole local ttl, as without memcached.
 
 use std::time::Duration;
 

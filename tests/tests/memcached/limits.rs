@@ -45,7 +45,8 @@ async fn a_ttl_below_a_second_stays_local() {
     assert_ne!(a.scope(brief(7)).await, first);
 }
 
-/// The ttl is known only after the fetch. By then memcached has granted a lease.
+/// The ttl is known only after the fetch. By then memcached has granted a lease, which is the right
+/// to fetch the missing value.
 #[coordinator_cached(
     name = "brief_token",
     overwrite(reason = "a token has no version of its own"),
@@ -114,7 +115,7 @@ async fn jitter_only_shortens_ttls() {
     }
     let (shortest, longest) =
         (ttls.first().expect("there are 200 entries"), ttls.last().expect("there are 200 entries"));
-    // A few seconds may pass between the fill and this check.
+    // A few seconds may pass between the write to memcached and this check.
     assert!(*longest <= 1000 && *shortest >= 490, "jitter halves at most: {shortest} to {longest}");
     assert!(*longest > 900 && *shortest < 600, "jitter uses its range: {shortest} to {longest}");
     assert!(ttls.len() > 50, "the ttls differ: {ttls:?}");

@@ -117,7 +117,7 @@ async fn the_exporter_agrees_with_the_upstream() {
 
     let fills = counts(&scraped, "cache_fills_total", "measured", "outcome", ["stored", "failed"]);
     assert_eq!(fills, [21, 0]);
-    // The failed and the dropped fetch had won a lease too.
+    // A *lease* is the right to fetch. The failed and the dropped fetch had won one too.
     let leases = counts(&scraped, "cache_leases_total", "measured", "outcome", ["won", "busy"]);
     assert_eq!(leases, [23, 0]);
     assert_eq!(scraped.sum("cache_entries", &[]), Some(31.0));

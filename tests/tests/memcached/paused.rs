@@ -32,7 +32,7 @@ async fn a_paused_process_delays_no_other_process() {
     }
     here.flush().await;
     assert_eq!(upstream.fetches(), 1);
-    // A paused call leaves no lease behind.
+    // A paused call leaves no lease behind, for which other processes would wait.
     let key = there.scope(async { paused_entry(7).key().to_string() }).await;
     assert_eq!(memcached.command(&format!("mg {key} v")), "EN");
 

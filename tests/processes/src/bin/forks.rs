@@ -94,7 +94,7 @@ fn begin_a_long_write() -> std::io::Result<Memcached> {
             tokio::time::sleep(Duration::from_secs(60)).await;
         });
     });
-    // After 100 ms the call holds its lease and is still fetching.
+    // After 100 ms the call has read memcached and is still fetching.
     std::thread::sleep(Duration::from_millis(100));
     memcached.suspend();
     std::thread::sleep(Duration::from_millis(300));
