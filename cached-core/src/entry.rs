@@ -247,18 +247,27 @@ impl<V, P> CacheEntry<V, P> {
         };
         // Until memcached has removed the entry, another call of this process may read the old
         // value from memcached and store the value in the local tier.
-        let _remove_again = RemoveOnDrop(&handle);
+        let _remove_again = RemoveOnDrop::new(&handle.cache, &handle.key);
         store.remove(&key, None).await.map_err(|error| handle.remote_failed(error))
     }
 }
 
 /// A guard that removes an entry from the tiers of this process when it is dropped. The guard is
 /// also dropped if the change is cancelled.
-struct RemoveOnDrop<'s>(&'s EntryHandle);
+pub(crate) struct RemoveOnDrop<'s> {
+    cache: &'s Cache,
+    key: &'s Arc<[u8]>,
+}
+
+impl<'s> RemoveOnDrop<'s> {
+    pub(crate) fn new(cache: &'s Cache, key: &'s Arc<[u8]>) -> RemoveOnDrop<'s> {
+        RemoveOnDrop { cache, key }
+    }
+}
 
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.cache.remove_from_process(&self.0.key, None);
+        self.cache.remove_from_process(self.key, None);
     }
 }
 
@@ -468,7 +477,7 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             }
             return Ok(());
         };
-        let remove_if_cancelled = RemoveOnDrop(&handle);
+        let remove_if_cancelled = RemoveOnDrop::new(&handle.cache, &handle.key);
         let frame = supplied.encode_frame(&handle);
         let began = Instant::now();
         let mut written = match frame {

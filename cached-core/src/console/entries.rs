@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{ConsoleState, Refusal, SharedState, json_response};
 use crate::cache::Cache;
 use crate::declaration::Declaration;
+use crate::entry::RemoveOnDrop;
 use crate::event::{Event, EventSubject};
 use crate::key::{Digest, Key};
 use crate::tier::local::FoundEntry;
@@ -206,23 +207,28 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
         ));
     };
     let address = EntryAddress { declaration: Some(declaration), ..address };
-    match &found {
+    let known_key = match found {
         Some(FoundEntry { key, .. }) => {
-            cache.emit(Event::Invalidated { entry: EventSubject::of(key) });
+            cache.emit(Event::Invalidated { entry: EventSubject::of(&key) });
+            cache.remove_from_process(&key, None);
+            Some(key)
         }
-        // An event needs the key. If the key is unknown, the removal is only counted.
         None => {
+            // An event needs the key. If the key is unknown, the removal is only counted.
             let index = declaration.index();
             index.into_iter().for_each(|index| cache.counters_at(index).invalidations.add());
+            remove_unknown_key(state, address).await?
         }
-    }
-    remove_from_process(state, address, found).await?;
+    };
     if let Some(store) = cache.remote().filter(|_| declaration.uses_remote())
         && let Some(key) = address.key(cache)
     {
+        let remove_again = known_key.as_ref().map(|key| RemoveOnDrop::new(cache, key));
         let removed = store.remove(&key, None).await;
-        let found = search(state, address).await?;
-        remove_from_process(state, address, found).await?;
+        match remove_again {
+            Some(remove_again) => drop(remove_again),
+            None => _ = remove_unknown_key(state, address).await?,
+        }
         removed.map_err(|error| {
             let line = format!("memcached did not confirm the removal: {error}");
             Refusal::new(StatusCode::BAD_GATEWAY, line)
@@ -231,23 +237,19 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
     Ok(address)
 }
 
-/// Removes the entry from the local tier. A fetch or a read that is already running will not store
-/// the old value.
-async fn remove_from_process(
+/// Removes an entry whose key is unknown from the local tier. A fetch or a read that is already
+/// running will not store the old value. Returns the key if the local tier has the entry by now.
+async fn remove_unknown_key(
     state: &Arc<ConsoleState>,
     address: EntryAddress,
-    found: Option<FoundEntry>,
-) -> Result<(), Refusal> {
+) -> Result<Option<Arc<[u8]>>, Refusal> {
     let cache = &state.cache;
-    if let Some(FoundEntry { key, .. }) = found {
-        cache.remove_from_process(&key, None);
-        return Ok(());
-    }
-    // The key is unknown, so the local tier refuses the results of all running fetches and reads.
-    // The second search finds an entry that was stored after the first search.
+    // The local tier refuses the results of all running fetches and reads of the function. The
+    // search then finds an entry that was stored before.
     cache.refuse_values_under_way(address.declaration.and_then(Declaration::index));
-    if let Some(FoundEntry { key, .. }) = search(state, address).await? {
+    let found = search(state, address).await?;
+    Ok(found.map(|FoundEntry { key, .. }| {
         cache.remove_from_process(&key, None);
-    }
-    Ok(())
+        key
+    }))
 }

@@ -353,6 +353,45 @@ async fn an_overtaken_fetch_stores_nothing() {
     }
 }
 
+/// If this process has the entry, its key is known, so the fetches of other keys go on.
+#[tokio::test]
+async fn fetches_of_other_keys_outlive_an_invalidation() {
+    for servers in [vec![], vec![Memcached::start()]] {
+        let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
+        let cache =
+            if addresses.is_empty() { local_cache().await } else { cache_on(&addresses).await };
+        let program = Program::serve(mounted(&cache)).await;
+        let call = |edition: u32, gate: &Gate| {
+            let (cache, gate) = (cache.clone(), gate.clone());
+            tokio::spawn(async move { cache.scope(gated(edition, gate)).await.expect("no error") })
+        };
+        let open_gate = || {
+            let gate = Gate::default();
+            gate.goes_on.notify_one();
+            gate
+        };
+        call(2, &open_gate()).await.expect("the task ends");
+        cache.flush().await;
+        let slow = Gate::default();
+        let first = call(3, &slow);
+        slow.begun.notified().await;
+        let key = cache.scope(async { gated_entry(2).key() }).await;
+        let (status, text) =
+            invalidate(program.url(&format!("/_cache/api/entries/{key}")), Some(TOKEN)).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        let mut second = call(3, &open_gate());
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut second).await;
+        assert!(early.is_err(), "a second fetch began, with {} servers", addresses.len());
+        slow.goes_on.notify_one();
+        let first = first.await.expect("the task ends");
+        assert_eq!(second.await.expect("the task ends"), first);
+        assert_eq!(call(3, &open_gate()).await.expect("the task ends"), first, "it is stored");
+        let stats = cache.stats();
+        let stats = stats.get("gated").expect("the function is declared");
+        assert_eq!(stats.local_hits, 1, "the local tier has the value");
+    }
+}
+
 #[tokio::test]
 async fn a_cache_that_is_off_says_so() {
     let cache = Cache::disabled();
