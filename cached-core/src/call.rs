@@ -171,8 +171,8 @@ pub(crate) enum AnswerSource {
     Tier(Tier),
     /// Another call of the same flight.
     OtherCall,
-    /// An expired value.
-    Expired(StaleReason),
+    /// An expired value of this tier.
+    Expired(Tier, StaleReason),
     /// The error of an earlier fetch, under the option `error_ttl`.
     Pause,
 }
@@ -378,10 +378,13 @@ impl PendingCall {
     /// Reports the source of the call's answer. This report counts the call.
     pub(crate) fn report_answer(&mut self, source: AnswerSource) {
         self.is_counted = true;
+        if let AnswerSource::Expired(tier, _) = source {
+            self.trace(|report| report.serve_stale(tier));
+        }
         self.handle.emit(|entry| match source {
             AnswerSource::Tier(tier) => Event::Hit { entry, tier },
             AnswerSource::OtherCall => Event::Waited { entry },
-            AnswerSource::Expired(reason) => Event::StaleServed { entry, reason },
+            AnswerSource::Expired(_, reason) => Event::StaleServed { entry, reason },
             AnswerSource::Pause => Event::FetchPaused { entry },
         });
     }
@@ -391,6 +394,7 @@ impl PendingCall {
         self.trace(|report| {
             let result = match outcome {
                 FlightOutcome::Cached(_) | FlightOutcome::Uncached(_) => AwaitedResult::Value,
+                FlightOutcome::Expired(..) => AwaitedResult::ExpiredValue,
                 FlightOutcome::Error(_) => AwaitedResult::Error,
                 FlightOutcome::UnsharedError => AwaitedResult::UnsharedError,
             };
@@ -401,6 +405,9 @@ impl PendingCall {
                 CallPlan::Answer(self.keep_for_request(value), AnswerSource::OtherCall)
             }
             FlightOutcome::Uncached(value) => CallPlan::Answer(value, AnswerSource::OtherCall),
+            FlightOutcome::Expired(value, tier, reason) => {
+                CallPlan::Answer(value, AnswerSource::Expired(tier, reason))
+            }
             FlightOutcome::Error(error) => CallPlan::Error(error, AnswerSource::OtherCall),
             FlightOutcome::UnsharedError => self.plan_alone(),
         }
@@ -490,9 +497,9 @@ impl PendingCall {
                     CallPlan::Answer(value, AnswerSource::Tier(Tier::Remote))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
-                    self.trace(|report| report.serve_stale(Tier::Remote));
-                    leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
-                    CallPlan::Answer(value, AnswerSource::Expired(StaleReason::FetchRunsElsewhere))
+                    let (tier, reason) = (Tier::Remote, StaleReason::FetchRunsElsewhere);
+                    leader.answer(|| FlightOutcome::Expired(Arc::clone(&value), tier, reason));
+                    CallPlan::Answer(value, AnswerSource::Expired(tier, reason))
                 }
                 Ok(RemoteAnswer::Due(value, target, expires)) => {
                     let value = self.answer_flight(leader, value);

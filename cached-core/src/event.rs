@@ -145,7 +145,7 @@ pub enum Event<'e> {
         entry: EventSubject<'e>,
     },
     /// A call waited for the fetch of another call in this process with the same key, and returned
-    /// the result of that fetch.
+    /// the value or the error of that fetch.
     #[non_exhaustive]
     Waited {
         /// The entry that both calls need.
@@ -484,7 +484,7 @@ pub enum FillRefusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StaleReason {
-    /// The fetch of this call failed.
+    /// The fetch of this call failed, or the fetch of another call that this call waited for.
     FetchFailed,
     /// An earlier fetch failed, and the option `error_ttl` delays the next fetch of the key.
     FetchPaused,

@@ -42,8 +42,10 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 
 use crate::clock::CoarseInstant;
+use crate::event::StaleReason;
 use crate::key::KeyHeader;
 use crate::sync::lock;
+use crate::tier::Tier;
 use crate::value::{SharedError, Value};
 pub(crate) use follower::{Follower, FollowerOutput};
 use leader::is_led_by_this_thread;
@@ -67,6 +69,8 @@ pub(crate) enum FlightOutcome {
     Cached(Value),
     /// A value that the callers of this flight receive and no tier stores.
     Uncached(Value),
+    /// An expired value of this tier, which stands in for a newer one. No tier stores it.
+    Expired(Value, Tier, StaleReason),
     /// An error that can be cloned, so that every follower returns it.
     Error(SharedError),
     /// The fetch failed with an error that cannot be cloned. Each follower fetches alone.

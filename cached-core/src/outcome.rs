@@ -32,8 +32,8 @@ pub enum CallResult {
     Hit,
     /// The call ran the function.
     Miss,
-    /// The call returned an expired value (`stale_if_error`), because its fetch failed or because
-    /// another process was fetching.
+    /// The call returned an expired value (`stale_if_error`). Its own fetch failed, the fetch that
+    /// it waited for failed, or another process was fetching.
     Stale,
     /// The call waited for the fetch of another call in this process, and returned the result of
     /// that fetch.

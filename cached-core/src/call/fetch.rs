@@ -184,8 +184,9 @@ impl PendingCall {
                 let share = || returns.error_sharing.share(&output);
                 let shared = self.begin_pause(&fetch, share);
                 if let Some((answer, value)) = stale {
-                    self.report_answer(AnswerSource::Expired(StaleReason::FetchFailed));
-                    self.serve_stale(fetch, value);
+                    let reason = StaleReason::FetchFailed;
+                    self.report_answer(AnswerSource::Expired(fetch.stale_tier(), reason));
+                    fetch.end_with_stale(value, reason);
                     return answer;
                 }
                 fetch.end_without_value(|| {

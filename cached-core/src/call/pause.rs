@@ -55,8 +55,9 @@ impl PendingCall {
     ) -> CallPlan {
         let Some(error) = pause else { return CallPlan::Fetch(fetch) };
         if let Some(value) = self.stale_value(&fetch) {
-            self.serve_stale(fetch, Arc::clone(&value));
-            return CallPlan::Answer(value, AnswerSource::Expired(StaleReason::FetchPaused));
+            let (tier, reason) = (fetch.stale_tier(), StaleReason::FetchPaused);
+            fetch.end_with_stale(Arc::clone(&value), reason);
+            return CallPlan::Answer(value, AnswerSource::Expired(tier, reason));
         }
         self.trace(|report| report.is_paused = true);
         fetch.end_without_value(|| FlightOutcome::Error(Arc::clone(&error)));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{FillTarget, PendingCall, PlannedFetch};
+use crate::event::StaleReason;
 use crate::flight::FlightOutcome;
 use crate::tier::Tier;
 use crate::tier::local::run_deferred_drops;
@@ -13,13 +14,20 @@ impl PlannedFetch {
     /// Returns the tier whose expired value stands in for the error of this fetch. If the remote
     /// tier was reached, only the remote tier's expired value may be used: another process may have
     /// invalidated the local value.
-    fn stale_tier(&self) -> Tier {
+    pub(super) fn stale_tier(&self) -> Tier {
         match self.target {
             FillTarget::LocalOnly
             | FillTarget::LocalWhileUnreachable
             | FillTarget::LocalWhileUnusable => Tier::Local,
             _ => Tier::Remote,
         }
+    }
+
+    /// Ends a fetch that has failed, or that is paused, and answers the followers with an expired
+    /// value of [`stale_tier`](Self::stale_tier).
+    pub(super) fn end_with_stale(self, value: Value, reason: StaleReason) {
+        let tier = self.stale_tier();
+        self.end_without_value(|| FlightOutcome::Expired(value, tier, reason));
     }
 }
 
@@ -34,13 +42,6 @@ impl PendingCall {
             Tier::Local => self.handle.local_value_or_stale(),
             _ => fetch.stale.clone(),
         }
-    }
-
-    /// Answers the followers of a failed fetch with an expired value. Notes the value's tier in the
-    /// call's trace.
-    pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
-        self.trace(|report| report.serve_stale(fetch.stale_tier()));
-        fetch.end_without_value(|| FlightOutcome::Uncached(value));
     }
 
     /// Ends a fetch whose value must not be cached, and answers the followers with the value.

@@ -112,6 +112,7 @@ pub(crate) enum RemoteFinding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedResult {
     Value,
+    ExpiredValue,
     Error,
     /// The fetch failed, and callers cannot share its error.
     UnsharedError,
@@ -254,6 +255,7 @@ impl fmt::Display for AwaitedResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             AwaitedResult::Value => "returned a value",
+            AwaitedResult::ExpiredValue => "returned no newer value",
             AwaitedResult::Error => "returned an error",
             AwaitedResult::UnsharedError => "returned an error that calls cannot share",
         })

@@ -15,7 +15,7 @@ use crate::outcome::{CallResult, Outcome, Outcomes};
 /// |---|---|---|
 /// | `hit` | if no call ran or awaited a fetch | Every call was answered from a tier, or with the error of an earlier fetch (`error_ttl`). |
 /// | `fwd` | without `hit` | The first of these reasons that applies to any call: `stale` (the answer is an expired value), `request` (the request forces misses), `miss` (the call ran or awaited a fetch), `bypass` (the function ran without the cache). |
-/// | `collapsed` | if a call waited for another call's fetch | `collapsed`: no call of the response fetched. `collapsed=?0`: a call fetched too. |
+/// | `collapsed` | if a call returned the result of another call's fetch | `collapsed`: no call of the response fetched. `collapsed=?0`: a call fetched too. |
 /// | `stored` | if a call fetched | `stored`: a tier keeps the value of every fetch. `stored=?0`: the value of at least one fetch is not kept. |
 /// | `ttl` | if every call's time left is known | The shortest time left of all values, in whole seconds. |
 /// | `key` | with [`key`](Self::key) | The name and the digest of one key. |

@@ -186,6 +186,39 @@ async fn answers_without_a_fresh_value_say_so() {
 }
 
 #[tokio::test]
+async fn callers_that_share_a_failed_fetch_all_report_the_expired_value() {
+    let (upstream, test) = (Upstream::default().taking_millis(50), TestCache::local());
+    test.run(rate(&upstream, 9)).await.expect("the call succeeds");
+    upstream.fail();
+    test.advance(11 * SECOND);
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let upstream = upstream.clone();
+        let call = async move {
+            let request = RequestScope::new().run(async {
+                let first = outcome_of(rate(&upstream, 9)).await;
+                // The request has not kept the expired value, so the next call fetches again.
+                (first, outcome_of(rate(&upstream, 9)).await)
+            });
+            request.await
+        };
+        calls.spawn(test.cache().clone().scope(call));
+    }
+    let outcomes = calls.join_all().await;
+    for (first, second) in &outcomes {
+        assert_outcome(first, CallResult::Stale, Some(Tier::Local));
+        assert_outcome(second, CallResult::Stale, Some(Tier::Local));
+        assert_eq!((first.time_left(), first.is_stored()), (Some(Duration::ZERO), false));
+    }
+    let fetched = outcomes.iter().filter(|(first, _)| first.fetch_time().is_some()).count();
+    let waited = outcomes.iter().filter(|(first, _)| first.waited().is_some()).count();
+    assert_eq!((fetched, waited), (1, 19), "the calls share one fetch");
+    let stats = test.stats("outcome_rate");
+    assert_eq!((stats.stale_answers, stats.waits, stats.misses), (40, 0, 1), "{stats:?}");
+    assert_eq!(stats.calls(), 41, "{stats:?}");
+}
+
+#[tokio::test]
 async fn an_expired_value_of_memcached_names_its_tier() {
     let (upstream, first) = (Upstream::default(), TestCache::new());
     first.run(rate(&upstream, 5)).await.expect("the call succeeds");
