@@ -57,17 +57,19 @@ impl PendingCall {
         let start = handle.cache.config().clock.shift(fetch_ended);
         let expiry = Expiry { start, ttl: local_ttl, stale_ttl: ttls.stale };
         let is_local = handle.publish(fill_token, mode, &value, weight, expiry);
-        self.trace(|report| match target {
-            FillTarget::RemoteLease(Some(_)) | FillTarget::RemoteItem(_) => {
-                (report.is_stored, report.time_left) = (true, Some(ttls.remote));
-            }
-            _ if is_local => (report.is_stored, report.time_left) = (true, Some(local_ttl)),
-            _ => {}
-        });
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }
-        self.fill_remote(target, fill_token, &value, weight, ttls);
+        let is_queued = self.fill_remote(target, fill_token, &value, weight, ttls);
+        self.trace(|report| {
+            // If the entry was invalidated during the fetch, the remote tier refuses the write.
+            report.time_left = match (is_queued && handle.is_current(fill_token), is_local) {
+                (true, _) => Some(ttls.remote),
+                (false, true) => Some(local_ttl),
+                (false, false) => None,
+            };
+            report.is_stored = report.time_left.is_some();
+        });
         // The flight must be answered before this line. The `Drop` of a value may call the function
         // with the same key, and that call would wait for the flight.
         run_deferred_drops();
@@ -80,6 +82,8 @@ impl PendingCall {
         self.trace(|report| report.uncached = Some(reason));
     }
 
+    /// Writes the value to the remote tier in the background, if the call has a permit. Returns
+    /// true if the write is queued and the ttl is long enough for the remote tier.
     fn fill_remote(
         &self,
         target: FillTarget,
@@ -87,14 +91,14 @@ impl PendingCall {
         value: &Value,
         weight: usize,
         ttls: EntryTtls,
-    ) {
+    ) -> bool {
         let permit = match target {
             FillTarget::RemoteLease(Some(lease)) => lease.permit,
             FillTarget::RemoteItem(permit) => *permit,
-            _ => return,
+            _ => return false,
         };
         let permit = permit.in_background();
-        let Some(store) = self.handle.cache.remote() else { return };
+        let Some(store) = self.handle.cache.remote() else { return false };
         // The option `weight` is about the local tier, so the queue of background writes ignores
         // it. A weight of `usize::MAX` would fill the queue, and with a weight of 0 the queue would
         // have no bound.
@@ -112,7 +116,9 @@ impl PendingCall {
         if !store.run_in_background(bytes, Box::new(move || Box::pin(run()))) {
             let reason = FillRefusal::QueueFull;
             self.handle.emit(|entry| Event::FillRefused { entry, reason });
+            return false;
         }
+        Store::LIMITS.allows(ttls.remote)
     }
 }
 

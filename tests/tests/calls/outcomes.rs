@@ -82,6 +82,20 @@ async fn even(upstream: &Upstream, day: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
+/// Returns the ttl of the value. The entry is invalidated during each fetch of version 2.
+#[coordinator_cached(
+    name = "outcome_brief",
+    version = day,
+    ttl_with = |millis| Duration::from_millis(*millis),
+    entry = brief_entry
+)]
+async fn brief(millis: u64, day: u32) -> Result<u64, UpstreamDown> {
+    if day == 2 {
+        brief_entry(millis, day).invalidate().await.expect("no server can fail");
+    }
+    Ok(millis)
+}
+
 /// Returns the outcome of a call whose value does not matter.
 async fn outcome_of<R>(call: impl Future<Output = R>) -> Outcome {
     with_outcome(call).await.1.expect("the future makes a call")
@@ -227,6 +241,22 @@ async fn an_expired_value_of_memcached_names_its_tier() {
     first.advance(20 * SECOND);
     let stale = second.run(outcome_of(rate(&upstream, 5))).await;
     assert_outcome(&stale, CallResult::Stale, Some(Tier::Remote));
+}
+
+/// With memcached, a value is stored only if a tier takes it.
+#[tokio::test]
+async fn a_value_that_no_tier_takes_is_not_stored() {
+    for (millis, day, is_stored) in
+        [(0, 1, false), (500, 1, true), (9000, 1, true), (9000, 2, false)]
+    {
+        let test = TestCache::new();
+        let outcome = test.run(outcome_of(brief(millis, day))).await;
+        assert_outcome(&outcome, CallResult::Miss, None);
+        let left = is_stored.then_some(Duration::from_millis(millis));
+        assert_eq!((outcome.is_stored(), outcome.time_left()), (is_stored, left), "{outcome:?}");
+        let found = test.run(async { brief_entry(millis, day).get().await.is_found() }).await;
+        assert_eq!(found, is_stored, "{outcome:?}");
+    }
 }
 
 #[tokio::test]
