@@ -51,6 +51,8 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::declaration::ledger;
 use access::AccessRules;
+#[cfg(feature = "memcached")]
+use entries::SearchQueue;
 use history::CounterHistory;
 
 /// The page. Each `{base}` is replaced by the relative path from the page to the console's other
@@ -64,6 +66,10 @@ const ICON: &str = include_str!("console/icon.svg");
 /// console.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// How many lookups of an entry may wait while another lookup searches the local tier.
+#[cfg(feature = "memcached")]
+const MAX_WAITING_LOOKUPS: usize = 4;
 
 /// Returns a router with a console for `cache`. Only clients on this machine may use it, and they
 /// cannot invalidate entries.
@@ -171,7 +177,7 @@ impl Console {
     }
 
     /// Returns the router. Mount it with `nest_service`, which also serves the path with a slash at
-    /// the end. It can also be mounted with `nest` or `merge`, or be served on its own.
+    /// the end. It can also be mounted with `nest`, or be served on its own.
     ///
     /// The method starts a thread that records the counters every two seconds, for the page's plots
     /// of the last five minutes. The thread ends after the router is dropped.
@@ -224,10 +230,11 @@ struct ConsoleState {
     instance: String,
     started: Instant,
     history: Mutex<CounterHistory>,
-    /// Lets only one search of the local tier run at a time, so that searches take one core at
-    /// most.
     #[cfg(feature = "memcached")]
-    searches: Arc<tokio::sync::Semaphore>,
+    searches: SearchQueue,
+    /// The searches of invalidations have their own queue, so lookups do not delay an invalidation.
+    #[cfg(feature = "memcached")]
+    invalidation_searches: SearchQueue,
 }
 
 impl ConsoleState {
@@ -240,7 +247,9 @@ impl ConsoleState {
             started: Instant::now(),
             history: Mutex::default(),
             #[cfg(feature = "memcached")]
-            searches: Arc::new(tokio::sync::Semaphore::new(1)),
+            searches: SearchQueue::with_places(1 + MAX_WAITING_LOOKUPS),
+            #[cfg(feature = "memcached")]
+            invalidation_searches: SearchQueue::unbounded(),
         }
     }
 
@@ -253,6 +262,7 @@ impl ConsoleState {
 type SharedState = State<Arc<ConsoleState>>;
 
 /// The response to a request that is refused: a status, and one line that says what to do.
+#[derive(Debug)]
 struct Refusal {
     status: StatusCode,
     line: Cow<'static, str>,

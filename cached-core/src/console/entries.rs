@@ -11,6 +11,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 
 use super::{ConsoleState, Refusal, SharedState, json_response};
 use crate::cache::Cache;
@@ -30,7 +32,7 @@ pub(super) async fn show(
     Path(text): Path<String>,
 ) -> Result<Response, Refusal> {
     let address = EntryAddress::parse(&state.cache, &text)?;
-    Ok(json_response(&report(&state, &address).await?))
+    Ok(json_response(&report(&state.cache, &state.searches, &address).await?))
 }
 
 /// Removes an entry from this process and from memcached, if the client has the token.
@@ -47,8 +49,9 @@ pub(super) async fn invalidate(
         let state = Arc::clone(&state);
         tokio::spawn(async move { remove(&state, address).await })
     };
-    let address = removal.await.map_err(|_| interrupted())??;
-    Ok(json_response(&json!({ "entry": report(&state, &address).await? })))
+    let address = removal.await.map_err(unfinished)??;
+    let entry = report(&state.cache, &state.invalidation_searches, &address).await?;
+    Ok(json_response(&json!({ "entry": entry })))
 }
 
 /// The function and the digest that identify an entry. The function is unknown if the client sent
@@ -93,9 +96,12 @@ impl EntryAddress {
     }
 }
 
-async fn report(state: &Arc<ConsoleState>, address: &EntryAddress) -> Result<Value, Refusal> {
-    let cache = &state.cache;
-    let found = search(state, *address).await?;
+async fn report(
+    cache: &Cache,
+    queue: &SearchQueue,
+    address: &EntryAddress,
+) -> Result<Value, Refusal> {
+    let found = search(cache, queue, *address).await?;
     let declaration = address.declaration.or(found.as_ref().map(|found| found.declaration));
     let address = EntryAddress { declaration, ..*address };
     let key = address.key(cache);
@@ -118,17 +124,56 @@ fn local_report(found: &FoundEntry) -> Value {
     })
 }
 
+/// Lets one search of the local tier run at a time, so that the searches of a queue take one core at
+/// most. The others wait in the order in which they came.
+pub(super) struct SearchQueue {
+    turn: Arc<Semaphore>,
+    /// The places for the search that runs and for those that wait.
+    places: Arc<Semaphore>,
+}
+
+impl SearchQueue {
+    pub(super) fn with_places(places: usize) -> SearchQueue {
+        SearchQueue { turn: Arc::new(Semaphore::new(1)), places: Arc::new(Semaphore::new(places)) }
+    }
+
+    pub(super) fn unbounded() -> SearchQueue {
+        SearchQueue::with_places(Semaphore::MAX_PERMITS)
+    }
+
+    /// Waits until the search may run. The search must hold the returned value while it runs.
+    ///
+    /// # Errors
+    /// Returns a refusal if too many searches wait.
+    async fn wait_for_turn(&self) -> Result<SearchTurn, Refusal> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many searches are waiting; try again in a few seconds",
+            )
+        })?;
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| shutting_down())?;
+        Ok(SearchTurn { _turn: turn, _place: place })
+    }
+}
+
+/// The right of one search to run. Dropping it lets the next search run.
+struct SearchTurn {
+    _turn: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+}
+
 /// Searches the local tier for an entry. The search reads every entry, so it runs on a thread that
 /// may block.
 async fn search(
-    state: &Arc<ConsoleState>,
+    cache: &Cache,
+    queue: &SearchQueue,
     address: EntryAddress,
 ) -> Result<Option<FoundEntry>, Refusal> {
-    let searches = Arc::clone(&state.searches);
-    let permit = searches.acquire_owned().await.map_err(|_| interrupted())?;
-    let cache = state.cache.clone();
+    let turn = queue.wait_for_turn().await?;
+    let cache = cache.clone();
     let search = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _turn = turn;
         let function = match address.declaration {
             // A function without an index is not cached, so the local tier has no entry of it.
             Some(declaration) => Some(declaration.index()?),
@@ -136,10 +181,21 @@ async fn search(
         };
         cache.local().find_by_digest(&address.digest, function)
     });
-    search.await.map_err(|_| interrupted())
+    search.await.map_err(unfinished)
 }
 
-fn interrupted() -> Refusal {
+/// Returns the refusal for a task that panicked, or that was cancelled because its runtime ends.
+fn unfinished(error: JoinError) -> Refusal {
+    match error.is_panic() {
+        true => Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the console panicked; the program's standard error says why",
+        ),
+        false => shutting_down(),
+    }
+}
+
+fn shutting_down() -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the program is shutting down")
 }
 
@@ -198,7 +254,7 @@ async fn remote_report(
 /// Returns a refusal if the entry is unknown, or if memcached did not confirm the removal.
 async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<EntryAddress, Refusal> {
     let cache = &state.cache;
-    let found = search(state, address).await?;
+    let found = search(cache, &state.invalidation_searches, address).await?;
     let declaration = address.declaration.or(found.as_ref().map(|found| found.declaration));
     let Some(declaration) = declaration else {
         return Err(Refusal::new(
@@ -247,9 +303,28 @@ async fn remove_unknown_key(
     // The local tier refuses the results of all running fetches and reads of the function. The
     // search then finds an entry that was stored before.
     cache.refuse_values_under_way(address.declaration.and_then(Declaration::index));
-    let found = search(state, address).await?;
+    let found = search(cache, &state.invalidation_searches, address).await?;
     Ok(found.map(|FoundEntry { key, .. }| {
         cache.remove_from_process(&key, None);
         key
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_a_search() {
+        let queue = SearchQueue::with_places(2);
+        let running = queue.wait_for_turn().await.expect("the queue is empty");
+        let mut waiting = Box::pin(queue.wait_for_turn());
+        let wait = Duration::from_millis(20);
+        assert!(tokio::time::timeout(wait, &mut waiting).await.is_err(), "one search at a time");
+        let refused = queue.wait_for_turn().await.err().expect("the queue is full");
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        drop(running);
+        drop(waiting.await.expect("the search may run"));
+        assert!(queue.wait_for_turn().await.is_ok(), "both places are free again");
+    }
 }
