@@ -19,9 +19,14 @@ use super::Refusal;
 const TOKEN_HEADER: &str = "x-cache-token";
 /// The shortest allowed token, in bytes. A random token of this length cannot be guessed.
 const SHORTEST_TOKEN: usize = 16;
-/// Proxies add one of these headers. The console never trusts their contents. Unless the program
-/// calls `allow_remote`, a request with any of them is refused, even if it comes from this machine.
-const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+/// Most proxies add one of these headers, or a header with one of the [`PROXY_PREFIXES`]. The
+/// console never trusts their contents. Unless the program calls `allow_remote`, a request with any
+/// of them is refused, even if it comes from this machine. A proxy on this machine that adds none of
+/// them is not recognised.
+const PROXY_HEADERS: [&str; 6] =
+    ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"];
+/// The beginnings of the other headers that proxies add.
+const PROXY_PREFIXES: [&str; 2] = ["x-forwarded-", "x-envoy-"];
 
 /// The access rules of one console.
 #[derive(Default)]
@@ -66,7 +71,35 @@ impl AccessRules {
             Refusal::new(StatusCode::BAD_REQUEST, "the request does not say which host it is for")
         })?;
         self.check_host(&host)?;
-        check_origin(request.headers(), &host)
+        self.check_origin(request, &host)
+    }
+
+    /// Checks that no page of another site sent the request. A link to the console's page is
+    /// allowed: the browser then opens the page itself, and the other site cannot read it.
+    fn check_origin(&self, request: &Request, host: &Authority) -> Result<(), Refusal> {
+        let headers = request.headers();
+        let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| {
+            // A browser that follows a link sends the mode `navigate`.
+            let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate")
+                && request.uri().path() == "/";
+            !is_link && site != "same-origin" && site != "none"
+        });
+        let is_foreign_origin = headers
+            .get(header::ORIGIN)
+            .is_some_and(|origin| !self.is_own_origin(origin.to_str().unwrap_or_default(), host));
+        match is_foreign_site || is_foreign_origin {
+            true => Err(forbidden("the request comes from a page of another site")),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns true if a page of this origin is a page of the program.
+    fn is_own_origin(&self, origin: &str, host: &Authority) -> bool {
+        let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let Some(Ok(origin)) = origin.map(str::parse::<Authority>) else { return false };
+        // A proxy may have replaced the host by the address to which it forwards the request.
+        let may_be_replaced = self.allows_remote && self.is_named(origin.host());
+        may_be_replaced || origin.as_str().eq_ignore_ascii_case(host.as_str())
     }
 
     fn check_host(&self, host: &Authority) -> Result<(), Refusal> {
@@ -74,7 +107,7 @@ impl AccessRules {
         let address = name.trim_start_matches('[').trim_end_matches(']');
         let is_known = address.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
-            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+            || self.is_named(name);
         if is_known {
             return Ok(());
         }
@@ -83,14 +116,19 @@ impl AccessRules {
         )))
     }
 
+    /// Returns true if the program has named this host with [`add_host`](Self::add_host).
+    fn is_named(&self, name: &str) -> bool {
+        self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     /// Checks that the request may invalidate an entry.
     ///
     /// # Errors
-    /// Returns a refusal if the console has no token, or if the request does not carry it.
+    /// Returns a refusal if the console has no valid token, or if the request does not carry it.
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.token else {
             return Err(forbidden(
-                "nothing can be invalidated here, because the program sets no token; write `Console::new(cache).token(…)`",
+                "nothing can be invalidated here, because the program sets no valid token; write `Console::new(cache).token(…)` with a random token of at least 16 bytes",
             ));
         };
         match headers.get(TOKEN_HEADER) {
@@ -128,12 +166,17 @@ fn check_peer(request: &Request) -> Result<(), Refusal> {
             "the console answers only clients on this machine; to open it to others, write `Console::new(cache).allow_remote()`",
         ));
     }
-    if PROXY_HEADERS.iter().any(|name| request.headers().contains_key(*name)) {
+    if request.headers().keys().any(|name| is_of_proxy(name.as_str())) {
         return Err(forbidden(
             "the request came through a proxy, so its client may be on another machine; open the console without the proxy, or write `Console::new(cache).allow_remote()`",
         ));
     }
     Ok(())
+}
+
+/// Returns true if proxies add a header with this name, which must be in lower case.
+fn is_of_proxy(name: &str) -> bool {
+    PROXY_HEADERS.contains(&name) || PROXY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Returns the host that the request addresses: the `Host` header, or the authority of the URI in
@@ -145,25 +188,6 @@ fn host(request: &Request) -> Option<Authority> {
     }
     let original = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri);
     original.unwrap_or(request.uri()).authority().cloned()
-}
-
-/// Checks that no page of another site sent the request. A link on such a page is allowed: the
-/// browser then opens the console itself, and the page cannot read it.
-fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
-    let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| {
-        // A browser that follows a link sends the mode `navigate`.
-        let is_link = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
-        !is_link && site != "same-origin" && site != "none"
-    });
-    let is_foreign_origin = headers.get(header::ORIGIN).is_some_and(|origin| {
-        let origin = origin.to_str().unwrap_or_default();
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.is_none_or(|origin| !origin.eq_ignore_ascii_case(host.as_str()))
-    });
-    match is_foreign_site || is_foreign_origin {
-        true => Err(forbidden("the request comes from a page of another site")),
-        false => Ok(()),
-    }
 }
 
 /// The secret that allows a client to invalidate entries.
@@ -244,7 +268,19 @@ mod tests {
     #[test]
     fn a_proxy_header_never_grants_access() {
         let access = AccessRules::default();
-        for name in ["x-forwarded-for", "forwarded", "x-real-ip", "via"] {
+        for name in [
+            "x-forwarded-for",
+            "X-Forwarded-Proto",
+            "x-forwarded-client-cert",
+            "x-envoy-external-address",
+            "x-envoy-expected-rq-timeout-ms",
+            "forwarded",
+            "via",
+            "x-real-ip",
+            "x-client-ip",
+            "true-client-ip",
+            "cf-connecting-ip",
+        ] {
             let claimed = [(name, "127.0.0.1")];
             assert!(refusal(&access, &request_from("8.8.8.8", &claimed)).contains("only clients"));
             assert!(refusal(&access, &request(&claimed)).contains("through a proxy"), "{name}");
@@ -287,8 +323,35 @@ mod tests {
             assert!(refusal(&access, &request(&[("sec-fetch-site", site)])).contains(foreign));
             let link = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
             assert_eq!(refusal(&access, &request(&link)), "", "a link to the console works");
+            let mut figures = request(&link);
+            *figures.uri_mut() = "/api/ledger".parse().expect("a path");
+            assert!(refusal(&access, &figures).contains(foreign), "a link to the figures");
         }
         assert_eq!(refusal(&access, &request(&[("sec-fetch-site", "same-origin")])), "");
+    }
+
+    /// A proxy may replace the `Host` by the address to which it forwards the request.
+    #[test]
+    fn a_named_host_is_an_own_origin_if_remote_clients_are_allowed() {
+        let mut access = AccessRules::default();
+        access.add_host("ops.shop.test".to_owned());
+        let from = |origin| request(&[("origin", origin)]);
+        assert!(refusal(&access, &from("https://ops.shop.test")).contains("another site"));
+        access.allow_remote();
+        for origin in
+            ["https://ops.shop.test", "http://OPS.shop.test:8443", "http://127.0.0.1:8080"]
+        {
+            assert_eq!(refusal(&access, &from(origin)), "", "{origin}");
+        }
+        for origin in [
+            "https://evil.example",
+            "https://ops.shop.test.evil.example",
+            "https://ops.shop.test@evil.example",
+            "http://127.0.0.1:9999",
+            "null",
+        ] {
+            assert!(refusal(&access, &from(origin)).contains("another site"), "{origin}");
+        }
     }
 
     #[test]
@@ -317,7 +380,7 @@ mod tests {
             assert!(!access.offers_invalidation(), "{token}");
             let headers = [(TOKEN_HEADER, token)];
             let refused = access.check_token(request(&headers).headers());
-            assert!(refused.is_err_and(|refusal| refusal.line.contains("sets no token")));
+            assert!(refused.is_err_and(|refusal| refusal.line.contains("sets no valid token")));
         }
     }
 

@@ -132,6 +132,24 @@ async fn a_foreign_host_or_page_is_refused() {
 }
 
 #[tokio::test]
+async fn another_site_may_link_to_the_page_alone() {
+    let cache = local_cache().await;
+    for routes in [mounted(&cache), Router::new().nest("/_cache", console::router(cache.clone()))] {
+        let program = Program::serve(routes).await;
+        for (path, expected) in [
+            ("/_cache", StatusCode::OK),
+            ("/_cache/api/caches", StatusCode::FORBIDDEN),
+            ("/_cache/api/ledger", StatusCode::FORBIDDEN),
+        ] {
+            let link = client().get(program.url(path)).header("sec-fetch-site", "cross-site");
+            let link = link.header("sec-fetch-mode", "navigate");
+            let answer = link.send().await.expect("the program answers");
+            assert_eq!(answer.status(), expected, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_figures_equal_the_counters() {
     let cache = local_cache().await;
     let program = Program::serve(mounted(&cache)).await;
@@ -306,7 +324,7 @@ async fn without_a_token_nothing_can_be_removed() {
     let (status, line) =
         invalidate(program.url(&format!("/api/entries/payment:{digest}")), Some(TOKEN)).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
-    assert!(line.contains("sets no token"), "{line}");
+    assert!(line.contains("sets no valid token"), "{line}");
     assert_eq!(json(program.url("/api/caches")).await["may_invalidate"], false);
 }
 
