@@ -593,6 +593,9 @@ function drawFound(entry) {
   by('found').replaceChildren(...content);
 }
 
+/** Returns the places from which an invalidation of this entry removes it. */
+const removedFrom = ({ remote }) => (['none', 'unused'].includes(remote.outcome) ? 'this process' : 'this process and from memcached');
+
 function invalidation(entry) {
   const token = make('input', { type: 'password', id: 'token', autocomplete: 'off', required: true });
   const said = make('div', { role: 'status' });
@@ -602,14 +605,14 @@ function invalidation(entry) {
     try {
       const answer = await ask(`api/entries/${encodeURIComponent(entry.key)}`, { method: 'DELETE', headers: { 'x-cache-token': token.value } });
       drawFound(answer.entry);
-      by('found').append(spoken('good', 'The entry was removed from this process and from memcached. Other processes may keep a local entry for their local_ttl.'));
+      by('found').append(spoken('good', `The entry was removed from ${removedFrom(answer.entry)}. Other processes may keep a local entry for their local_ttl.`));
       by('key').focus();
     } catch (error) {
       said.replaceChildren(spoken('bad', error.message));
       token.select();
     }
   } }, make('label', { for: 'token', text: 'Token' }), make('div', { class: 'row' }, token, make('button', { type: 'submit', class: 'danger', text: 'Invalidate' })),
-  make('p', { class: 'hint', text: 'Removes the entry from this process and from memcached. The next call fetches.' }), said);
+  make('p', { class: 'hint', text: `Removes the entry from ${removedFrom(entry)}. The next call fetches.` }), said);
   return form;
 }
 
@@ -649,10 +652,11 @@ const rowsOf = (report) => report.caches.filter((f) => f.calls > 0).map((f) => [
 
 /** Begins a new history, after the page is loaded or the program has started again. */
 async function begin(instance) {
+  // If one of the two fails, the instance is not remembered, so the next refresh begins again.
+  await drawLedger();
   const { names, samples } = await ask('api/history');
   Object.assign(history, { points: [], instance, now: 0 });
   for (const { at, rows: sampled } of samples) addPoint(at, sampled.map(([index, ...figures]) => [names[index], ...figures]));
-  await drawLedger();
 }
 
 async function refresh() {

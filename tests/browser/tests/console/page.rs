@@ -1,10 +1,13 @@
 //! The console's page in a real browser.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use cached_browser_tests::{Browser, Emulation, Program, TOKEN};
 use cached_core::console;
@@ -147,7 +150,9 @@ async fn only_the_right_token_removes_an_entry() {
 
     browser.write("#token", TOKEN).await;
     browser.click("#invalidate-form button").await;
-    browser.wait_for("document.querySelector('#found').innerText.includes('was removed')").await;
+    browser
+        .wait_for("document.querySelector('#found').innerText.includes('was removed from this process and from memcached')")
+        .await;
     assert!(!entry.get().await.is_found());
     assert_eq!(browser.value("location.href.includes('token') || document.cookie !== '' || localStorage.length + sessionStorage.length > 0").await, false);
     assert_quiet(&browser).await;
@@ -192,6 +197,49 @@ async fn the_page_survives_a_restart_of_the_program() {
     browser.wait_for("document.querySelector('#trouble').hidden").await;
     browser.wait_for("!document.querySelector('#functions-empty').hidden").await;
     browser.complaints().await;
+}
+
+#[tokio::test]
+async fn a_failed_answer_does_not_hide_the_ledger() {
+    let Some(browser) = Browser::start().await else { return };
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let ledger = async move || match has_failed.swap(true, Ordering::SeqCst) {
+        true => ([(header::CONTENT_TYPE, "application/json")], crowded_ledger().to_string())
+            .into_response(),
+        false => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    };
+    let routes = Router::new()
+        .route("/_cache/api/ledger", get(ledger))
+        .nest_service("/_cache", console::router(local_cache().await));
+    let program = Program::serve(routes).await;
+    open(&browser, &program).await;
+    let rows = format!("document.querySelectorAll('#ledger-body tr').length === {FUNCTIONS}");
+    browser.wait_for(&rows).await;
+    browser.complaints().await;
+}
+
+#[tokio::test]
+async fn an_invalidation_names_memcached_only_if_the_function_uses_it() {
+    let Some(browser) = Browser::start().await else { return };
+    let cache = local_cache().await;
+    let program = Program::serve(mounted(&cache)).await;
+    let number = format!("{SECRET_NUMBER}-local");
+    cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
+    let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
+    open(&browser, &program).await;
+    browser.write("#key", &key.to_string()).await;
+    browser.click("#search-form button").await;
+    browser.wait_for("document.querySelector('#token') !== null").await;
+    let hint = browser.text("#invalidate-form .hint").await;
+    assert!(hint.contains("from this process.") && !hint.contains("memcached"), "{hint}");
+    browser.write("#token", TOKEN).await;
+    browser.click("#invalidate-form button").await;
+    browser
+        .wait_for(
+            "document.querySelector('#found').innerText.includes('was removed from this process.')",
+        )
+        .await;
+    assert_quiet(&browser).await;
 }
 
 // -------------------------------------------------------------------------- layout and accessibility
