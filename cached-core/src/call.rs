@@ -136,7 +136,8 @@ pub(crate) struct PendingCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
     pub(crate) plan: CallPlan,
-    /// When the function started to run.
+    /// When the fetch began. `None` before the fetch begins, after its end is reported, and if the
+    /// cache is bypassed.
     fetch_began: Option<Instant>,
     /// True once the call is counted by its answer. A refresh in the background is not a call, so it
     /// sets this field when it starts.
@@ -522,14 +523,21 @@ impl PendingCall {
 }
 
 /// A call that is dropped before it is counted has no answer: its caller dropped it, or the function
-/// panicked.
+/// panicked. If the end of the fetch is not reported yet, the fetch is cancelled too, even if the
+/// call has another answer.
 impl Drop for PendingCall {
     fn drop(&mut self) {
+        let took = self.fetch_began.map(|began| began.elapsed());
+        if self.is_counted && took.is_none() {
+            return;
+        }
+        // The plan may contain the lead of a flight. It is dropped before the events are emitted,
+        // so that a slow observer does not hold up the next leader.
+        drop(std::mem::replace(&mut self.plan, CallPlan::Bypass));
+        if let Some(took) = took {
+            self.handle.emit(|entry| Event::FetchCancelled { entry, took });
+        }
         if !self.is_counted {
-            // The plan may contain the lead of a flight. It is dropped before the event is emitted,
-            // so that a slow observer does not hold up the next leader.
-            drop(std::mem::replace(&mut self.plan, CallPlan::Bypass));
-            let took = self.fetch_began.map(|began| began.elapsed());
             self.handle.emit(|entry| Event::Cancelled { entry, took });
         }
     }

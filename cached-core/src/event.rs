@@ -187,6 +187,15 @@ pub enum Event<'e> {
         /// failed.
         is_answer: bool,
     },
+    /// A run of the function ended without a result, or its result was not used. The call or the
+    /// refresh was dropped, the function panicked, or the fetch of another call was faster.
+    #[non_exhaustive]
+    FetchCancelled {
+        /// The entry that was fetched.
+        entry: EventSubject<'e>,
+        /// How long the function had run.
+        took: Duration,
+    },
     /// The function returned a value that is not cached.
     #[non_exhaustive]
     NotCached {
@@ -399,6 +408,7 @@ impl<'e> Event<'e> {
             | Event::Cancelled { entry, .. }
             | Event::FetchStarted { entry }
             | Event::FetchEnded { entry, .. }
+            | Event::FetchCancelled { entry, .. }
             | Event::NotCached { entry, .. }
             | Event::LeaseWon { entry }
             | Event::LeaseBusy { entry }

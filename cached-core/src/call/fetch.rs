@@ -87,8 +87,8 @@ impl PendingCall {
                 leader.set_usual_fetch_time(time);
             }
             handle.assign_fetch_sequence(&mut fetch.fill_token);
+            self.fetch_began = Some(Instant::now());
         }
-        self.fetch_began = Some(Instant::now());
     }
 
     /// Polls the future of the function, in the span of the fetch. If the call leads a flight, the
@@ -208,7 +208,7 @@ impl PendingCall {
         }
         self.trace(|report| report.end_fetch(outcome));
         self.is_counted |= is_answer;
-        let took = self.fetch_began.map_or(Duration::ZERO, |began| ended - began);
+        let took = self.fetch_began.take().map_or(Duration::ZERO, |began| ended - began);
         self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took, is_answer });
         ended
     }

@@ -20,13 +20,7 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
                 counters.fetches.add();
             }
         }
-        Event::Cancelled { entry, took } => {
-            let counters = of(entry);
-            counters.cancelled.add();
-            if took.is_some() {
-                counters.fetches_cancelled.add();
-            }
-        }
+        Event::Cancelled { entry, .. } => of(entry).cancelled.add(),
         Event::FetchStarted { entry } => of(entry).fetches.add(),
         Event::FetchEnded { entry, outcome, took, is_answer } => {
             let counters = of(entry);
@@ -39,6 +33,7 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
                 FetchOutcome::Error => counters.fetch_errors.add(),
             }
         }
+        Event::FetchCancelled { entry, .. } => of(entry).fetches_cancelled.add(),
         Event::NotCached { entry, .. } => of(entry).not_cached.add(),
         Event::LeaseWon { entry } => of(entry).leases_won.add(),
         Event::LeaseBusy { entry } => of(entry).leases_busy.add(),

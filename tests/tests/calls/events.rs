@@ -43,6 +43,18 @@ async fn recursive_tally(
     }
 }
 
+/// Panics while the upstream fails.
+#[coordinator_cached(
+    name = "panicking_tally",
+    overwrite(reason = "the test refreshes an entry on purpose"),
+    skip(upstream),
+    ttl = "10m",
+    refresh_ahead = "1m"
+)]
+async fn panicking_tally(upstream: Upstream) -> Result<usize, UpstreamDown> {
+    Ok(upstream.fetch().await.expect("the test may let the upstream fail"))
+}
+
 /// Records a short text for each event.
 #[derive(Default)]
 struct EventRecorder(Mutex<Vec<String>>);
@@ -66,6 +78,7 @@ impl Observer for EventRecorder {
             Event::StaleServed { reason: StaleReason::FetchPaused, .. } => "stale, paused".into(),
             Event::FetchPaused { .. } => "paused".to_owned(),
             Event::Waited { .. } => "waited".to_owned(),
+            Event::FetchCancelled { .. } => "fetch cancelled".to_owned(),
             Event::Cancelled { took, .. } => format!("cancelled, {}", took.is_some()),
             Event::Bypassed { reason: BypassReason::Recursion, .. } => "recursion".to_owned(),
             Event::Bypassed { reason: BypassReason::InObserver, .. } => "in observer".to_owned(),
@@ -140,12 +153,59 @@ async fn waits_and_cancelled_calls_are_counted_once() {
             drop(follows);
             assert_eq!(recorder.take(), ["cancelled, false"]);
             drop(leads);
-            assert_eq!(recorder.take(), ["cancelled, true"]);
+            assert_eq!(recorder.take(), ["fetch cancelled", "cancelled, true"]);
         })
         .await;
     let stats = cache.stats("tallied");
     assert_eq!((stats.misses, stats.waits, stats.cancelled), (1, 1, 2), "{stats:?}");
     assert_eq!((stats.calls(), stats.fetches, upstream.fetches()), (4, 2, 2), "{stats:?}");
+}
+
+/// Checks that each fetch has ended with a value or an error, or is counted as cancelled.
+#[track_caller]
+fn assert_fetches_add_up(cache: &TestCache, name: &str) {
+    let stats = cache.stats(name);
+    let durations = cache.cache().stats().fetch_durations(name);
+    let ended = durations.expect("the function is declared").count();
+    assert_eq!(stats.fetches, ended + stats.fetches_cancelled, "{stats:?}");
+}
+
+#[tokio::test]
+async fn an_overtaken_fetch_is_counted_as_cancelled() {
+    let (cache, recorder) = observed();
+    let upstream = Upstream::default().taking_millis(50);
+    cache
+        .run(async {
+            let mut leads = Box::pin(tallied(&upstream, 1));
+            assert!(poll_once(leads.as_mut()).await.is_none());
+            // The leader is woken and not polled, so this call takes over the lead.
+            assert_eq!(tallied(&upstream, 1).await, Ok(2));
+            recorder.take();
+            assert_eq!(leads.await, Ok(2));
+        })
+        .await;
+    assert_eq!(recorder.take(), ["waited", "fetch cancelled"]);
+    let stats = cache.stats("tallied");
+    assert_eq!((stats.misses, stats.waits, stats.cancelled), (1, 1, 0), "{stats:?}");
+    assert_eq!((stats.fetches, stats.fetches_cancelled), (2, 1), "{stats:?}");
+    assert_fetches_add_up(&cache, "tallied");
+}
+
+#[tokio::test]
+async fn a_refresh_that_panics_is_counted_as_a_cancelled_fetch() {
+    let (cache, upstream) = (TestCache::local(), Upstream::default());
+    assert_eq!(cache.run(panicking_tally(upstream.clone())).await, Ok(1));
+    cache.advance(Duration::from_secs(570));
+    upstream.fail();
+    assert_eq!(cache.run(panicking_tally(upstream.clone())).await, Ok(1));
+    // The refresh has panicked before the second yield, because the test's runtime has one thread.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let stats = cache.stats("panicking_tally");
+    assert_eq!((stats.refreshes, stats.fetches), (1, 2), "{stats:?}");
+    assert_eq!((stats.fetches_cancelled, stats.cancelled), (1, 0), "{stats:?}");
+    assert_fetches_add_up(&cache, "panicking_tally");
 }
 
 /// Polls a future up to 20 times. A future that is still pending then waits for something slow.
