@@ -109,6 +109,7 @@ impl MemcachedStore {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut removed_addresses = lock(&self.removed_addresses);
         let timeout = exchange_timeout(&self.config, addresses.len());
+        let mut fenced = Vec::new();
         let find_kept =
             |address: &String| servers.iter().find(|server| server.address() == address);
         let next: Servers = addresses
@@ -123,6 +124,7 @@ impl MemcachedStore {
                     // The server may have missed changes since it was removed from the list.
                     if removed_addresses.contains(address) {
                         server.raise_fence(None);
+                        fenced.push(Arc::clone(&server));
                     }
                     server
                 }
@@ -138,9 +140,14 @@ impl MemcachedStore {
             // keys now go back to their former servers, which may still hold older items.
             if removed.was_added {
                 next.iter().for_each(|server| server.raise_fence(Some(removed)));
+                fenced.extend(next.iter().map(Arc::clone));
             }
         }
         *servers = next;
+        drop(removed_addresses);
+        drop(servers);
+        // An observer may use the cache or block, so the locks are released first.
+        fenced.iter().for_each(|server| server.report_fence());
     }
 
     /// Returns true if one of the servers has this address.

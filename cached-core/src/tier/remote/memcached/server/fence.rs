@@ -126,19 +126,27 @@ impl Server {
     /// Raises the fence over every item that the server has now, and *ejects* the server: the
     /// server is not used until the CAS number of the fence is known. If a removed server is given
     /// as `former_owner`, the raise covers only the items whose keys that server owned.
+    ///
+    /// The caller must call [`report_fence`](Self::report_fence) after it has released its locks.
     pub(in crate::tier::remote::memcached) fn raise_fence(&self, former_owner: Option<&Server>) {
         self.fence.raise(former_owner.map(|owner| owner.seed));
         self.eject_until_fence_is_settled();
     }
 
+    /// Emits an event for a raise of the fence. The server must already be ejected and its recovery
+    /// started, because an observer may block.
+    pub(in crate::tier::remote::memcached) fn report_fence(&self) {
+        self.events.emit(&Event::ServerFenced { address: self.address() });
+    }
+
     /// Ejects the server after its address has led to another process, whose items are fenced.
     pub(super) fn on_replaced(&self) {
-        self.events.emit(&Event::ServerReplaced { address: self.address() });
         self.eject_until_fence_is_settled();
+        self.events.emit(&Event::ServerReplaced { address: self.address() });
+        self.report_fence();
     }
 
     pub(super) fn eject_until_fence_is_settled(&self) {
-        self.events.emit(&Event::ServerFenced { address: self.address() });
         self.endpoint.health.eject();
         self.recover_in_background();
     }

@@ -102,6 +102,7 @@ impl Server {
         }
         if !self.hints.add(key, || self.fence.raise(None)) {
             self.eject_until_fence_is_settled();
+            self.report_fence();
         } else if needs_recovery {
             self.recover_in_background();
         }

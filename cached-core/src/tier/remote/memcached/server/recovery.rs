@@ -53,9 +53,10 @@ impl Server {
 
     pub(super) fn on_ejection(&self, error: &CommandError) {
         self.failing_writes.clear();
+        self.recover_in_background();
+        // The event comes last, because an observer may block.
         let error = self.error(error.kind, &error.why);
         self.events.emit(&Event::ServerEjected { address: self.address(), error: &error });
-        self.recover_in_background();
     }
 
     /// Returns the reason why the server does not [serve](Self::serves) a key.
@@ -182,8 +183,8 @@ async fn recover(server: Weak<Server>) {
             && server.endpoint.health.claim_attempt()
             && let Err(error) = server.attempt_recovery().await
         {
-            server.events.emit(&Event::RecoveryFailed { error: &error });
             server.endpoint.health.record_failed_attempt();
+            server.events.emit(&Event::RecoveryFailed { error: &error });
         }
     }
 }
