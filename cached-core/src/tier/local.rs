@@ -355,7 +355,7 @@ impl LocalTier {
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),
-            Some(Err(removed)) => self.report_removal(key, removed, EvictionReason::Replaced),
+            Some(Err(removed)) => self.report_removal(&removed, EvictionReason::Replaced),
             None => {}
         }
     }
@@ -394,7 +394,7 @@ impl LocalTier {
             Some(self.remove(&guard, entry))
         };
         if let Some(removed) = remove() {
-            self.report_removal(key, removed, EvictionReason::Expired);
+            self.report_removal(&removed, EvictionReason::Expired);
         }
     }
 
@@ -421,7 +421,7 @@ impl LocalTier {
         });
         drop(locked);
         if let Ok(Some(removed)) = removed {
-            self.report_removal(key, removed, EvictionReason::Invalidated);
+            self.report_removal(&removed, EvictionReason::Invalidated);
         }
         is_current.then_some(FillToken { hash, sequence: stripe.sequences.current(), epoch })
     }

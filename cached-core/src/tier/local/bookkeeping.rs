@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::thread;
 
 use super::LocalTier;
-use super::entry::{EntryId, EntryPolicyState, LocalEntry};
+use super::entry::{EntryId, EntryPolicyState, KeyBody, LocalEntry};
 use super::index::IndexGuard;
-use super::policy::KeyFingerprint;
 use crate::clock::CoarseInstant;
 use crate::event::{Event, EventSubject, EvictionReason};
+use crate::key::KeyHeader;
 
 /// The report interval is counted in insertions. It is the number of entries in the index, divided
 /// by this number. At most one hit on each entry is reported in an interval. This is often enough:
@@ -71,16 +71,17 @@ pub(super) struct InsertedEntry {
 }
 
 /// An entry that was removed from the index and must be passed to [`LocalTier::report_removal`].
-#[derive(Clone, Copy)]
 pub(super) struct RemovedEntry {
-    fingerprint: KeyFingerprint,
+    /// A copy of the header and the body of the key. The entry itself may be freed with the guard.
+    key: (KeyHeader, KeyBody),
+    id: EntryId,
     /// False if another caller has removed the entry first. Then only the other caller emits the
     /// event.
     is_removed_here: bool,
 }
 
 impl RemovedEntry {
-    pub(super) fn is_removed_here(self) -> bool {
+    pub(super) fn is_removed_here(&self) -> bool {
         self.is_removed_here
     }
 }
@@ -166,15 +167,18 @@ impl LocalTier {
     /// Removes from the index the entries that the policy has evicted.
     pub(super) fn remove_evicted(&self) {
         let evicted = self.policy.take_evicted();
-        if !evicted.is_empty()
-            && let Some(guard) = self.index_guard()
-        {
-            for id in evicted {
-                if let Some((entry, _)) = guard.find_by_id(id) {
-                    self.remove_and_emit(&guard, entry, EvictionReason::Size);
-                }
+        for ids in evicted.chunks(ENTRIES_PER_GUARD) {
+            for removed in self.remove_by_ids(ids) {
+                self.emit_removal(&removed, EvictionReason::Size);
             }
         }
+    }
+
+    /// Removes the entries that have these identifiers and are still in the index.
+    fn remove_by_ids(&self, ids: &[EntryId]) -> Vec<RemovedEntry> {
+        let Some(guard) = self.index_guard() else { return Vec::new() };
+        let entries = ids.iter().filter_map(|id| guard.find_by_id(*id));
+        entries.map(|(entry, _)| self.remove(&guard, entry)).collect()
     }
 
     /// Removes entries that have expired and are no longer kept for failed fetches,
@@ -203,12 +207,13 @@ impl LocalTier {
         for ids in removable.chunks(ENTRIES_PER_GUARD) {
             let removed: Vec<RemovedEntry> = self.index_guard().map_or_else(Vec::new, |guard| {
                 let entries = ids.iter().filter_map(|id| guard.find_by_id(*id));
-                let remove = |entry| self.remove_and_emit(&guard, entry, EvictionReason::Expired);
-                let removed = entries.map(|(entry, _)| remove(entry)).collect();
+                let removed = entries.map(|(entry, _)| self.remove(&guard, entry)).collect();
                 guard.flush();
                 removed
             });
-            removed.into_iter().for_each(|removed| self.forget_removed(removed));
+            for removed in removed {
+                self.report_removal(&removed, EvictionReason::Expired);
+            }
         }
         self.remove_evicted();
         has_more
@@ -221,42 +226,25 @@ impl LocalTier {
     pub(super) fn remove(&self, guard: &IndexGuard<'_>, entry: &LocalEntry) -> RemovedEntry {
         let weight = guard.remove(entry);
         weight.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
-        let fingerprint = entry.id().fingerprint();
-        RemovedEntry { fingerprint, is_removed_here: weight.is_some() }
+        RemovedEntry { key: entry.split_key(), id: entry.id(), is_removed_here: weight.is_some() }
     }
 
-    /// Emits an event for the removed entry of `key`, and makes the policy forget the entry.
+    /// Makes the policy forget the removed entry, and emits an event.
     ///
-    /// The caller must hold no lock, because an observer of the event may use the tier.
-    pub(super) fn report_removal(&self, key: &[u8], removed: RemovedEntry, reason: EvictionReason) {
-        if removed.is_removed_here {
-            self.events.emit(&Event::Evicted { entry: EventSubject::of(key), reason });
-        }
-        self.policy.forget(removed.fingerprint);
+    /// The caller must hold no lock and no guard, because an observer of the event may use the tier
+    /// or block.
+    pub(super) fn report_removal(&self, removed: &RemovedEntry, reason: EvictionReason) {
+        self.policy.forget(removed.id.fingerprint());
+        self.emit_removal(removed, reason);
     }
 
-    /// Makes the policy forget an entry that [`remove_and_emit`](Self::remove_and_emit) has
-    /// removed.
-    pub(super) fn forget_removed(&self, removed: RemovedEntry) {
-        self.policy.forget(removed.fingerprint);
-    }
-
-    /// Removes an entry from the index, and emits an event. Does nothing if another caller has
-    /// removed the entry first. The caller must hold no lock, because an observer of the event may
-    /// use the tier.
-    ///
-    /// Unless the policy has evicted the entry, the caller must pass the result to
-    /// [`forget_removed`](Self::forget_removed) after it has dropped the guard.
-    pub(super) fn remove_and_emit(
-        &self,
-        guard: &IndexGuard<'_>,
-        entry: &LocalEntry,
-        reason: EvictionReason,
-    ) -> RemovedEntry {
-        let removed = self.remove(guard, entry);
+    /// Emits the event of a removed entry that the policy has evicted itself. The caller must hold
+    /// no lock and no guard.
+    fn emit_removal(&self, removed: &RemovedEntry, reason: EvictionReason) {
         if removed.is_removed_here {
-            self.events.emit(&Event::Evicted { entry: entry.event_subject(), reason });
+            let (header, body) = &removed.key;
+            let entry = EventSubject::from_parts(*header, body);
+            self.events.emit(&Event::Evicted { entry, reason });
         }
-        removed
     }
 }

@@ -67,7 +67,7 @@ impl Clearing<'_> {
             let is_last = removed.len() < MAX_REMOVED_PER_GUARD;
             total += removed.iter().filter(|removed| removed.is_removed_here()).count();
             for removed in removed {
-                self.local.forget_removed(removed);
+                self.local.report_removal(&removed, EvictionReason::Cleared);
             }
             // Otherwise, later calls of annotated functions would have to drop these values.
             run_all_deferred_drops();
@@ -77,13 +77,12 @@ impl Clearing<'_> {
         }
     }
 
-    /// Removes up to [`MAX_REMOVED_PER_GUARD`] entries, and reports each of them.
+    /// Removes up to [`MAX_REMOVED_PER_GUARD`] entries.
     fn remove_some(&self) -> Vec<RemovedEntry> {
         let Some(guard) = self.local.index_guard() else { return Vec::new() };
         let outdated = guard.entries().filter(|(entry, _)| self.is_outdated(entry));
-        let remove = |entry| self.local.remove_and_emit(&guard, entry, EvictionReason::Cleared);
         let outdated = outdated.take(MAX_REMOVED_PER_GUARD);
-        let removed = outdated.map(|(entry, _)| remove(entry)).collect();
+        let removed = outdated.map(|(entry, _)| self.local.remove(&guard, entry)).collect();
         guard.flush();
         removed
     }

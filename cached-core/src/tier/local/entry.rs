@@ -11,7 +11,6 @@ use super::deferred_drops::DeferredDrop;
 use super::policy::KeyFingerprint;
 use super::sequence::SequenceNumber;
 use crate::clock::{Clock, CoarseInstant};
-use crate::event::EventSubject;
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
@@ -103,12 +102,14 @@ impl ClockConverter {
     }
 }
 
+/// A key without its header.
+pub(super) type KeyBody = SmallVec<[u8; 24]>;
+
 /// A key with its value and its expiry. An entry with a short key takes one allocation in addition
 /// to its value, and a hit reads two cache lines of this allocation.
 pub(super) struct LocalEntry {
     header: KeyHeader,
-    /// The rest of the key.
-    body: SmallVec<[u8; 24]>,
+    body: KeyBody,
     value: DeferredDrop,
     expires: CoarseInstant,
     id: EntryId,
@@ -201,8 +202,14 @@ impl LocalEntry {
         self.header.to_bytes().iter().chain(&self.body).copied().collect()
     }
 
-    pub(super) fn event_subject(&self) -> EventSubject<'_> {
-        EventSubject::from_parts(self.header, &self.body)
+    #[cfg(all(feature = "console", feature = "memcached"))]
+    pub(super) fn event_subject(&self) -> crate::event::EventSubject<'_> {
+        crate::event::EventSubject::from_parts(self.header, &self.body)
+    }
+
+    /// Returns a copy of the header and the body of the key.
+    pub(super) fn split_key(&self) -> (KeyHeader, KeyBody) {
+        (self.header, self.body.clone())
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -625,6 +625,60 @@ fn an_observer_may_invalidate_an_evicted_key() {
     });
 }
 
+/// The drops of the values of `removed_values_are_freed_while_an_observer_runs`.
+static FREED_VALUES: AtomicUsize = AtomicUsize::new(0);
+
+/// An observer that waits, for 5 s at most, until a removed value is freed. Later events return at
+/// once.
+#[derive(Default)]
+struct DropAwaitingObserver {
+    is_called: AtomicBool,
+    has_seen_drop: AtomicBool,
+}
+
+impl Observer for DropAwaitingObserver {
+    fn event(&self, _: &Event<'_>) {
+        if self.is_called.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let began = Instant::now();
+        while FREED_VALUES.load(Ordering::Relaxed) == 0 && began.elapsed() < Duration::from_secs(5)
+        {
+            deferred_drops::run_all_deferred_drops();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let has_seen_drop = FREED_VALUES.load(Ordering::Relaxed) > 0;
+        self.has_seen_drop.store(has_seen_drop, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn removed_values_are_freed_while_an_observer_runs() {
+    let removals: [fn(&LocalTier, &Clock); 2] = [
+        |local, clock| {
+            clock.advance(Duration::from_secs(61));
+            local.sweep();
+        },
+        |local, _| {
+            local.begin_clearing(None).finish();
+        },
+    ];
+    for remove in removals {
+        let observer = Arc::new(DropAwaitingObserver::default());
+        let clock = Clock::default();
+        let events = dispatcher([Arc::clone(&observer) as _]);
+        let local = LocalTier::new(1 << 20, clock.clone(), events);
+        for number in 0..300 {
+            publish_with_drop(&local, number, 1, |_, _| {
+                FREED_VALUES.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        FREED_VALUES.store(0, Ordering::Relaxed);
+        remove(&local, &clock);
+        assert!(observer.has_seen_drop.load(Ordering::Relaxed));
+    }
+}
+
 #[test]
 fn a_capacity_of_zero_stores_nothing() {
     let local = tier(0);
