@@ -90,8 +90,10 @@ impl LocalHit {
         if let Some(claim) = self.handle.claim_local_refresh() {
             let target = FillTarget::LocalRefresh { _until_dropped: Box::new(claim) };
             let planned = PlannedFetch::refresh(self.handle.fill_token(), target);
-            let call = PendingCall::new(self.handle, None, CallPlan::Fetch(planned));
+            // This clones parameters, which is code of the program. If it panics, no pending call
+            // may be dropped, because this call is already counted as a hit.
             let (rules, fetch) = fetch();
+            let call = PendingCall::new(self.handle, None, CallPlan::Fetch(planned));
             call.fetch_in_background(returns, rules, fetch);
         }
     }
