@@ -85,6 +85,8 @@
 //! cache.scope(TENANT.scope("shop", course(3, 2))).await?;
 //! cache.scope(TENANT.scope("shop", course(3, 2))).await?; // a hit
 //! assert_eq!(fetches.0.lock().unwrap()["shop"], 1);
+//! // An observer that is too slow misses events, and its counts are then too low.
+//! assert_eq!(cache.stats().observers()[0].missed, 0);
 //! # Ok::<(), std::io::Error>(())
 //! # }).unwrap();
 //! ```

@@ -3,18 +3,24 @@
 use std::any::type_name;
 use std::cell::Cell;
 use std::fmt;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use super::Event;
 use crate::clock::CoarseInstant;
 use crate::stats::ObserverStats;
 
-/// If an observer takes longer than this in total within one [`BUDGET_PERIOD`], it is paused. If
-/// one call of the observer has been running for longer than this, the observer counts as stuck.
-const BUDGET: Duration = Duration::from_millis(100);
+/// If one call of an observer has been running for longer than this, the observer counts as stuck.
+/// After the call, the observer is paused.
+const MAX_CALL: Duration = Duration::from_millis(100);
+/// If all calls of an observer within one [`BUDGET_PERIOD`] take longer than this for each core,
+/// the observer is paused. Threads call an observer at the same time, so the budget must grow with
+/// the cores. Otherwise a quick observer would be paused on a large machine.
+const BUDGET_PER_CORE: Duration = Duration::from_millis(100);
 const BUDGET_PERIOD: Duration = Duration::from_secs(1);
 /// How long a paused observer receives no events.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -31,10 +37,11 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// overlap.
 ///
 /// # An observer harms only itself
-/// - **A slow observer is paused.** On all threads together, an observer may take 100 ms within a
-///   second. If it takes longer, it receives no events for ten seconds, and the log has one
-///   warning. If one call of the observer has been running for more than 100 ms, other threads skip
-///   the observer until the call returns.
+/// - **A slow observer is paused.** One call of an observer may take 100 ms. All its calls within a
+///   second may take 100 ms for each core that the program may use. If they take longer, the
+///   observer receives no events for ten seconds, and the log has one warning. If one call of the
+///   observer has been running for more than 100 ms, other threads skip the observer until the call
+///   returns.
 /// - **A panicking observer is called again.** The panic is caught, and the call that reported the
 ///   event goes on. The log has one warning for each observer. (A program that is built with
 ///   `panic = "abort"` ends.)
@@ -43,7 +50,11 @@ const PAUSE: Duration = Duration::from_secs(10);
 ///   An annotated function that an observer calls runs without the cache, unless the request tier
 ///   or the local tier has the value.
 ///
-/// The method must not wait, for example for a fetch. Hand long work to another thread.
+/// The method must not wait, for example for a fetch. Hand long work to another thread. The call
+/// that reports an event waits until the method returns, and so do the calls that wait for the
+/// fetch of this call. If the method never returns, its thread is lost. On the thread
+/// `cached-sweeper`, this means that no cache of the process frees expired values in the background
+/// any more.
 ///
 /// [`Stats::observers`](crate::Stats::observers) counts the events that an observer has received
 /// and missed. A thread that is unwinding from a panic delivers no events.
@@ -56,28 +67,46 @@ pub trait Observer: Send + Sync {
 
     /// Returns the name by which the log and [`Stats::observers`](crate::Stats::observers) call the
     /// observer. The default is the name of the observer's type.
+    ///
+    /// [`CacheBuilder::observer`](crate::CacheBuilder::observer) calls this method once and keeps
+    /// the name. A panic of this method reaches the caller of the builder.
     fn name(&self) -> &str {
         type_name::<Self>()
     }
 }
 
+/// An observer with its name. `Observer::name` is code of the program, so it is called only once.
+#[derive(Clone)]
+struct NamedObserver {
+    name: Arc<str>,
+    observer: Arc<dyn Observer>,
+}
+
+impl NamedObserver {
+    fn new(observer: Arc<dyn Observer>) -> NamedObserver {
+        NamedObserver { name: observer.name().into(), observer }
+    }
+}
+
 /// The observers that were passed to a builder.
 #[derive(Clone, Default)]
-pub(crate) struct ObserverList(Vec<Arc<dyn Observer>>);
+pub(crate) struct ObserverList(Vec<NamedObserver>);
 
 impl ObserverList {
     pub(crate) fn push(&mut self, observer: Arc<dyn Observer>) {
-        self.0.push(observer);
+        self.0.push(NamedObserver::new(observer));
     }
 
     pub(super) fn guards(&self) -> Arc<[ObserverGuard]> {
-        self.0.iter().map(|observer| ObserverGuard::new(Arc::clone(observer))).collect()
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        let budget = BUDGET_PER_CORE.saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
+        self.0.iter().map(|named| ObserverGuard::new(named.clone(), budget)).collect()
     }
 }
 
 impl fmt::Debug for ObserverList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|observer| observer.name())).finish()
+        f.debug_list().entries(self.0.iter().map(|named| &named.name)).finish()
     }
 }
 
@@ -85,7 +114,9 @@ impl fmt::Debug for ObserverList {
 ///
 /// Points in time are milliseconds of the coarse clock; 0 stands for `None`.
 pub(super) struct ObserverGuard {
-    observer: Arc<dyn Observer>,
+    named: NamedObserver,
+    /// The longest time that the calls of all threads may take within one [`BUDGET_PERIOD`].
+    budget: Duration,
     /// When the watched call began. Only one call at a time is watched. If a call is stuck, it is
     /// usually the watched one, because other calls are short.
     watched_since: AtomicU64,
@@ -101,9 +132,10 @@ pub(super) struct ObserverGuard {
 }
 
 impl ObserverGuard {
-    fn new(observer: Arc<dyn Observer>) -> ObserverGuard {
+    fn new(named: NamedObserver, budget: Duration) -> ObserverGuard {
         ObserverGuard {
-            observer,
+            named,
+            budget,
             watched_since: AtomicU64::new(0),
             period_began: AtomicU64::new(0),
             used_nanos: AtomicU64::new(0),
@@ -117,7 +149,7 @@ impl ObserverGuard {
 
     pub(super) fn stats(&self) -> ObserverStats {
         ObserverStats {
-            name: self.observer.name().to_owned(),
+            name: self.named.name.to_string(),
             received: self.received.load(Ordering::Relaxed),
             missed: self.missed.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
@@ -140,7 +172,7 @@ impl ObserverGuard {
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
         let began = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| self.observer.event(event)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.named.observer.event(event)));
         let took = began.elapsed();
         if is_watched {
             self.watched_since.store(0, Ordering::Relaxed);
@@ -151,24 +183,24 @@ impl ObserverGuard {
             // Dropping the panic's payload runs code of the program, which may panic too.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             if self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
-                let name = self.observer.name();
+                let name = &self.named.name;
                 log::warn!("the observer `{name}` has panicked; its later panics are only counted");
             }
         }
     }
 
-    /// Returns true if the watched call has been running for longer than [`BUDGET`].
+    /// Returns true if the watched call has been running for longer than [`MAX_CALL`].
     fn is_stuck(&self, now: u64) -> bool {
         let since = self.watched_since.load(Ordering::Relaxed);
-        let is_stuck = since != 0 && now.saturating_sub(since) > millis(BUDGET);
+        let is_stuck = since != 0 && now.saturating_sub(since) > millis(MAX_CALL);
         if is_stuck {
             self.warn_of_pause();
         }
         is_stuck
     }
 
-    /// Adds the duration of a call to the used time, and pauses the observer if its budget is
-    /// spent.
+    /// Adds the duration of a call to the used time. Pauses the observer if its budget is spent, or
+    /// if the call has taken too long.
     fn spend(&self, took: Duration) {
         let now = CoarseInstant::now().millis();
         let began = self.period_began.load(Ordering::Relaxed);
@@ -177,9 +209,9 @@ impl ObserverGuard {
             self.period_began.store(now, Ordering::Relaxed);
             self.used_nanos.store(0, Ordering::Relaxed);
         }
-        let took = nanos(took);
-        let used = self.used_nanos.fetch_add(took, Ordering::Relaxed).saturating_add(took);
-        if used > nanos(BUDGET) {
+        let nanos_taken = nanos(took);
+        let before = self.used_nanos.fetch_add(nanos_taken, Ordering::Relaxed);
+        if took > MAX_CALL || before.saturating_add(nanos_taken) > nanos(self.budget) {
             self.used_nanos.store(0, Ordering::Relaxed);
             self.paused_until.store(now + millis(PAUSE), Ordering::Relaxed);
             self.warn_of_pause();
@@ -189,10 +221,11 @@ impl ObserverGuard {
     fn warn_of_pause(&self) {
         if !self.has_warned_of_pause.swap(true, Ordering::Relaxed) {
             log::warn!(
-                "the observer `{}` takes more than {BUDGET:?} within {BUDGET_PERIOD:?}, so it \
-                 receives no events for {PAUSE:?}; `Stats::observers` counts what it misses, now \
-                 and whenever this happens again",
-                self.observer.name()
+                "the observer `{}` takes more than {MAX_CALL:?} in one call, or more than {:?} \
+                 within {BUDGET_PERIOD:?} on all threads, so it receives no events for {PAUSE:?}; \
+                 `Stats::observers` counts what it misses, now and whenever this happens again",
+                self.named.name,
+                self.budget
             );
         }
     }
@@ -273,7 +306,14 @@ mod tests {
     }
 
     fn guard(act: impl Fn() + Send + Sync + 'static) -> ObserverGuard {
-        ObserverGuard::new(Arc::new(CallingObserver(act)))
+        guard_with_budget(BUDGET_PER_CORE, act)
+    }
+
+    fn guard_with_budget(
+        budget: Duration,
+        act: impl Fn() + Send + Sync + 'static,
+    ) -> ObserverGuard {
+        ObserverGuard::new(NamedObserver::new(Arc::new(CallingObserver(act))), budget)
     }
 
     /// Returns how many events the observer has received and missed, and how often it has panicked.
@@ -306,11 +346,11 @@ mod tests {
 
     #[test]
     fn a_slow_observer_is_paused_for_a_while() {
-        let pause = BUDGET + Duration::from_millis(20);
+        let nap = MAX_CALL + Duration::from_millis(20);
         let naps = AtomicU64::new(1);
-        let observer = guard(move || {
+        let observer = guard_with_budget(10 * nap, move || {
             if naps.swap(0, Ordering::Relaxed) == 1 {
-                thread::sleep(pause);
+                thread::sleep(nap);
             }
         });
         (0..6).for_each(|_| observer.deliver(&EVENT));
@@ -335,6 +375,48 @@ mod tests {
     }
 
     #[test]
+    fn the_budget_grows_with_the_cores() {
+        let mut list = ObserverList::default();
+        list.push(Arc::new(CallingObserver(|| ())));
+        let cores = available_parallelism().expect("the system knows its cores").get() as u64;
+        let observer = &list.guards()[0];
+        observer.period_began.store(CoarseInstant::now().millis(), Ordering::Relaxed);
+        // No call is too long, and the sum is just within the budget.
+        (0..cores).for_each(|_| observer.spend(BUDGET_PER_CORE));
+        assert_eq!(observer.paused_until.load(Ordering::Relaxed), 0);
+        observer.spend(Duration::from_millis(1));
+        assert_ne!(observer.paused_until.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        /// An observer that counts the calls of its method `name`.
+        #[derive(Default)]
+        struct NameCountingObserver(AtomicU64);
+
+        impl Observer for NameCountingObserver {
+            fn event(&self, _: &Event<'_>) {
+                panic!("the observer panics");
+            }
+
+            fn name(&self) -> &str {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                "counting"
+            }
+        }
+
+        let observer = Arc::new(NameCountingObserver::default());
+        let mut list = ObserverList::default();
+        list.push(Arc::clone(&observer) as Arc<dyn Observer>);
+        let guards = list.guards();
+        guards[0].deliver(&EVENT);
+        guards[0].warn_of_pause();
+        assert_eq!((guards[0].stats().name.as_str(), guards[0].stats().panics), ("counting", 1));
+        assert_eq!(format!("{list:?}"), "[\"counting\"]");
+        assert_eq!(observer.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
     fn a_quick_observer_receives_every_event() {
         let observer = guard(|| ());
         (0..50_000).for_each(|_| observer.deliver(&EVENT));
@@ -354,7 +436,7 @@ mod tests {
             let stuck = Arc::clone(&observer);
             let stuck = thread::spawn(move || stuck.deliver(&EVENT));
             enters.recv().expect("the observer is called");
-            thread::sleep(BUDGET + Duration::from_millis(50));
+            thread::sleep(MAX_CALL + Duration::from_millis(50));
             (0..3).for_each(|_| observer.deliver(&EVENT));
             assert_eq!(counts(&observer), (0, 3, 0));
             release.send(()).expect("the observer waits");
