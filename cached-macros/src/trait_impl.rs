@@ -6,8 +6,8 @@
 //! therefore reads the source file.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
-use syn::visit::{Visit, visit_file, visit_item_impl};
-use syn::{Attribute, ImplItem, ImplItemFn, ItemImpl, Meta, Visibility};
+use syn::visit::{Visit, visit_file, visit_item_fn, visit_item_impl};
+use syn::{Attribute, ImplItem, ItemFn, ItemImpl, Meta, Signature, Visibility};
 
 use crate::item::Function;
 
@@ -28,29 +28,30 @@ pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<Strin
 fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
     let mut search = ImplSearch { method, companion, traits: Vec::new() };
     visit_file(&mut search, &syn::parse_file(source).ok()?);
-    // If one of several such methods is in an inherent impl, this method may be the annotated one.
+    // If one of several such functions is in no trait impl, it may be the annotated one.
     search.traits.into_iter().reduce(|found, other| found.and(other)).flatten()
 }
 
-/// A search for every impl that may have the annotated method.
+/// A search for every function that may be the annotated one.
 struct ImplSearch<'a> {
     method: &'a Ident,
     companion: &'a Ident,
-    /// The trait of each impl that was found, or `None` for an inherent impl.
+    /// The trait of each impl that was found, or `None` for an inherent impl and for a function
+    /// outside an impl.
     traits: Vec<Option<String>>,
 }
 
 impl ImplSearch<'_> {
-    fn is_the_method(&self, item: &ImplItemFn) -> bool {
-        item.sig.ident == *self.method
-            && item.attrs.iter().any(|attribute| names_companion(attribute, self.companion))
+    fn may_be_annotated(&self, signature: &Signature, attributes: &[Attribute]) -> bool {
+        signature.ident == *self.method
+            && attributes.iter().any(|attribute| names_companion(attribute, self.companion))
     }
 }
 
 impl<'ast> Visit<'ast> for ImplSearch<'_> {
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         let has_method = item.items.iter().any(|item| match item {
-            ImplItem::Fn(item) => self.is_the_method(item),
+            ImplItem::Fn(item) => self.may_be_annotated(&item.sig, &item.attrs),
             _ => false,
         });
         if has_method {
@@ -58,6 +59,13 @@ impl<'ast> Visit<'ast> for ImplSearch<'_> {
             self.traits.push(segment.map(|segment| segment.ident.to_string()));
         }
         visit_item_impl(self, item);
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast ItemFn) {
+        if self.may_be_annotated(&item.sig, &item.attrs) {
+            self.traits.push(None);
+        }
+        visit_item_fn(self, item);
     }
 }
 
@@ -94,6 +102,8 @@ mod tests {
         assert_eq!(find(&in_function).as_deref(), Some("Payments"));
         assert_eq!(find(&inherent), None);
         assert_eq!(find(&format!("{of_trait} {inherent}")), None);
+        let free = annotated.replace("&self", "");
+        assert_eq!(find(&format!("{of_trait} mod b {{ {free} }}")), None);
         assert_eq!(find(&of_trait.replace("payment_entry", "other_entry")), None);
         assert_eq!(find("impl Payments for"), None);
     }
