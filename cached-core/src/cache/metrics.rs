@@ -32,8 +32,9 @@ impl Cache {
     /// all names and labels. No label contains a key.
     ///
     /// If the cache has a namespace, each metric of its functions and entries has the label
-    /// `cache.namespace`. If two caches of a process have the same namespace or none, they
-    /// overwrite each other's counters.
+    /// `cache.namespace`. Publishing never lowers a counter. If two caches of a process have the
+    /// same namespace or none, each counter shows the larger of their values. This also holds for a
+    /// cache and a cache that is built later in its place.
     ///
     /// The method blocks while it sets a few dozen values for each annotated function. Without a
     /// recorder it does nothing.
