@@ -273,7 +273,7 @@ impl Cache {
     /// Returns the state and the counters of each memcached server, in the order in which they were
     /// configured. Without memcached the list is empty.
     ///
-    /// If [`set_memcached`](Self::set_memcached) removes a server and later adds it again, the
+    /// If `set_memcached` removes a server and later adds it again, the
     /// server's counters start again at zero.
     ///
     /// ```
