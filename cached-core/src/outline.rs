@@ -143,7 +143,7 @@ fn decode_checked<V: DeserializeOwned>(
     (!checker.is_refused).then_some(value)
 }
 
-/// What a [`StepChecker`] does with each step.
+/// The way in which a [`StepChecker`] treats each step.
 enum CheckMode<'o> {
     /// Allows every step and records its entry.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),

@@ -61,7 +61,7 @@ impl<'de, T: Deserialize<'de> + std::fmt::Debug> Deserialize<'de> for LeafSpy<T>
 }
 
 /// Defines one module for each build, with the build's own type `Value` and a value of that type.
-/// Also defines a test in which each build reads the values of all builds.
+/// The macro also defines a test in which each build reads the values of all builds.
 macro_rules! builds {
     ($($build:ident: [$($items:item)*] $value:expr;)*) => {
         $(mod $build {

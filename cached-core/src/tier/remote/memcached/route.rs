@@ -242,7 +242,7 @@ impl KeyRoute {
     /// Empties the frame of an item that may be stale. An item may be stale if its CAS number is
     /// below the server's *fence*: the item is then older than a removal that the server has
     /// missed. Readers treat an empty frame as corrupt, and any caller may replace a corrupt item.
-    /// Also checks in the background whether the fence is still needed.
+    /// A background task then checks whether the fence is still needed.
     pub(super) fn empty_if_fenced(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
