@@ -3,6 +3,7 @@
 //! memcached.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,41 @@ impl Observer for ServerChangeRecorder {
         };
         self.0.lock().expect("no thread panics while it holds the lock").push(change);
     }
+}
+
+/// An observer that blocks in `ServerFenced` until the sender of its channel is dropped.
+struct FenceBlockingObserver(Mutex<Receiver<()>>);
+
+impl Observer for FenceBlockingObserver {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::ServerFenced { .. } = event {
+            let _ = self.0.lock().expect("no thread panics while it holds the lock").recv();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_server_comes_back_while_an_observer_blocks() {
+    let (kept, removed) = (Memcached::start(), Memcached::start());
+    let (release, released) = channel();
+    let changes = Arc::new(ServerChangeRecorder::default());
+    let builder = Cache::builder().memcached([kept.address()]);
+    let builder = builder.observer(Arc::clone(&changes) as Arc<dyn Observer>);
+    let builder = builder.observer(Arc::new(FenceBlockingObserver(Mutex::new(released))));
+    let cache = builder.build().await.expect("the settings are valid");
+    cache.set_memcached([kept.address(), removed.address()]).expect("a valid list");
+    let (changed, address) = (cache.clone(), kept.address());
+    let change = move || changed.set_memcached([address]).expect("a valid list");
+    let change = tokio::task::spawn_blocking(change);
+    let back = format!("{} is back", kept.address());
+    wait_until("the server is back", async || {
+        changes.0.lock().expect("no thread panics while it holds the lock").contains(&back)
+    })
+    .await;
+    assert_eq!(only_server(&cache).state, ServerState::Up);
+    assert!(!change.is_finished(), "the observer still blocks");
+    drop(release);
+    change.await.expect("the observer returns");
 }
 
 #[tokio::test]
