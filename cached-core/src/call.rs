@@ -374,10 +374,10 @@ impl PendingCall {
                     leader.answer(|| FlightOutcome::Expired(Arc::clone(&value), tier, reason));
                     CallPlan::Answer(value, AnswerSource::Expired(tier, reason))
                 }
-                Ok(RemoteAnswer::Due(value, target, expires)) => {
+                Ok(RemoteAnswer::Due(value, target, expires_by)) => {
                     let value = self.answer_flight(leader, value);
                     let fetch = PlannedFetch::refresh(fill_token, target);
-                    CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires }))
+                    CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires_by }))
                 }
                 Ok(RemoteAnswer::Fetch { mut target, stale }) => {
                     if let FillTarget::RemoteLease(slot) = &mut target

@@ -224,13 +224,15 @@ impl EntryHandle {
 
     /// Returns how long each tier keeps a value. If the cache has jitter, the result is random.
     pub(crate) fn ttls(&self, decision: Option<&CachingDecision>) -> EntryTtls {
-        let jitter = match self.cache.config().jitter {
+        let max_jitter = self.cache.config().jitter;
+        let jitter = match max_jitter {
             0.0 => 0.0,
-            jitter => jitter * random(),
+            max_jitter => max_jitter * random(),
         };
         EntryTtls::new(&TtlInputs {
             ttl: self.ttl(decision),
             jitter,
+            max_jitter,
             local_ttl: self.declaration.declared_local_ttl(),
             stale_if_error: self.declaration.declared_stale_if_error(),
             refresh_ahead: self.declaration.declared_refresh_ahead(),

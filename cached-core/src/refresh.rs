@@ -31,6 +31,7 @@ use crate::event::{Event, EventSubject};
 use crate::refresh_claims::LocalRefreshClaim;
 use crate::telemetry::FetchSpan;
 use crate::tier::Tier;
+use crate::tier::remote::{RemoteStore, Store};
 use crate::ttl::refresh_window;
 use crate::value::{ReturnOperations, Value, ValueRules};
 
@@ -59,20 +60,23 @@ impl EntryHandle {
         is_due().then_some(claim)
     }
 
-    /// Returns when the entry will be due for a refresh, or `None` if it is due now. `expires` says
-    /// when the item expires. A claim can come too early only if the ttl is short, so that the
-    /// refresh window is shorter than the declared `refresh_ahead`.
+    /// Returns when the entry will be due for a refresh, or `None` if it is due now. `expires_by` is
+    /// the latest time at which the item expires.
+    ///
+    /// A claim comes too early if the value's own ttl (`ttl_with`, `none_ttl`) is shorter than the
+    /// function's ttl, so that the value's refresh window is shorter too.
     fn due_at<V: 'static>(
         &self,
         rules: &ValueRules<'_, V>,
         value: &Value,
-        expires: Instant,
+        expires_by: Instant,
     ) -> Option<Instant> {
         let decision = rules.decide_stored(value, self.value_operations);
-        let declared = self.declaration().declared_refresh_ahead();
-        let window = refresh_window(self.ttls(Some(&decision)).remote, declared);
-        let due = expires.checked_sub(window)?;
-        (window < declared && self.now() < due).then_some(due)
+        let shortest_ttl = self.ttls(Some(&decision)).shortest;
+        let window = refresh_window(shortest_ttl, self.declaration().declared_refresh_ahead());
+        let window = Store::LIMITS.refresh_window(window, shortest_ttl);
+        let due = expires_by.checked_sub(window)?;
+        (self.now() < due).then_some(due)
     }
 }
 
@@ -128,9 +132,9 @@ impl PendingCall {
         self.end_trace();
         let plan = std::mem::replace(&mut self.plan, CallPlan::Bypass);
         let CallPlan::AnswerAndRefresh(value, refresh) = plan else { return };
-        let RemoteRefresh { fetch: planned, expires } = *refresh;
+        let RemoteRefresh { fetch: planned, expires_by } = *refresh;
         let (rules, fetch) = fetch();
-        match expires.and_then(|expires| self.handle.due_at(&rules, &value, expires)) {
+        match expires_by.and_then(|expires_by| self.handle.due_at(&rules, &value, expires_by)) {
             None => {
                 self.plan = CallPlan::Fetch(planned);
                 self.fetch_in_background(returns, rules, fetch);

@@ -39,6 +39,8 @@ pub(crate) struct TtlInputs {
     /// The fraction of the ttl that is subtracted, from 0 to 1. It is random, so that values do not
     /// expire all at once.
     pub(crate) jitter: f64,
+    /// The upper bound of `jitter`.
+    pub(crate) max_jitter: f64,
     pub(crate) local_ttl: Option<Duration>,
     pub(crate) stale_if_error: Duration,
     pub(crate) refresh_ahead: Duration,
@@ -60,6 +62,8 @@ pub(crate) struct EntryTtls {
     pub(crate) stale: Duration,
     /// How long before the end of its ttl the value is due for a refresh.
     pub(crate) refresh_window: Duration,
+    /// The shortest ttl that jitter can give the value in the remote tier.
+    pub(crate) shortest: Duration,
 }
 
 impl EntryTtls {
@@ -79,9 +83,16 @@ impl EntryTtls {
             true => refresh_window(longest, inputs.refresh_ahead),
             false => inputs.refresh_ahead.min(LONGEST_LOCAL_TTL),
         };
-        let ttl = match inputs.jitter {
-            0.0 => inputs.ttl.min(longest),
-            jitter => inputs.ttl.min(longest).mul_f64(1.0 - jitter),
+        let whole = inputs.ttl.min(longest);
+        let shortened = |jitter: f64| match jitter {
+            0.0 => whole,
+            // Jitter must not make a ttl too short for the remote tier.
+            jitter => whole.mul_f64(1.0 - jitter).max(whole.min(Store::LIMITS.ttl_granularity)),
+        };
+        let (ttl, shortest) = (shortened(inputs.jitter), shortened(inputs.max_jitter));
+        let refresh_window = match inputs.has_remote_tier {
+            true => Store::LIMITS.refresh_window(refresh_window, shortest),
+            false => refresh_window,
         };
         let in_remote_tier =
             inputs.has_remote_tier.then(|| Store::LIMITS.guaranteed(ttl)).flatten();
@@ -95,7 +106,7 @@ impl EntryTtls {
             }
         };
         let unconfirmed = ttl.min(UNCONFIRMED_TTL).min(inputs.local_ttl.unwrap_or(UNCONFIRMED_TTL));
-        EntryTtls { remote: ttl, local, unconfirmed, stale, refresh_window }
+        EntryTtls { remote: ttl, local, unconfirmed, stale, refresh_window, shortest }
     }
 }
 
@@ -116,6 +127,7 @@ mod tests {
         TtlInputs {
             ttl: HOUR,
             jitter: 0.0,
+            max_jitter: 0.0,
             local_ttl: None,
             stale_if_error: Duration::ZERO,
             refresh_ahead: Duration::ZERO,
@@ -141,8 +153,8 @@ mod tests {
 
     #[test]
     fn jitter_takes_off_a_part_of_the_ttl() {
-        let ttls = EntryTtls::new(&TtlInputs { jitter: 0.25, ..inputs(false) });
-        assert_eq!(ttls.remote, HOUR * 3 / 4);
+        let ttls = EntryTtls::new(&TtlInputs { jitter: 0.25, max_jitter: 0.5, ..inputs(false) });
+        assert_eq!((ttls.remote, ttls.shortest), (HOUR * 3 / 4, HOUR / 2));
     }
 
     #[cfg(feature = "memcached")]
@@ -160,6 +172,35 @@ mod tests {
         let ttls =
             EntryTtls::new(&TtlInputs { ttl: longest, stale_if_error: HOUR, ..inputs(true) });
         assert_eq!(ttls.remote + ttls.stale, longest);
+    }
+
+    #[cfg(feature = "memcached")]
+    #[test]
+    fn jitter_leaves_a_ttl_that_memcached_can_store() {
+        let second = Duration::from_secs(1);
+        let jitter = TtlInputs { jitter: 0.5, max_jitter: 0.5, ..inputs(true) };
+        assert_eq!(EntryTtls::new(&TtlInputs { ttl: second, ..jitter }).remote, second);
+        let brief = second / 2;
+        assert_eq!(EntryTtls::new(&TtlInputs { ttl: brief, ..jitter }).remote, brief);
+    }
+
+    #[cfg(feature = "memcached")]
+    #[test]
+    fn no_item_is_due_from_the_moment_it_is_stored() {
+        let window = |ttl_millis, window_millis| {
+            let ttls = EntryTtls::new(&TtlInputs {
+                ttl: Duration::from_millis(ttl_millis),
+                refresh_ahead: Duration::from_millis(window_millis),
+                ..inputs(true)
+            });
+            ttls.refresh_window.as_secs_f64()
+        };
+        assert_eq!(window(600_000, 120_000), 120.0);
+        assert_eq!(window(10_000, 100), 1.0, "the window is rounded up to memcached's unit");
+        assert_eq!(window(10_000, 2_500), 3.0);
+        assert_eq!(window(2_900, 1_500), 1.0, "the item is stored for two seconds");
+        assert_eq!(window(1_900, 1_000), 0.0, "the item is stored for one second");
+        assert_eq!(window(600_000, 0), 0.0);
     }
 
     #[test]

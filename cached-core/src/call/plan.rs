@@ -66,9 +66,9 @@ impl CallPlan {
 /// tier.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
-    /// When the item expires. `None` if the refresh is due now, because an earlier holder gave the
-    /// claim back.
-    pub(crate) expires: Option<Instant>,
+    /// The latest time at which the item expires. `None` if the refresh is due now, because an
+    /// earlier holder gave the claim back.
+    pub(crate) expires_by: Option<Instant>,
 }
 
 /// A fetch that a call will run or is running. The fields say which flight waits for the value, and

@@ -31,7 +31,7 @@ pub(super) enum RemoteAnswer {
     /// The remote tier has the value.
     Value(Value),
     /// The remote tier has the value, and this process won the claim to refresh the item. The last
-    /// field says when the value expires. It is `None` if an earlier holder gave the claim back.
+    /// field is the latest time at which the value expires. It is `None` if an earlier holder gave the claim back.
     Due(Value, FillTarget, Option<Instant>),
     /// The remote tier has an expired value, which another process is replacing.
     Stale(Value),
@@ -121,6 +121,7 @@ impl PendingCall {
         let handle = &self.handle;
         let now = handle.now();
         let remaining = item.fresh_for(now, ttls.stale);
+        let expires_by = item.expires_by(ttls.stale);
         let Item { value, claim, permit, .. } = item;
         let replace = |permit| FillTarget::RemoteItem(Box::new(permit));
         let with_lease =
@@ -157,12 +158,12 @@ impl PendingCall {
         self.trace(|report| report.time_left = Some(remaining));
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
-        let expires = match claim {
+        let expires_by = match claim {
             RefreshClaimOutcome::NotWon => return RemoteAnswer::Value(value),
-            RefreshClaimOutcome::Won => Some(now + remaining),
+            RefreshClaimOutcome::Won => expires_by,
             RefreshClaimOutcome::WonAfterReturn => None,
         };
-        RemoteAnswer::Due(value, with_lease(permit, None), expires)
+        RemoteAnswer::Due(value, with_lease(permit, None), expires_by)
     }
 }
 

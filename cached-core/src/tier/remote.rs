@@ -223,7 +223,8 @@ pub(crate) enum IfMissing {
 pub(crate) struct LeaseOptions {
     /// How long a fetch of the value usually takes, if known.
     pub(crate) fetch_time: Option<Duration>,
-    /// An item is due for a refresh if the store may remove the item within this time.
+    /// An item is due for a refresh if the store is certain to remove the item within this time.
+    /// Zero means that no item is due.
     pub(crate) refresh_before_removal: Duration,
     /// True if the read waits while another process holds the lease. If false, the read returns
     /// [`ReadOutcome::Busy`] at once.
@@ -249,6 +250,8 @@ pub(crate) struct Item<V, P> {
     pub(crate) value: Option<V>,
     /// The earliest time at which the store may remove the item.
     pub(crate) removable_from: Instant,
+    /// The latest time at which the store removes the item.
+    pub(crate) removed_by: Instant,
     /// True if the store keeps the item after its ttl, for as long as the item's writer asked.
     /// False on a server that stands in for the key's own server.
     pub(crate) is_kept_expired: bool,
@@ -259,15 +262,34 @@ pub(crate) struct Item<V, P> {
 }
 
 impl<V, P> Item<V, P> {
-    /// Returns how long the item remains fresh, or `None` if it has expired. `keep_expired` is how
-    /// long the item's writer asked to keep the item after its ttl.
+    /// Returns how long the item is certain to remain fresh, or `None` if it has expired.
+    /// `keep_expired` is how long the item's writer asked to keep the item after its ttl.
+    ///
+    /// The store knows only in its own unit of time when it will remove an item. So an item may be
+    /// fresh although the returned time is zero.
     pub(crate) fn fresh_for(&self, now: Instant, keep_expired: Duration) -> Option<Duration> {
-        let keep_expired = if self.is_kept_expired { keep_expired } else { Duration::ZERO };
-        let expires = self.removable_from.checked_sub(keep_expired).unwrap_or(now);
-        let left = expires.saturating_duration_since(now);
+        let left = |expires: Option<Instant>| {
+            expires.map_or(Duration::ZERO, |expires| expires.saturating_duration_since(now))
+        };
         // Without `keep_expired`, the store removes the item when it expires, so an item that was
         // read is fresh.
-        (!left.is_zero() || keep_expired.is_zero()).then_some(left)
+        let kept = self.keeps_expired_for(keep_expired);
+        let is_fresh = kept.is_zero() || !left(self.expires_by(keep_expired)).is_zero();
+        is_fresh.then(|| left(self.removable_from.checked_sub(kept)))
+    }
+
+    /// Returns the latest time at which the item expires. `keep_expired` is how long the item's
+    /// writer asked to keep the item after its ttl.
+    pub(crate) fn expires_by(&self, keep_expired: Duration) -> Option<Instant> {
+        self.removed_by.checked_sub(self.keeps_expired_for(keep_expired))
+    }
+
+    /// Returns how long the store keeps the item after its ttl.
+    fn keeps_expired_for(&self, keep_expired: Duration) -> Duration {
+        match self.is_kept_expired {
+            true => Store::LIMITS.round_down(keep_expired),
+            false => Duration::ZERO,
+        }
     }
 }
 
@@ -317,10 +339,26 @@ impl TtlLimits {
     /// is too short for the store. The store's clock ticks once per unit of `ttl_granularity`, so
     /// an item may expire up to one unit early.
     pub(crate) fn guaranteed(&self, ttl: Duration) -> Option<Duration> {
+        self.allows(ttl).then(|| self.round_down(ttl).saturating_sub(self.ttl_granularity))
+    }
+
+    /// Returns the longest multiple of the granularity that is not longer than `duration`.
+    pub(crate) fn round_down(&self, duration: Duration) -> Duration {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let excess = nanos(ttl).checked_rem(nanos(self.ttl_granularity)).unwrap_or(0);
-        let rounded = ttl.saturating_sub(Duration::from_nanos(excess));
-        self.allows(ttl).then(|| rounded.saturating_sub(self.ttl_granularity))
+        let excess = nanos(duration).checked_rem(nanos(self.ttl_granularity)).unwrap_or(0);
+        duration.saturating_sub(Duration::from_nanos(excess))
+    }
+
+    /// Rounds a refresh window up to a multiple of the granularity. `shortest_ttl` is a lower bound
+    /// of the items' ttls. The result is shorter than every item's ttl in the store, so an item is
+    /// not due for a refresh while the store's clock has not ticked since the item was stored.
+    pub(crate) fn refresh_window(&self, window: Duration, shortest_ttl: Duration) -> Duration {
+        let rounded_down = self.round_down(window);
+        let rounded_up = match rounded_down == window {
+            true => window,
+            false => rounded_down.saturating_add(self.ttl_granularity),
+        };
+        rounded_up.min(self.round_down(shortest_ttl).saturating_sub(self.ttl_granularity))
     }
 }
 

@@ -20,6 +20,7 @@ mod refresh_with;
 mod restarts;
 mod several_servers;
 mod sharing;
+mod short_ttls;
 mod spans;
 mod stale;
 mod testing;

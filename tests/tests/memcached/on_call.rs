@@ -254,6 +254,8 @@ async fn stale_answers_rise_with_failed_fetches() {
     assert!((1..=10).contains(&down.fetch_errors), "the fetches fail: {down:?}");
     assert_eq!(upstream.fetches() as u64, down.fetches, "the upstream counts the same");
     upstream.recover();
+    // The last failed fetch gives up its right to fetch in the background.
+    cache.flush().await;
     cache.scope(kept(&upstream, 1)).await.expect("the call succeeds");
     let up = show(&cache, "the upstream is back", "on_call_stale");
     assert_eq!((up.stale_answers, up.misses), (10, 2), "the next call fetches a new value");

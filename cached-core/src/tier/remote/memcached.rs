@@ -219,6 +219,7 @@ impl MemcachedStore {
         ControlFlow::Break(Item {
             value,
             removable_from: item.removable_from,
+            removed_by: item.removed_by,
             is_kept_expired: !route.is_in_gutter(),
             claim,
             permit: MemcachedPermit::of_item(&self.permit_context, route, &item),

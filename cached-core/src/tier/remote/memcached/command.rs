@@ -236,11 +236,12 @@ impl ReplyFields {
                     Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)),
                     None => LONGEST_TTL,
                 };
-                let removable_from = sent + time_left.min(LONGEST_TTL);
+                let removed_by = expires.unwrap_or(sent + LONGEST_TTL);
                 ReadReply::Item(RawItem {
                     is_claimed: has_won,
                     was_given_back: is_stale,
-                    ..RawItem::new(frame, cas, removable_from)
+                    removable_from: sent + time_left.min(LONGEST_TTL),
+                    ..RawItem::new(frame, cas, removed_by)
                 })
             }
             (_, Some(cas)) if has_won => ReadReply::Lease(cas),

@@ -58,6 +58,8 @@ pub(super) struct RawItem {
     pub(super) cas: Cas,
     /// The earliest time at which the server may remove the item.
     pub(super) removable_from: Instant,
+    /// The latest time at which the server removes the item.
+    pub(super) removed_by: Instant,
     /// True if this read has won the refresh claim.
     pub(super) is_claimed: bool,
     /// True if an earlier holder of the refresh claim has given the claim back.
@@ -65,8 +67,16 @@ pub(super) struct RawItem {
 }
 
 impl RawItem {
-    pub(super) fn new(frame: Vec<u8>, cas: Cas, removable_from: Instant) -> RawItem {
-        RawItem { frame, cas, removable_from, is_claimed: false, was_given_back: false }
+    /// An item that the server removes at exactly this time.
+    pub(super) fn new(frame: Vec<u8>, cas: Cas, removed: Instant) -> RawItem {
+        RawItem {
+            frame,
+            cas,
+            removable_from: removed,
+            removed_by: removed,
+            is_claimed: false,
+            was_given_back: false,
+        }
     }
 }
 

@@ -220,7 +220,9 @@ impl InMemoryState {
         };
         let left = item.expires.saturating_duration_since(now);
         let claim_below_seconds = lease.map_or(0, |lease| lease.claim_below_seconds);
-        let is_due = item.is_stale || left < Duration::from_secs(claim_below_seconds.into());
+        // memcached compares the remaining time after it has rounded the time up to whole seconds.
+        let is_due = item.is_stale
+            || left + Duration::from_secs(1) <= Duration::from_secs(claim_below_seconds.into());
         let wins = is_due && !item.is_claimed;
         item.is_claimed |= wins;
         let busy = |marker| BusyLease { cas: Some(item.cas), marker, expires: Some(item.expires) };

@@ -167,7 +167,7 @@ impl KeyRoute {
     }
 
     /// Returns the lease request of a read. If the key is missing, the read may win a lease, and
-    /// memcached then holds a placeholder item for `length`. If the item has less than
+    /// memcached then holds a placeholder item for `length`. If the item has at most
     /// `refresh_before_removal` left, the read may win the *refresh claim*: the right to refetch
     /// the value early.
     pub(super) fn lease_request(
@@ -182,10 +182,9 @@ impl KeyRoute {
         };
         let claim_below_seconds = match whole_seconds(refresh_before_removal) {
             0 => 0,
-            // memcached grants the claim if fewer whole seconds than this number are left. Two
-            // seconds are added, because `whole_seconds` rounds down, and memcached rounds the
-            // remaining time up.
-            seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
+            // memcached grants the claim if the remaining time, rounded up to whole seconds, is
+            // less than this number.
+            seconds => seconds.saturating_add(1).min(whole_seconds(LONGEST_TTL)),
         };
         LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
     }
