@@ -57,7 +57,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// any more.
 ///
 /// [`Stats::observers`](crate::Stats::observers) counts the events that an observer has received
-/// and missed. A thread that is unwinding from a panic delivers no events.
+/// and missed. If a function panics, the thread reports the end of the call while it unwinds, so
+/// an observer may be called on a thread that is panicking.
 ///
 /// An observer that owns a clone of its cache keeps the cache alive forever. Give the observer only
 /// the data that it needs, or a `Weak` of a struct that owns the cache.
@@ -160,10 +161,7 @@ impl ObserverGuard {
     pub(super) fn deliver(&self, event: &Event<'_>) {
         let Some(_delivery) = DeliveryMark::enter(self) else { return };
         let now = CoarseInstant::now().millis().max(1);
-        if now < self.paused_until.load(Ordering::Relaxed)
-            || self.is_stuck(now)
-            || std::thread::panicking()
-        {
+        if now < self.paused_until.load(Ordering::Relaxed) || self.is_stuck(now) {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return;
         }

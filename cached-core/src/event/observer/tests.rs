@@ -53,6 +53,27 @@ fn observer_panics_are_caught_and_counted() {
     assert_eq!(counts(&observer), (3, 0, 3));
 }
 
+/// A value that delivers an event when it is dropped.
+struct DeliverOnDrop<'a>(&'a ObserverGuard);
+
+impl Drop for DeliverOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.deliver(&EVENT);
+    }
+}
+
+#[test]
+fn events_of_an_unwinding_thread_are_delivered() {
+    for (observer, panics) in [(guard(|| {}), 0), (guard(|| panic!("in the observer")), 1)] {
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _guard = DeliverOnDrop(&observer);
+            panic!("in the function");
+        }));
+        assert!(unwound.is_err(), "the function panics");
+        assert_eq!(counts(&observer), (1, 0, panics), "the observer has received the event");
+    }
+}
+
 #[test]
 fn a_slow_observer_is_paused_for_a_while() {
     let nap = MAX_CALL + Duration::from_millis(20);
