@@ -1,6 +1,7 @@
 //! Tests of the remote tier, with memcached processes and with the in-memory server of `testing`.
 #![allow(missing_docs)]
 
+mod agreement;
 mod changes;
 mod counters;
 mod entries;
