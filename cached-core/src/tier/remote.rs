@@ -344,6 +344,10 @@ impl TtlLimits {
 
     /// Returns the longest multiple of the granularity that is not longer than `duration`.
     pub(crate) fn round_down(&self, duration: Duration) -> Duration {
+        // Most functions have neither a stale time nor a refresh window.
+        if duration.is_zero() {
+            return duration;
+        }
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let excess = nanos(duration).checked_rem(nanos(self.ttl_granularity)).unwrap_or(0);
         duration.saturating_sub(Duration::from_nanos(excess))
@@ -353,6 +357,9 @@ impl TtlLimits {
     /// of the items' ttls. The result is shorter than every item's ttl in the store, so an item is
     /// not due for a refresh while the store's clock has not ticked since the item was stored.
     pub(crate) fn refresh_window(&self, window: Duration, shortest_ttl: Duration) -> Duration {
+        if window.is_zero() {
+            return window;
+        }
         let rounded_down = self.round_down(window);
         let rounded_up = match rounded_down == window {
             true => window,
