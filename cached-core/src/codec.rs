@@ -1,12 +1,12 @@
 //! The codecs, which encode values as bytes.
 //!
 //! - The *positional* codec, bincode, writes the parts of a value one after the other. This codec
-//!   is small and fast, and is tried first.
+//!   is fast and its output is short, so it is tried first.
 //! - The *named* codec, MessagePack, writes the name of each field and the kind of each part. This
 //!   codec is used for values that the positional codec cannot read back: untagged and internally
 //!   tagged enums, flattened and skipped fields, `serde_json::Value`.
 //!
-//! A stored frame says which codec wrote it.
+//! memcached stores each value in a frame. The frame says which codec encoded the value.
 
 pub(crate) mod named;
 pub(crate) mod positional;

@@ -17,12 +17,12 @@
 //!   The [`watchdog`] finds out by spawning a small task on that runtime. A follower on another
 //!   runtime is preferred as the successor.
 //! - The leader is *stuck*: the leader was neither woken nor polled for [`STUCK_LEADER_AFTER`], or
-//!   for four times the usual fetch time if that is longer. The leader's future may be leaked, or
-//!   may wait for a task that waits for this flight.
+//!   for four times the usual fetch time if that is longer. Perhaps the leader's future was leaked,
+//!   or waits for a task that waits for this flight.
 //!
-//! A leader without the lead may still be polled, so two leaders may fetch. The first outcome ends
-//! the flight, and all followers and the other leader receive that outcome. If a leader is dropped
-//! without an outcome and there are no followers, the flight ends.
+//! A leader that has lost the lead can still be polled, so two leaders can fetch at the same time.
+//! The first outcome ends the flight, and all followers and the other leader receive that outcome.
+//! If a leader is dropped without an outcome and there are no followers, the flight ends.
 //!
 //! A forked child process inherits the parent's flights in its memory, but no thread of the child
 //! polls the leaders of these flights. The child therefore starts flights of its own.
@@ -77,8 +77,8 @@ pub(crate) enum FlightOutcome {
     UnsharedError,
 }
 
-/// The flights that share a lock, each with the hash of its key. Most shards hold at most one
-/// flight.
+/// A shard: the flights that share one lock, each with the hash of its key. Most shards hold at
+/// most one flight.
 type FlightShard = Vec<(u64, Arc<Flight>)>;
 
 /// The number of shards. With 10,000 flights under way, a linear search of a shard visits about 160
@@ -166,7 +166,8 @@ impl Flights {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let detached = shard.extract_if(.., |(_, flight)| is_detached(flight));
-            // The last reference to a flight may be dropped here, so the lock is released first.
+            // `_detached` might hold the last reference to a flight, so the lock is released before
+            // `_detached` is dropped.
             let _detached: Vec<_> = detached.collect();
             drop(shard);
         }
@@ -186,8 +187,8 @@ struct Flight {
     /// The current term: how many times the lead has passed on. A leader of an earlier term has
     /// lost the lead.
     term: AtomicU64,
-    /// The time from which a woken leader waits for its next poll, by [`now_millis`]. 0 if the
-    /// leader has not been woken since its last poll began.
+    /// The time at which the leader was woken, by [`now_millis`]. 0 if the leader has not been
+    /// woken since its last poll began.
     woken_at: AtomicU64,
     /// The time at which the last poll of the leader began, by [`now_millis`].
     polled_at: AtomicU64,
@@ -198,7 +199,7 @@ struct Flight {
     runtime: Mutex<Option<(u64, Handle)>>,
     /// A leader that was neither woken nor polled for this many milliseconds is stuck.
     stuck_after_millis: AtomicU64,
-    /// Data that a leader has stored. The same leader or a successor takes it.
+    /// Data that a leader stores for its own later use, or for a successor.
     handoff: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -214,7 +215,8 @@ struct FlightState {
     next_id: u64,
     /// True if the watchdog has the flight in its list.
     is_watched: bool,
-    /// The wakers of the leaders, if the lead has passed on. They are woken when the flight ends.
+    /// The wakers of leaders that have lost the lead, or that took it over. They are called when
+    /// the flight ends.
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
@@ -291,7 +293,7 @@ impl Flight {
     }
 
     /// Ends the flight. Does not call `outcome` if the caller holds the only reference to the
-    /// flight. No lock is held while `outcome` runs, because `outcome` may run the program's own
+    /// flight. No lock is held while `outcome` runs, because `outcome` can run the program's own
     /// code.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
@@ -303,8 +305,8 @@ impl Flight {
         let outcome = outcome();
         let (followers, other_leaders) = {
             let mut state = lock(&self.state);
-            // Two leaders may fetch, and the first outcome counts. A second outcome is dropped when
-            // this method returns, after the lock is released.
+            // If two leaders have fetched, the first outcome counts. The lock has been released
+            // when the second outcome is dropped.
             if state.outcome.is_none() {
                 state.outcome = Some(outcome);
             }
@@ -348,7 +350,7 @@ impl Flight {
     fn check_leader(&self, now: u64) {
         let woken = self.woken_at.load(Ordering::Acquire);
         let polled = self.polled_at.load(Ordering::Acquire);
-        // A leader in a long poll is not stalled, although the poll may have woken the leader. But
+        // A leader that is being polled is not stalled, even if it was woken during this poll. But
         // a leader whose poll takes too long is stuck.
         let polling = self.is_polling.load(Ordering::Acquire);
         let awaits_poll = woken != 0 && !polling;
@@ -361,7 +363,7 @@ impl Flight {
     }
 
     /// Returns the leader's runtime if the leader was neither woken nor polled for
-    /// [`STALLED_AFTER`]. The runtime may then be undriven.
+    /// [`STALLED_AFTER`]. The runtime might then be undriven.
     fn runtime_to_probe(&self, now: u64) -> Option<Handle> {
         let woken = self.woken_at.load(Ordering::Acquire);
         let polled = self.polled_at.load(Ordering::Acquire);

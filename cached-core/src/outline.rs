@@ -16,8 +16,8 @@
 //!
 //! The process that stores a value therefore decodes the value once, and stores the outline with
 //! it. A process that reads the value checks each step of its own type against the stored outline
-//! *before* the type gets the data of the step. So the type gets only data that the type in the
-//! storing build got in the same step.
+//! *before* the type gets the data of the step. So the reading build's type gets only data that
+//! the storing build's type got in the same step.
 //!
 //! The step of a member contains the name of the member's type. serde does not reveal the type
 //! inside a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline
@@ -32,8 +32,8 @@
 //!
 //! # The named codec
 //! This codec writes the names of fields and variants, so the step of a member contains the name
-//! under which the member was found. A type may also ask for data of *any* kind, and then look at
-//! the kind that it got. The checker also checks the members of such a type.
+//! under which the member was found. A type can also call `deserialize_any`, and then look at the
+//! kind of data that it got. The members of such a type are checked too.
 //!
 //! Some data cannot be checked. A derived untagged, internally tagged or flattened type *buffers*:
 //! it reads its data into a buffer of serde, and then reads its parts from the buffer. The checker
@@ -89,7 +89,7 @@ impl<'f> Outline<'f> {
 
 /// Returns the entry of a step with this hash. The entry contains only half of the hash, so a wrong
 /// step may pass by chance. `encoded` then usually rejects the value, because it also compares the
-/// shape.
+/// value's shape, a hash of the names and kinds of data that its `Serialize` writes.
 fn entry_of(hash: u64) -> [u8; ENTRY_BYTES] {
     (hash as u32).to_be_bytes()
 }
@@ -155,13 +155,13 @@ enum CheckMode<'o> {
     Trust,
 }
 
-/// A recorder or checker of the steps with which a type decodes one value.
+/// The state while one value is decoded. It records or checks each step that the type takes.
 struct StepChecker<'o> {
     codec: Codec,
     mode: CheckMode<'o>,
     /// The origin of the steps in each type seen so far, by the full name of the type.
     origins: HashMap<&'static str, StepOrigin>,
-    /// The number of types seen so far with each short name, by the hash of the short name.
+    /// How many types with the same short name were seen so far, by the hash of this name.
     short_name_counts: HashMap<u64, u64>,
     /// The hashes of the last few allowed steps. A step with one of these hashes is allowed without
     /// a search of the entries. Most steps repeat a recent one, because all elements of a sequence
@@ -291,8 +291,9 @@ impl<'o> StepChecker<'o> {
     }
 
     /// Returns the origin of the steps in a member's type. If the member hides the type of its
-    /// data, records or checks the [`buffering_step`] too. Two kinds of members hide it: a buffer
-    /// of serde, and a field that decodes into the type around it, as in an adjacently tagged enum.
+    /// data, records or checks the [`buffering_step`] too. Two kinds of members hide their type: a
+    /// buffer of serde, and a field for which serde names the type around the field, as in an
+    /// adjacently tagged enum.
     fn enter_member<T: ?Sized>(&mut self, parent: StepOrigin, is_field: bool) -> StepOrigin {
         let origin = self.origin_of::<T>();
         let hides_type = is_buffer(type_name::<T>()) || (is_field && origin.0 == parent.0);

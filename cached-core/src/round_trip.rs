@@ -3,6 +3,9 @@
 //! serde may lose a part of a value without an error. A field with `#[serde(skip)]` is read back as
 //! its default, and a `serialize_with` may write less than the field holds. Only the type's
 //! `PartialEq` or `Debug` can show the difference.
+//!
+//! There are two codecs. The positional codec writes no field names. The named codec writes them,
+//! and encodes values that the positional codec cannot read back.
 
 use std::any::Any;
 use std::fmt::{Debug, Write};
@@ -34,13 +37,15 @@ pub(crate) const DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, or its \
      `Serialize` writes less than the field holds",
 );
-/// The reason to refuse a value of the named codec without `PartialEq` whose `Debug` texts differ.
+/// The reason to refuse a value without `PartialEq` that the named codec has encoded, if the
+/// `Debug` texts differ.
 const NAMED_DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, its \
      `Serialize` writes less than the field holds, or two variants of an untagged enum look alike",
 );
 
-/// The reason to refuse a value of the named codec whose type has neither `PartialEq` nor `Debug`.
+/// The reason to refuse a value that the named codec has encoded, if its type has neither
+/// `PartialEq` nor `Debug`.
 const NOT_COMPARABLE: Unstorable = Unstorable::new(
     "needs a codec with names, and cannot be compared with what is read back: derive `PartialEq` \
      (in a generic function, add the bound `PartialEq` to the type parameter)",
@@ -62,8 +67,9 @@ impl RoundTripCheck {
     ///
     /// A type without `PartialEq` is compared by its `Debug` texts. For the positional codec this
     /// is done only in tests, because the texts are expensive. For the named codec it is always
-    /// done, because a value of an untagged enum may read back as a different variant that also
-    /// fits the data. The [outline](crate::outline) does not show this error.
+    /// done, because a value of an untagged enum can be read back as another variant that also
+    /// fits the data. The [outline](crate::outline), which lists the steps of decoding, does not
+    /// show this error.
     ///
     /// `read_again` decodes the value's bytes once more.
     ///
@@ -168,7 +174,7 @@ fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
 /// `ReturnTypeProbe`, whose methods compare any other return type. `ReturnTypeProbe` dereferences
 /// to `RoundTripProbeFallback`, whose methods return `None`.
 ///
-/// There is one method for `PartialEq` and one for `Debug`, because a type may implement only one
+/// There is one method for `PartialEq` and one for `Debug`, because some types implement only one
 /// of them.
 pub struct RoundTripProbe<R>(ReturnTypeProbe<R>);
 

@@ -1,5 +1,6 @@
 //! A layer for tower services, for example in axum or hyper. It runs each HTTP request in a
-//! [`RequestScope`], and can add the header `Cache-Status` to each response.
+//! [`RequestScope`], the request's own memory, and can add the header `Cache-Status` to each
+//! response.
 //!
 //! This module needs the feature `tower`. It uses the request and response types of the crate
 //! `http`, and works with every server and every type of body.
@@ -26,7 +27,8 @@ pub use cache_status::CacheStatus;
 /// (RFC 9211).
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Decides from a request's method, URI and headers if the request forces misses.
+/// A predicate that returns true if the calls in a request must fetch anew, even if the cache has
+/// an answer. Such a call is a *forced miss*.
 type ForceMissPredicate = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 /// A layer that handles each HTTP request in a [`RequestScope`] of its own.
@@ -92,9 +94,10 @@ impl RequestScopeLayer {
 
     /// Sets which requests force misses; see [`RequestScope::force_miss`].
     ///
-    /// The predicate is called once for each request, with the method, the URI and the headers. A
-    /// client that can force misses can make the service call its upstreams as often as it likes.
-    /// If strangers can reach the service, the predicate should check more than a plain header.
+    /// The predicate is called once for each request, with the method, the URI and the headers.
+    /// Each forced miss fetches from an upstream, so a client that can force misses can overload
+    /// the upstreams. If strangers can reach the service, the predicate should also check who sent
+    /// the request.
     pub fn force_miss_if(
         mut self,
         predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static,

@@ -1,15 +1,17 @@
-//! Finds out whether an expression in an option mentions a parameter.
+//! Finds out whether an expression in an option of the attribute mentions a parameter of the
+//! annotated function.
 //!
 //! A use that the search cannot see, for example inside an unknown macro, does not count. At worst,
 //! the user then gets an error about a parameter that is in fact mentioned. The opposite mistake
 //! would be worse. If the search found a mention where there is none, the parameter would be
-//! missing from the key without an error. A caller would get the result for other arguments.
+//! missing from the key without an error. A caller could get the result of a call with different
+//! arguments.
 //!
 //! A call `f(state)` is a mention, although the function `f` may ignore its argument. In the same
 //! way, `format!("{state}")` and `vec![state]` are mentions, although the module may define macros
-//! of these names. The attribute cannot see these definitions, so the author of the expression
-//! answers for them. The search does see a block that may define such a macro. There, these uses do
-//! not count.
+//! of these names. The attribute cannot see the module, so the author must avoid such macros. The
+//! attribute can see a block inside the expression. If such a block might define one of these
+//! macros, these uses do not count in it.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -36,8 +38,8 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
 /// Returns true if `expression` mentions the parameter, or may mention it where the search cannot
 /// see it, such as inside an unknown macro.
 ///
-/// An option's function gets a copy of each parameter that it may mention. A superfluous copy does
-/// no harm, and a missing copy does not compile.
+/// The function that the attribute generates for an option gets a copy of each such parameter. A
+/// superfluous copy does no harm. Without a necessary copy, the function would not compile.
 pub(crate) fn may_mention(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search(expression, parameter, true)
 }

@@ -1,5 +1,6 @@
-//! Copies of a receiver. No `let` can bind `self`, so a copy needs another name. Code that uses the
-//! copy is written with this name in place of `self`.
+//! Copies of the receiver (`self`), for a refresh that runs after the annotated function has
+//! returned. No `let` can bind `self`, so the copy gets another name. [`with_receiver`] writes this
+//! name in place of `self` in the code that uses the copy.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};

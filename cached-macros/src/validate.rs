@@ -24,7 +24,7 @@ pub(crate) struct ValidatedFunction<'a> {
     pub(crate) return_type: &'a Type,
     /// The cache name, from the option `name`.
     pub(crate) name: &'a LitStr,
-    /// The reason to overwrite entries, if one is declared.
+    /// The text in `overwrite(reason = "…")`, an option that allows entries to be replaced.
     pub(crate) overwrite_reason: Option<&'a LitStr>,
     /// The expressions that make the key, except the version.
     pub(crate) identifier_parts: Vec<Expr>,
@@ -34,7 +34,7 @@ pub(crate) struct ValidatedFunction<'a> {
     pub(crate) ttl: Ttl<'a>,
     /// The options that are durations, except `ttl`.
     pub(crate) durations: Vec<DurationOption>,
-    /// The options that are functions of the cached value.
+    /// The options whose value is a function that takes the cached value.
     pub(crate) value_functions: Vec<ValueFunction<'a>>,
     /// How the error of a failed fetch reaches the calls that waited for the fetch.
     pub(crate) error_sharing: ErrorSharing<'a>,
@@ -133,7 +133,8 @@ fn check_overwrite<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr
 ///
 /// - A reason to overwrite is declared, because a refresh replaces an entry.
 /// - No argument is borrowed, because a refresh may outlive the call. With the option
-///   `refresh_with`, plain references are allowed: a refresh gets copies of their targets.
+///   `refresh_with`, shared references to owned data are allowed: a refresh gets copies of the
+///   data.
 fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_ahead) = &args.refresh_ahead else { return };
     if !args.was_attempted("overwrite") {
@@ -202,11 +203,11 @@ fn check_refresh_with(args: &Args, function: &Function, errors: &mut Errors) {
     errors.on(&refresh_with.key, message);
 }
 
-/// The text that an error message suggests if no type is known.
+/// Stands in an error message for an owned type that [`owned_type`] cannot name.
 pub(crate) const OWNING_TYPE: &str = "a type that owns its data";
 
-/// Returns what an error message suggests: the type of an argument instead of a reference to
-/// `borrowed`.
+/// Returns the owned type that an error message suggests in place of a reference to `borrowed`,
+/// for example "a `String`" for `str`.
 pub(crate) fn owned_type(borrowed: &Type) -> String {
     const OWNED_OF_UNSIZED: [(&str, &str); 4] = [
         ("str", "a `String`"),
@@ -271,8 +272,8 @@ fn is_used(option: &Option<Arg<bool>>) -> bool {
     option.as_ref().is_none_or(|option| option.value)
 }
 
-/// Checks that at least one tier is on, and that no option applies only to the local tier while it
-/// is off.
+/// Checks that at least one tier is on. If the local tier is off, also checks that no option is
+/// given that applies only to the local tier.
 fn check_tiers(args: &Args, errors: &mut Errors) {
     if is_used(&args.local) {
         return;
@@ -327,9 +328,9 @@ fn check_version_or_overwrite(args: &Args, errors: &mut Errors) {
     }
 }
 
-/// Checks that no option contains an `.await`. The function evaluates its options before its first
-/// `.await`. The companion, which is the function that the option `entry` generates, evaluates the
-/// same options and is not `async`.
+/// Checks that no option contains an `.await`. There are two reasons: the annotated function
+/// evaluates its options before its first `.await`, and the companion evaluates the same options
+/// but is not `async`. The companion is the function that the option `entry` generates.
 fn check_awaits(args: &Args, errors: &mut Errors) {
     fn find_await(tokens: TokenStream) -> Option<Ident> {
         tokens.into_iter().find_map(|token| match token {

@@ -31,7 +31,7 @@ impl Log for LogCollector {
 /// first.
 ///
 /// # Panics
-/// If the process has another logger.
+/// Panics if the process has already set another logger.
 pub fn collect_logs() {
     static START: Once = Once::new();
     START.call_once(|| {
@@ -43,17 +43,17 @@ pub fn collect_logs() {
 /// Calls [`collect_logs`], and also collects the lines that say why a call missed.
 ///
 /// # Panics
-/// If the process has another logger.
+/// Panics if the process has already set another logger.
 pub fn collect_misses() {
     collect_logs();
     COLLECTS_MISSES.store(true, Ordering::Relaxed);
     log::set_max_level(LevelFilter::Debug);
 }
 
-/// Returns the collected lines that contain `text` and have this level or a more severe one.
+/// Returns the collected lines that contain `text` and have the level `level` or a more severe one.
 ///
 /// # Panics
-/// If a thread has panicked while it logged.
+/// Panics if a thread has panicked while it logged.
 #[must_use]
 pub fn logged(level: Level, text: &str) -> Vec<String> {
     let lines = LINES.lock().expect("no thread panics while it holds the lock");

@@ -1,5 +1,5 @@
-//! A proxy that forwards each connection to one of several memcached servers, like a host name with
-//! several addresses.
+//! A proxy in front of several memcached servers. A test chooses the server that later connections
+//! reach, as if a host name had several addresses.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -60,8 +60,8 @@ impl SwitchingProxy {
     }
 }
 
-/// Starts a thread that copies bytes from one socket to the other until a connection ends. The thread
-/// sleeps for `delay` before it writes.
+/// Starts a thread that copies bytes from one socket to the other until a connection ends. The
+/// thread sleeps for `delay` before it writes.
 fn forward(from: &TcpStream, to: &TcpStream, delay: Duration) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("the socket can be cloned");
     let (mut from, mut to) = (clone(from), clone(to));

@@ -1,4 +1,5 @@
-//! The compiler reports the same errors in a body with the attribute and without it.
+//! Tests that the attribute `#[coordinator_cached]` does not change the errors and warnings that
+//! the compiler reports for the body of a function.
 //!
 //! The test compiles each function twice, and compares the messages and the underlined places. The
 //! test is a program of its own because it runs cargo.
@@ -10,12 +11,13 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// The only line in which the two programs of a case differ.
+/// The test compiles two programs for each case. The first program has this line; the second has a
+/// comment in its place.
 const ATTRIBUTE: &str =
     "#[cached_core::coordinator_cached(name = \"case\", version = number, skip(client))]";
 
-/// The name and the source of programs with an `async fn`. The body of each `fn` has a mistake, or
-/// something that the compiler warns about.
+/// The cases. Each has a name and the source of a program. The program has a mistake, or something
+/// that the compiler warns about, in the body of its function `fetch`.
 const CASES: [(&str, &str); 14] = [
     (
         "mismatch_at_the_tail",

@@ -4,11 +4,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
-/// A mistake on the page. The first line of the compile-fail case is the heading.
+/// A section of the page, about one mistake in the use of the attribute. The heading is the first
+/// line of the compile-fail case.
 struct Mistake {
-    /// The compile-fail case in `ui`.
+    /// The name of the compile-fail case: the file in `ui`, without its extension.
     case: &'static str,
-    /// Why the rule exists.
+    /// Why the attribute does not accept the mistake.
     reason: &'static str,
     /// The ways to mend the mistake: when to choose each, and the code to write.
     fixes: &'static [(&'static str, &'static str)],

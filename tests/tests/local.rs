@@ -73,7 +73,7 @@ fn no_thread_reads_an_overwritten_value() {
                     level_entry(tank as u32).invalidate().await.expect("no server can fail");
                 }
                 floors[tank].store(change, Ordering::SeqCst);
-                // The loop takes so long that a reader can fetch.
+                // This loop gives a reader enough time to fetch.
                 for _ in 0..200 {
                     std::hint::spin_loop();
                 }
@@ -88,8 +88,8 @@ fn no_thread_reads_an_overwritten_value() {
 }
 
 /// Three threads read the levels of three tanks as fast as they can. A fourth thread clears the
-/// cache and the entries of the function in turn. After a clear has returned, no later call may
-/// return an older level.
+/// cache and invalidates all entries of `level`, by turns. After either has returned, no later call
+/// may return an older level.
 #[test]
 fn no_thread_reads_a_cleared_value() {
     const CLEARS: u64 = 2_000;
@@ -122,7 +122,7 @@ fn no_thread_reads_a_cleared_value() {
                     _ => drop(cache.invalidate_all("level").await.expect("`level` is declared")),
                 }
                 floor.store(clear, Ordering::SeqCst);
-                // This is long enough for a reader to fetch.
+                // This loop gives a reader enough time to fetch.
                 for _ in 0..200 {
                     std::hint::spin_loop();
                 }
@@ -226,7 +226,7 @@ async fn freed(value: &Arc<String>, number: u64) -> Result<Arc<String>, std::io:
     Ok(Arc::clone(value))
 }
 
-/// `clone` is code of the program and may take a long time. Meanwhile, other values must be freed.
+/// A program's own `clone` can take a long time. Meanwhile, other values must be freed.
 #[test]
 fn a_slow_clone_keeps_no_other_value_alive() {
     let cache = runtime().block_on(cache());
@@ -245,8 +245,8 @@ fn a_slow_clone_keeps_no_other_value_alive() {
                 freed_entry(number).invalidate().await.expect("no server can fail");
             }
         }));
-        // While `clone_lock` exists, a failed assertion would wait for the other thread forever. So
-        // the assertion comes after the drop.
+        // If the assertion failed while this thread holds `clone_lock`, the scope would wait for
+        // the other thread forever. So the assertion comes after the drop.
         let alive = Arc::strong_count(&value) - 1;
         drop(clone_lock);
         assert!(alive < 10, "invalidated values are freed: {alive} of 1000 are not");

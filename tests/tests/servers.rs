@@ -1,4 +1,4 @@
-//! Servers that fail and return, and servers that are added and removed.
+//! Tests memcached servers that fail and return, and servers that are added and removed.
 //!
 //! Each key has a *home server*. While the home server is lost, another server, the *gutter
 //! server*, keeps the key's values for a few seconds. A process *ejects* a server that fails: it
@@ -42,7 +42,7 @@ async fn call_all(cache: &Cache, upstream: &Upstream, users: std::ops::Range<u32
     answers
 }
 
-/// Waits until an invalidation reaches the home server of the key.
+/// Invalidates the user's key again and again, until its home server answers.
 async fn wait_until_reached(cache: &Cache, user: u32) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while cache.scope(async { profile_entry(user).invalidate().await }).await.is_err() {
@@ -111,7 +111,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     }
     wait_until_reached(&cache, at_home[0]).await;
     assert_new("in use again").await;
-    // The server has received the changes, so its present items were fetched later.
+    // The server has removed the old items by now, so another process finds only new values there.
     let other = new_process_cache(&servers).await;
     for &(user, least) in &least {
         let found = other.scope(async { profile_entry(user).get().await.into_option() });
@@ -226,7 +226,8 @@ async fn keys_of_a_lost_server_use_the_gutter() {
     }
 }
 
-/// Another process may have lost the home server of a key, although this process has not.
+/// This process reaches a key's home server. Another process might have lost that server, and read
+/// the key from the gutter server. So a change must also remove the key there.
 #[tokio::test]
 async fn changes_clear_the_gutter_of_other_processes() {
     let servers = [Memcached::start(), Memcached::start()];

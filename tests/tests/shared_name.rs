@@ -1,5 +1,5 @@
-//! Two functions have one cache name. Neither is cached, and a finding of the ledger's audit names
-//! both.
+//! Tests two functions with the same cache name. Neither is cached, and the audit of the ledger
+//! (the list of all annotated functions) reports both.
 //!
 //! The test runs in a process of its own because it installs a cache.
 #![allow(missing_docs)]

@@ -1,5 +1,5 @@
-//! A thread that ends makes calls, and drops values whose `Drop` uses thread-locals that may no
-//! longer exist.
+//! While a thread ends, it can still call annotated functions. It can also drop values whose `Drop`
+//! uses thread-locals that no longer exist.
 //!
 //! These tests run in a process of their own because a panic at the end of a thread ends the
 //! process.
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
-/// Returns a lock that each test must hold. A call may drop the values of other calls, so the tests
-/// must not overlap.
+/// Returns a lock that each test must hold. A call can drop values that another test's calls have
+/// stored, so the tests must not overlap.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,7 +77,7 @@ async fn uses(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
     Ok(Arc::new(CallsOnDrop(number)))
 }
 
-/// A value whose `Drop` counts itself and panics.
+/// A value whose `Drop` counts the drop and then panics.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PanicsOnDrop(u64);
 
@@ -93,7 +93,7 @@ async fn panics(number: u64) -> Result<Arc<PanicsOnDrop>, std::io::Error> {
     Ok(Arc::new(PanicsOnDrop(number)))
 }
 
-/// Makes a call. At its end, the call drops values that other calls have left to be dropped.
+/// Makes a call. Every call ends by dropping the values whose drop earlier calls have deferred.
 fn run_deferred_drops() {
     static NEXT: AtomicU64 = AtomicU64::new(1_000);
     ready(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("the call succeeds");
@@ -111,7 +111,7 @@ fn values_after_a_panicking_drop_are_dropped() {
     }
     assert_eq!(DROPS.load(Ordering::Relaxed), before);
     catch_unwind(AssertUnwindSafe(|| drop(cache))).ok();
-    // The library's background task may drop some of the values.
+    // The library's background task might drop some of the values.
     let give_up = Instant::now() + Duration::from_secs(10);
     while DROPS.load(Ordering::Relaxed) < before + 3 && Instant::now() < give_up {
         catch_unwind(run_deferred_drops).ok();
@@ -137,7 +137,8 @@ impl Drop for CallAtExit {
 
 /// Runs a function twice on each of two threads, the second time at the thread's end. On one
 /// thread, the first run comes after the creation of `CALL_AT_EXIT`. On the other thread, it comes
-/// before. So the thread-locals of the library are destroyed at different points.
+/// before. So the second run comes after the library's thread-locals are destroyed on one thread,
+/// and before that on the other.
 fn at_thread_exit(call: impl Fn() + Copy + Send + 'static) {
     for calls_before in [false, true] {
         let thread = thread::spawn(move || {
@@ -196,8 +197,9 @@ fn fetches_of(number: u64) -> u64 {
     thread::spawn(call).join().expect("the call succeeds")
 }
 
-/// The map of the local tier frees its garbage whenever a thread has accessed it 128 times. So the
-/// map could free evicted values at the end of a thread that has accessed the map so often.
+/// The local tier's map frees evicted values late: whenever a thread has accessed the map 128
+/// times. A thread that then ends must not drop these values, because their `Drop` uses
+/// thread-locals.
 #[test]
 fn an_ending_thread_drops_no_evicted_values() {
     let _lock = one_at_a_time();

@@ -1,5 +1,5 @@
-//! Keeps the counters of the last five minutes. A page that is opened during an incident can then
-//! show how the incident began.
+//! Keeps the counters of the last five minutes. If the console's page is opened during an incident,
+//! the page can show how the incident began.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,8 +48,8 @@ impl CounterHistory {
         self.samples.push_back(CounterSample { at, rows: figures::sample(cache) });
     }
 
-    /// Returns the samples as JSON text. A long history has many rows, so each row is an array, and is
-    /// written directly as text.
+    /// Returns the samples as JSON text. A long history has many rows, so each row is an array,
+    /// which is shorter than an object with named fields.
     pub(super) fn report(&self) -> String {
         let row = |row: &SampleRow| {
             let SampleRow { place, hits, calls_saved, calls, mean_fetch } = row;

@@ -1,13 +1,14 @@
-//! The registry of all declarations. It numbers the declarations, finds shared cache names, and
-//! leaves out copies.
+//! The registry of all declarations. The attribute generates a *declaration* for each annotated
+//! function: its cache name, its place in the source, and its settings. The registry numbers the
+//! declarations, finds shared cache names, and leaves out copies.
 //!
 //! Another attribute may copy an annotated function. `#[axum::debug_handler]`, for example, copies
 //! the function into a check that is never called. The copy contains a declaration with the cache
 //! name and the place of the original.
 //!
-//! A copy is recognized by the path of its code. The copied code is in a function with another
-//! name, or inside another item next to the original function. Only the original is listed and
-//! cached.
+//! A copy is recognized by the path of its code. The function around the copied code has a
+//! different name, or is inside an item that stands next to the original function. Only the
+//! original is listed and cached.
 //!
 //! A macro may also generate two functions at one place in the source, for two types or with
 //! different bodies. These functions are not copies. If they share a cache name, neither of them is
@@ -101,8 +102,8 @@ impl Declaration {
     }
 }
 
-/// Returns true if `original` is a path in the body of the declared function, and `path` is a path
-/// in a copy of this body.
+/// Takes the paths of two types, each of which is defined in the body of a function. Returns true
+/// if `original` is in the body of `function`, and `path` is in a copy of this body.
 fn is_copy(path: &str, original: &str, function: &str) -> bool {
     let name = function.rsplit("::").next().unwrap_or_default();
     let Some((container, enclosing)) = split_at_function(original) else { return false };
@@ -113,9 +114,9 @@ fn is_copy(path: &str, original: &str, function: &str) -> bool {
     original_is_in_function && path_is_beside_function && path != original
 }
 
-/// Splits the path of a type in a function's body into the path of the function's container and the
-/// function's name. Example: `app::Client::fetch::{{closure}}::Here` gives `app::Client` and
-/// `fetch`.
+/// Takes the path of a type that is defined in a function's body. Returns the path of the item
+/// around the function, and the function's name. Example: `app::Client::fetch::{{closure}}::Here`
+/// gives `app::Client` and `fetch`.
 fn split_at_function(path: &str) -> Option<(&str, &str)> {
     let (mut path, _) = path.rsplit_once("::")?;
     while let Some(outer) = path.strip_suffix("::{{closure}}") {

@@ -1,5 +1,5 @@
 //! Tests which codec is chosen for a value, and which error is returned if no codec can read the
-//! value back.
+//! value back. The *named* codec writes the names of fields, and the *positional* codec does not.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::round_trip::RoundTripProbe;
 use crate::unstorable::ValuePart;
 
-/// Encodes a value with the check that the attribute generates for its type.
+/// Encodes a value, reads it back and compares both, as the code that the attribute generates does.
 macro_rules! write {
     ($type:ty, $value:expr) => {{
         let value: $type = $value;
@@ -26,8 +26,9 @@ where
 {
     let encoded = write(value, RoundTripCheck::ANY).expect("the value can be stored");
     assert_eq!(encoded.codec, codec, "the codec of {value:?}");
-    // The first read checks each step. The second read skips the checks, because the outline is
-    // known to match.
+    // The first read checks the type against the outline, a record of the type's structure that is
+    // stored with the value. The second read skips this check, because `MATCHES` now has the
+    // outline.
     MATCHES
         .write()
         .expect("the lock is not poisoned")
@@ -165,7 +166,9 @@ fn values_unequal_to_themselves_are_compared_as_text() {
     assert!(write!(Measurement, measured(true)).is_err());
 }
 
-/// A value of the second variant reads back as the first variant, with the same shape.
+/// Both variants are written as a bare number, so `Order` reads back as `User`. Both values have
+/// the same *shape* (a hash of the names and kinds of data), so only a comparison of the values
+/// finds the difference.
 #[test]
 fn variants_that_look_alike_are_compared() {
     #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -205,7 +208,7 @@ fn a_refusal_names_the_part() {
             Err(serde::ser::Error::custom("it has no file"))
         }
     }
-    /// A type that reads back as another variant.
+    /// An enum whose second variant reads back as the first.
     #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(untagged)]
     enum AmbiguousPart {
@@ -236,6 +239,8 @@ fn a_refusal_names_the_part() {
     assert_eq!(part(ambiguous), Some((Some("part"), std::any::type_name::<AmbiguousPart>())));
 }
 
+/// serde reads an untagged enum into a buffer first, where no check can follow the type. Two builds
+/// might read the buffer differently.
 #[test]
 fn only_the_same_program_reads_buffered_values() {
     #[derive(Serialize, Deserialize)]
@@ -252,7 +257,7 @@ fn only_the_same_program_reads_buffered_values() {
     let written = buffered.view().with_program(own).expect("the program is known");
     assert!(written.is_safe_to_read(own));
     assert!(!written.is_safe_to_read(Some(6)));
-    // A program that does not know its own fingerprint neither writes nor reads such a value.
+    // A program that does not know its own fingerprint neither writes nor reads a buffered value.
     assert!(buffered.view().with_program(None).is_none());
     assert!(!written.is_safe_to_read(None));
 }

@@ -2,8 +2,9 @@
 //! them.
 //!
 //! A value that memcached may store must be a [`CachedValue`]. If it is not, the compiler should
-//! name the missing bound, and should report a type without serde once, not twice. For this there
-//! are three methods named `begin`. Method resolution chooses the first that exists for the value:
+//! name the missing bound. If both `Serialize` and `Deserialize` are missing, the compiler should
+//! report one error, not two. For this there are three methods named `begin`. Method resolution
+//! chooses the first that exists for the value:
 //!
 //! 1. The method of the builder exists only for a `CachedValue`.
 //! 2. The method of [`WithoutDeserialize`] exists only for a value that is `Serialize`. It is found
@@ -14,8 +15,8 @@
 //! The last two require a bound that the value does not meet. So a call of either does not compile,
 //! and the compiler's error names the bound.
 //!
-//! For a generic function, the compiler suggests the bounds that a method states. So
-//! `begin_generic` states them as a user should write them.
+//! If a generic function lacks a bound, the compiler suggests the bounds of the called method.
+//! `begin_generic` therefore states exactly the bounds that a user should add.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -37,7 +38,7 @@ pub struct LocalTiers<W>(PhantomData<W>);
 impl<'k, R, V: CachedValue, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     LookupBuilder<'k, R, V, Mode, AllTiers, (Identifier, Version), Constants>
 {
-    /// Finishes the builder for a call of the function.
+    /// Turns the builder into the lookup of one call of the annotated function.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
@@ -69,7 +70,7 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
 impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     LookupBuilder<'k, R, V, Mode, LocalTiers<W>, (Identifier, Version), Constants>
 {
-    /// Finishes the builder for a call of the function.
+    /// Turns the builder into the lookup of one call of the annotated function.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where

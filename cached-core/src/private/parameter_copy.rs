@@ -1,16 +1,17 @@
 //! Copies of parameters, for code that runs after the annotated function's body has consumed the
 //! parameters.
 //!
-//! The functions of `cache_if` and `ttl_with` may mention parameters, and are called after the
-//! body. A refresh in the background even runs after the call. The generated code makes the copies
-//! after the lookup, so a hit that starts no refresh makes no copies. There are two kinds of
-//! copies:
+//! The functions given to `cache_if` and `ttl_with` can use the parameters, and they run after the
+//! body. A refresh in the background runs even after the call has returned. The generated code
+//! makes the copies after the lookup, so a hit that starts no refresh makes no copies. There are
+//! two kinds of copies:
 //!
 //! - A [`ParameterClone`] is a clone of the parameter. If the parameter is a reference, the clone
 //!   is a reference to the same value.
 //! - An [`OwnedParameter`] owns a copy of the value behind a reference. A
-//!   [`CacheEntry`](crate::CacheEntry) and a refresh need such copies, because they outlive the
-//!   references. For a receiver, the option `refresh_with` makes the copy.
+//!   [`CacheEntry`](crate::CacheEntry) and a refresh need such copies, because both can outlive the
+//!   call's references. The expression given to `refresh_with` makes the copy of the receiver
+//!   (`self`).
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct ParameterClone<T> {
 }
 
 impl<T> ParameterClone<T> {
-    /// Returns the parameter's value.
+    /// Returns a new clone of the stored value.
     pub fn get(&self) -> T {
         (self.clone)(&self.value)
     }
@@ -34,15 +35,15 @@ impl<T> ParameterClone<T> {
 pub struct OwnedParameter<T: ?Sized>(Box<dyn Borrow<T> + Send + Sync>);
 
 impl<T: ?Sized> OwnedParameter<T> {
-    /// Returns a reference to the copy, which replaces the parameter.
+    /// Returns a reference to the copy, to be used in place of the parameter.
     pub fn get(&self) -> &T {
         (*self.0).borrow()
     }
 }
 
-/// The type for which the traits below are implemented. There is one trait for each kind of copy.
+/// The type for which the three traits below are implemented. Each trait makes one sort of copy.
 ///
-/// The functions below require, for example, `Copier: OwnsParameter<T>`, and no bound on the
+/// The functions below require, for example, `Copier: OwnsParameter<T>` instead of a bound on the
 /// parameter's type `T`. With a bound on `T`, the compiler would suggest borrowing the parameter,
 /// and would not show the trait's message.
 pub struct Copier;
@@ -86,8 +87,8 @@ impl<T: ToOwned<Owned: Send + Sync + 'static> + ?Sized> OwnsParameter<T> for Cop
 /// Takes ownership of the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a
 /// `Box<T>`.
 ///
-/// A reference is not accepted. It would be a mistake: if the receiver's type is not `Clone`,
-/// `self.clone()` clones only the reference.
+/// A reference is not accepted, because it usually comes from a mistake: if the receiver's type is
+/// not `Clone`, `self.clone()` clones only the reference.
 #[diagnostic::on_unimplemented(
     message = "`refresh_with` makes a `{Made}`, but a refresh needs a `{T}` that it owns",
     label = "expected a `{T}` or an `Arc<{T}>`, which must be `Send + Sync`",
@@ -145,8 +146,8 @@ where
 
 /// Calls the function of `cache_if` or `ttl_with`.
 ///
-/// The generated code calls the function through this one, which tells the compiler the type of the
-/// function's parameter.
+/// The generated code does not call `rule` directly. The signature of `apply_rule` tells the
+/// compiler the type of the parameter of `rule`.
 pub fn apply_rule<V, T>(value: &V, rule: impl FnOnce(&V) -> T) -> T {
     rule(value)
 }

@@ -1,5 +1,6 @@
-//! Tests that builds with different types do not read each other's values, and that the shape of a
-//! value never changes.
+//! Tests that builds of a program with different types do not read each other's values, and that
+//! the shape of a value never changes. The *shape* is a hash of the names and kinds of data that
+//! the value's `Serialize` writes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +14,8 @@ fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
     super::of(value, Codec::Positional)
 }
 
-/// Encodes `value` and decodes the bytes as the type `Read`. Returns `None` if the shapes differ.
+/// Encodes `value` and decodes the bytes as the type `Read`. Returns `None` if the bytes do not
+/// decode, or if the shape of the decoded value is different.
 fn read<V: Serialize, Read: Serialize + DeserializeOwned>(value: &V) -> Option<Read> {
     let bytes = positional::encode(value).expect("the value encodes");
     let read = positional::decode::<Read>(&bytes)?;

@@ -1,4 +1,5 @@
-//! The histograms `cache.fetch.duration` and `db.client.operation.duration` of the crate `metrics`.
+//! Records the histograms `cache.fetch.duration` and `db.client.operation.duration` with the crate
+//! `metrics`.
 //!
 //! The recorders of `metrics` cannot set a whole histogram at once, so each duration is recorded
 //! when it is known. `cache/metrics.rs` publishes the counters and gauges.
@@ -27,8 +28,8 @@ impl CacheLabels {
         CacheLabels { namespace: namespace.cloned() }
     }
 
-    /// Returns these labels and a few more. Two caches of a process have different series if they
-    /// have different namespaces.
+    /// Returns `labels`, and adds the cache's namespace if the cache has one. The namespace keeps
+    /// the metrics of several caches in a process apart.
     pub(crate) fn with<const N: usize>(
         &self,
         labels: [(&'static str, &'static str); N],

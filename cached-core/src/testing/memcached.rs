@@ -1,4 +1,4 @@
-//! The in-memory memcached of a test.
+//! The in-memory memcached that a test cache uses in place of real servers.
 
 use std::sync::Arc;
 
@@ -110,7 +110,7 @@ impl TestCache {
 ///     test.run(course(3, 2)).await?; // the call succeeds although memcached fails
 /// }
 /// test.memcached().recover();
-/// test.advance(Duration::from_secs(60)); // an ejected server is tried again after a pause
+/// test.advance(Duration::from_secs(60)); // the cache tries a failed server again after a pause
 /// # use cached_core::testing::TestMemcached;
 /// # Ok::<(), std::io::Error>(())
 /// # }).unwrap();
@@ -134,7 +134,8 @@ impl TestMemcached {
     }
 
     /// Makes the server answer wrongly. Reads return entries of other keys, truncated or garbled
-    /// entries, leases that were not granted, or nothing. Writes are confirmed but not stored.
+    /// entries, leases (rights to fetch) that were not granted, or nothing. Writes are confirmed,
+    /// but not stored.
     pub fn lie(&self) {
         self.server.set_behaviour(ServerBehaviour::Lying);
     }

@@ -5,15 +5,16 @@
 //! thread-local variable. There they are found by the *inlined lookup*, which is code that is
 //! inlined into each annotated function.
 //!
-//! A request may spread over several tasks: [`in_current_request`] carries the request into another
-//! future, which another thread may poll at the same time. From then on, all futures of the request
-//! *share* the values behind a lock, and a hit takes the path through `private/slow_path`.
+//! A request can consist of several futures: [`in_current_request`] carries the request into one
+//! more future, and two threads can then poll two futures of the request at the same time. From
+//! then on, all futures of the request *share* the values behind a lock. The inlined lookup finds
+//! no shared values; they are found by the slower code in `private/slow_path`.
 //!
-//! A program can record the *outcomes* of calls; see [`outcome`](crate::outcome). This happens on
-//! that path too. While a thread records outcomes, the values of its request are *hidden* from the
-//! inlined lookup. A thread that records outside of a request has an empty [`RequestValues`], which
-//! keeps the inlined lookup from reading the local tier. So the inlined lookup contains no code for
-//! the recording.
+//! A program can record the *outcomes* of calls; see [`outcome`](crate::outcome). The code in
+//! `private/slow_path` records them, and the inlined lookup does not. While a thread records
+//! outcomes, the values of its request are therefore *hidden* from the inlined lookup. A thread
+//! that records outside of a request has an empty [`RequestValues`], which keeps the inlined lookup
+//! from reading the local tier.
 
 mod table;
 
@@ -32,23 +33,23 @@ use table::{RequestTables, ValueTable};
 
 thread_local! {
     /// The values of the request that this thread is polling. Each access takes the values out of
-    /// the cell. So a hit can be borrowed from the values while the `Clone` of the hit calls
-    /// another annotated function.
+    /// the cell. So an access can clone a value that it has borrowed, even if the value's `Clone`
+    /// calls another annotated function.
     static CURRENT_REQUEST: RequestValuesCell = const { RequestValuesCell(Cell::new(None)) };
 }
 
-/// The type of the thread-local in which a thread holds the values of a request.
+/// The type of [`CURRENT_REQUEST`].
 struct RequestValuesCell(Cell<Option<Box<RequestValues>>>);
 
 impl Drop for RequestValuesCell {
-    /// Leaks the values. The cell holds values only if the thread ends while it polls a request.
-    /// The program is then exiting, and the `Drop` of a value could do little.
+    /// Leaks the values. A dropped cell holds values only if the thread ended while it polled a
+    /// request. The program is then exiting, so the values need not be dropped.
     fn drop(&mut self) {
         std::mem::forget(self.0.take());
     }
 }
 
-/// The data of a request that the polling thread holds.
+/// The part of a request that a thread holds in [`CURRENT_REQUEST`] while it polls the request.
 #[derive(Default)]
 struct RequestValues {
     /// `None` if the thread polls no request, and only records outcomes.
@@ -65,7 +66,7 @@ struct RequestValues {
     is_recorded: bool,
 }
 
-/// The scope in which a call begins.
+/// The request to which a call belongs, if any, and whether its outcome is recorded.
 pub(crate) struct CallScope {
     pub(crate) request: Option<RequestHandle>,
     /// True if the outcome of the call must be recorded.
@@ -74,8 +75,8 @@ pub(crate) struct CallScope {
 
 /// A reference to a request. A call makes a handle of the current request when the call begins.
 ///
-/// The methods find and change no values while the current thread polls another request, or polls
-/// no request. So a call that is moved out of its request no longer takes part in the request.
+/// The methods find and change values only while the current thread polls the handle's request. So
+/// a call that is moved out of its request no longer takes part in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHandle {
     id: u64,
@@ -228,8 +229,10 @@ impl RequestHandle {
         drop(self.set(cache, key, None));
     }
 
-    /// Removes the request's values for one cache: the values of the function whose declaration has
-    /// this index, or of all functions. The results of calls that are under way are not kept.
+    /// Removes the values that the request has from one cache. If `function` is the index of a
+    /// declaration, only the values of the declared function are removed. If it is `None`, the
+    /// values of all functions are removed. Calls that are under way do not add their results to
+    /// the request.
     pub(crate) fn remove_all(&self, cache: u64, function: Option<usize>) {
         drop(self.update(cache, |table, changes| {
             *changes += 1;
@@ -264,8 +267,8 @@ impl RequestHandle {
 }
 
 /// Carries the current request into `future`, together with the recorders that are active on this
-/// thread. If there is no current request, the returned future runs in the request, if any, of the
-/// thread that polls it.
+/// thread. If there is no current request, the returned future can be polled inside any request,
+/// and then belongs to that request.
 pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
     let values = TakenRequestValues::take().and_then(|mut values| values.share());
     RequestFuture {
@@ -290,7 +293,8 @@ pub(crate) fn recorded_into<F: Future>(
     }
 }
 
-/// A future that is polled within its request, and whose calls are recorded.
+/// A future that is polled within a request and whose calls are recorded. The request and the
+/// recorders can be absent.
 ///
 /// Each poll swaps the values of the request with the values that the thread holds. The values are
 /// boxed, so that a swap moves one pointer. The future is boxed, so that `poll` can access all

@@ -1,4 +1,6 @@
-//! Compares the dashboard and the alert rules with the metrics that a broker prints after a load.
+//! Checks that the Prometheus queries of the dashboard and of the alert rules name only metrics
+//! that the example server prints. The server is the process `coordinator serve`, here called a
+//! broker.
 
 use cached_tests::{Memcached, Scrape};
 use std::io::{BufRead, BufReader};
@@ -43,7 +45,8 @@ impl Broker {
     }
 }
 
-/// Plays requests, kills memcached in between, and returns the metrics that the broker then prints.
+/// Sends requests to a broker and returns the metrics that it prints afterwards. Kills memcached
+/// after the first requests.
 async fn scrape_after_a_load() -> Scrape {
     let mut memcached = Memcached::start();
     let broker = Broker::start(&format!("memcache://{}", memcached.address()));
@@ -61,21 +64,22 @@ async fn scrape_after_a_load() -> Scrape {
     Scrape::read(&broker.get("/metrics").await)
 }
 
-/// A metric in a query, with the conditions on its labels: name, operator and value.
+/// A metric in a query, with the conditions on its labels. A condition is the name of a label, an
+/// operator and a value.
 #[derive(Debug, PartialEq)]
 struct Selector {
     metric: String,
     conditions: Vec<(String, String, String)>,
 }
 
-/// The metrics and the grouping labels of a query.
+/// The metrics that a Prometheus query names, and the labels by which it groups.
 #[derive(Debug, Default, PartialEq)]
 struct Query {
     selectors: Vec<Selector>,
     grouped_by: Vec<String>,
 }
 
-/// Words of the query language that are followed by no parenthesis.
+/// Words of the query language that [`Query::read`] would otherwise take for metrics.
 const KEYWORDS: [&str; 6] = ["and", "or", "unless", "offset", "on", "ignoring"];
 
 impl Query {

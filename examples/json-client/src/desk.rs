@@ -1,4 +1,4 @@
-//! The part of the program that uses a carrier.
+//! The parcel desk, which asks a carrier (a delivery company) about parcels and prices.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use crate::api::CarrierApi;
 use crate::model::{Parcel, Price, Rate, TrackingEvent};
 
-/// A desk that answers the questions of customers. It does not know which carrier answers, nor that
-/// there is a cache.
+/// A desk that answers customers' questions. It does not know which carrier it asks, nor that there
+/// is a cache.
 #[derive(Clone)]
 pub struct ParcelDesk {
     carrier: Arc<dyn CarrierApi>,
@@ -29,7 +29,7 @@ impl ParcelDesk {
         ParcelDesk { carrier }
     }
 
-    /// Returns the page of a parcel, which has the given revision or a later one.
+    /// Returns the page of a parcel. The parcel on it has the given revision or a later one.
     ///
     /// # Errors
     /// Returns the errors of the [`CarrierApi`].
@@ -39,7 +39,7 @@ impl ParcelDesk {
         Ok(ParcelPage { parcel, events })
     }
 
-    /// Returns the offer with the lowest price in cents, if there is one.
+    /// Returns the cheapest offer with a price in cents, or `None` if no offer has one.
     ///
     /// # Errors
     /// Returns an error if the parcel is too heavy for the carrier, and the errors of the

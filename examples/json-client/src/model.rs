@@ -1,7 +1,7 @@
-//! The data that the carrier's API returns, in the shapes that JSON APIs use.
+//! The data that a parcel carrier's JSON API returns.
 //!
-//! All types but [`CarrierConfig`] are shared through memcached as they are. They derive
-//! `PartialEq`, so the cache notices if serde loses a field of a value.
+//! memcached stores values of these types, except [`CarrierConfig`] and [`Token`]. The stored types
+//! derive `PartialEq`, so the cache notices if serde loses a field of a value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -109,8 +109,8 @@ pub struct Recipient {
     pub preferences: serde_json::Value,
 }
 
-/// The limits of the carrier. The program reads them and never writes them, so they are not
-/// `Serialize`.
+/// The limits that the carrier sets for parcels. The program never encodes them as JSON, so the
+/// type is not `Serialize`.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs)]
 pub struct CarrierConfig {

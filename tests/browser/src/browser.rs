@@ -1,7 +1,8 @@
 //! A client of `chromedriver`, which drives a Chromium without a window.
 //!
 //! The client sends a few commands of the [WebDriver protocol](https://www.w3.org/TR/webdriver2/)
-//! as JSON over HTTP. The protocol is small, and a client crate would bring many dependencies.
+//! as JSON over HTTP. These commands need little code, and a crate for them would bring many
+//! dependencies.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,7 +16,7 @@ use tokio::sync::{Mutex, MutexGuard};
 /// How long a test waits for the page to show something.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Two browsers at a time would make each other slow.
+/// Locked while a browser runs, because two browsers at a time would slow each other down.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// A Chromium without a window. Dropping the value ends the Chromium.
@@ -39,11 +40,14 @@ pub struct Emulation {
 }
 
 impl Browser {
-    /// Starts a browser. Returns `None`, and says so, if this machine has no Chromium.
+    /// Starts a browser.
+    ///
+    /// If `chromium` or `chromedriver` is not installed, this prints a line to stderr and returns
+    /// `None`.
     ///
     /// # Panics
-    /// Panics if an installed Chromium does not start. Also panics if none is installed and the
-    /// variable `REQUIRE_BROWSER` is set.
+    /// Panics if an installed Chromium does not start. Also panics if one of the two programs is
+    /// not installed and the environment variable `REQUIRE_BROWSER` is set.
     pub async fn start() -> Option<Browser> {
         let turn = ONE_AT_A_TIME.lock().await;
         let (Some(chromium), Some(driver)) = (find("chromium"), find("chromedriver")) else {
@@ -70,7 +74,7 @@ impl Browser {
                 break port.parse().expect("a port is a number");
             }
         };
-        // The driver would block on further output if nobody read it.
+        // Discards all further output of the driver, which would block if nobody read its output.
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
         let mut arguments =
             vec!["--headless=new", "--disable-gpu", "--hide-scrollbars", "--mute-audio"];
@@ -144,7 +148,8 @@ impl Browser {
         }
     }
 
-    /// Clicks on an element with a real pointer.
+    /// Clicks on an element as a user's mouse does. A script's `click()` would also work on an
+    /// element that is hidden or covered.
     pub async fn click(&self, selector: &str) {
         // The page's header stays in place and would cover an element at the upper edge.
         let center = "scrollIntoView({ block: 'center', behavior: 'instant' })";
@@ -167,7 +172,7 @@ impl Browser {
         id.expect("an element has an id").to_owned()
     }
 
-    /// Presses a key, such as `"\u{e004}"` for the tabulator.
+    /// Presses a key. WebDriver gives special keys a character: `"\u{e004}"` is the Tab key.
     pub async fn press(&self, key: &str) {
         let pressed =
             json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
@@ -192,7 +197,7 @@ impl Browser {
         decode_base64(picture["data"].as_str().expect("a picture has data"))
     }
 
-    /// Returns a picture of the first 6,000 pixels of the page as PNG.
+    /// Returns a picture of the page as PNG, from its top down to 6,000 pixels.
     pub async fn screenshot_of_page(&self) -> Vec<u8> {
         let width = self.value("innerWidth").await;
         let clip = json!({ "x": 0, "y": 0, "width": width, "height": 6_000, "scale": 1 });
@@ -201,8 +206,8 @@ impl Browser {
         decode_base64(picture["data"].as_str().expect("a picture has data"))
     }
 
-    /// Returns the lines of the browser's console since the last call: errors of scripts, requests
-    /// that failed, and violations of the content security policy.
+    /// Returns the errors and warnings in the browser's console since the last call. Among them are
+    /// script errors, failed requests, and violations of the content security policy.
     pub async fn complaints(&self) -> Vec<String> {
         let lines = self.command("se/log", json!({ "type": "browser" })).await;
         let lines = lines.as_array().cloned().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Processes that miss the same key fetch it once, even when one of them is killed.
+//! Processes that miss the same key share one fetch. If the process that fetches is killed, another
+//! process fetches.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -79,8 +80,9 @@ fn another_process_replaces_a_killed_fetcher() {
     let mut processes = start_processes(&url, 3, 100, "50");
     processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(read_outcome).collect();
-    // A *lease* is the right of one process to fetch. The others wait as long as the lease lasts,
-    // so each of them may give up just before the lease ends.
+    // A *lease* is the right of one process to fetch. The killed process still holds a lease, and
+    // the new processes wait as long as a lease lasts. Each of them can give up just before the
+    // lease ends, and then fetches on its own.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "each process fetches once at most: {outcomes:?}");
     let took = began.elapsed();

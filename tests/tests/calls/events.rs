@@ -1,5 +1,6 @@
-//! Every call is counted once, by its answer, and observers receive the events. These tests run
-//! without memcached; `tests/memcached/counters.rs` has the tests with memcached.
+//! Tests that the statistics count each call exactly once, for example as a hit or as a miss, and
+//! that observers receive the events. These tests run without a memcached server;
+//! `tests/memcached/counters.rs` has the tests with memcached.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -178,7 +179,8 @@ async fn an_overtaken_fetch_is_counted_as_cancelled() {
         .run(async {
             let mut leads = Box::pin(tallied(&upstream, 1));
             assert!(poll_once(leads.as_mut()).await.is_none());
-            // The leader is woken and not polled, so this call takes over the lead.
+            // The first call fetches and is woken, but nobody polls it. This second call therefore
+            // stops waiting for it and fetches the value itself.
             assert_eq!(tallied(&upstream, 1).await, Ok(2));
             recorder.take();
             assert_eq!(leads.await, Ok(2));
@@ -198,7 +200,7 @@ async fn a_refresh_that_panics_is_counted_as_a_cancelled_fetch() {
     cache.advance(Duration::from_secs(570));
     upstream.fail();
     assert_eq!(cache.run(panicking_tally(upstream.clone())).await, Ok(1));
-    // The refresh has panicked before the second yield, because the test's runtime has one thread.
+    // The refresh is a task on this thread. While the test yields, the task runs and panics.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -338,7 +340,8 @@ async fn no_event_shows_a_value_or_an_identifier() {
     assert!(!all.contains("4711") && !all.contains("the-value"), "{all}");
 }
 
-/// An observer that calls the annotated function with the same key when a fetch has ended.
+/// An observer that makes a call when a fetch has ended. The call has the same function and key as
+/// the fetch.
 struct CallingObserver {
     upstream: Upstream,
     cache: Mutex<Option<Cache>>,
@@ -410,10 +413,12 @@ async fn a_broken_observer_is_logged_once() {
     }
     let stats = cache.stats();
     let [panics, sleeps] = stats.observers() else { panic!("there are two observers") };
-    // A panic that prints its backtrace takes so long that the observer is paused.
+    // This observer may miss events: the cache pauses slow observers, and printing the backtrace of
+    // a panic can be slow enough for that.
     assert!(panics.received > 0 && panics.panics == panics.received, "{panics:?}");
     assert_eq!(panics.received + panics.missed, 60);
-    // Ten seconds later the observer is called once more.
+    // The first event pauses this observer for ten seconds. On a very slow machine the test takes
+    // longer than that, and the observer receives a second or third event.
     assert!(sleeps.received <= 3, "{sleeps:?}");
     assert_eq!(sleeps.received + sleeps.missed, 60);
     for name in ["PanickingObserver` has panicked", "SleepingObserver` takes more than"] {

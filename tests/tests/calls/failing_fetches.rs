@@ -157,7 +157,7 @@ fn slow_failing_upstream() -> Upstream {
     upstream
 }
 
-/// Writes a test for each function: fifty callers share one error.
+/// Defines one test for each function. In the test, fifty callers share the error of one fetch.
 macro_rules! shares_its_error {
     ($($test:ident: $call:expr;)*) => {$(
         #[tokio::test]

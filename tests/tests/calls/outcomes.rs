@@ -1,4 +1,4 @@
-//! `with_outcome` and `with_outcomes`: the records of how calls were answered.
+//! Tests of `with_outcome` and `with_outcomes`, which record how calls were answered.
 
 use std::future::Future;
 use std::pin::pin;
@@ -82,7 +82,8 @@ async fn even(upstream: &Upstream, day: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
-/// Returns the ttl of the value. The entry is invalidated during each fetch of version 2.
+/// Returns `millis`, which is also the ttl of the value. If `day` is 2, the fetch invalidates its
+/// own entry.
 #[coordinator_cached(
     name = "outcome_brief",
     version = day,
@@ -243,7 +244,8 @@ async fn an_expired_value_of_memcached_names_its_tier() {
     assert_outcome(&stale, CallResult::Stale, Some(Tier::Remote));
 }
 
-/// With memcached, a value is stored only if a tier takes it.
+/// No tier takes a value with a ttl of zero, or a value whose entry was invalidated during the
+/// fetch.
 #[tokio::test]
 async fn a_value_that_no_tier_takes_is_not_stored() {
     for (millis, day, is_stored) in
@@ -271,8 +273,8 @@ async fn an_inner_call_has_its_own_outcome() {
         "the outcomes are in the order in which the calls began"
     );
 
-    // The outcome of a bypassed call also describes this call, and not the calls that its body
-    // makes.
+    // While the cache is off, too, the outcome describes the outer call, and not the call in its
+    // body.
     let off = Cache::disabled();
     let outer = off.scope(outcome_of(page(&upstream, 1))).await;
     assert_eq!((outer.name(), outer.result()), ("outcome_page", CallResult::Bypassed));
@@ -321,8 +323,8 @@ async fn scenario(upstream: &Upstream) -> Vec<Result<usize, UpstreamDown>> {
     values
 }
 
-/// The answers and the counters are the same with and without a recorder, inside and outside of a
-/// request. So a recorder neither begins nor leaves a request.
+/// The answers and the counters are the same with and without a recorder (`with_outcome` or
+/// `with_outcomes`). This holds inside and outside of a request.
 #[tokio::test]
 async fn a_recorder_changes_no_answer() {
     for in_request in [false, true] {
@@ -370,7 +372,7 @@ async fn a_recording_changes_no_answer_of_a_request() {
         seen.push(value.expect("the call succeeds"));
         assert_outcome(&outcome.expect("the call ended"), CallResult::Hit, Some(Tier::Request));
         seen.push(course(&upstream, 1, 1).await.expect("the call succeeds"));
-        // The first answer for this key is given while the request is recorded.
+        // The request makes its first call for this key inside `with_outcome`.
         let recorded = with_outcome(course(&upstream, 2, 1)).await.0.expect("the call succeeds");
         course_entry(3, 1).invalidate().await.expect("no server can fail");
         let (again, outcome) = with_outcome(course(&upstream, 2, 1)).await;
@@ -525,8 +527,7 @@ async fn price(price: &Arc<AtomicU64>, item: u64) -> Result<u64, std::io::Error>
 }
 
 /// Many tasks of many requests call a function at the same time, and entries change meanwhile.
-/// Every call is recorded once, and the outcomes agree with the counters. A request has one answer
-/// for a key.
+/// Every call is recorded once, and the outcomes agree with the counters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn outcomes_and_counters_agree_under_load() {
     const ITEMS: u64 = 8;

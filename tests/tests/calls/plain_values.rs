@@ -1,5 +1,5 @@
-//! Values without serde. Under `remote = false` a value only has to be `Clone + Send + Sync +
-//! 'static`.
+//! Tests functions whose values do not implement serde's traits. With the option `remote = false`,
+//! a value only has to be `Clone + Send + Sync + 'static`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use cached_tests::{Upstream, UpstreamDown};
 
 use crate::functions::local_cache;
 
-/// A value without serde, like a type of another crate.
+/// A value that does not implement serde's traits.
 #[derive(Debug, Clone, PartialEq)]
 struct Config {
     fetched: usize,
@@ -249,7 +249,7 @@ async fn a_hit_clones_the_arc_only() {
     local_cache().await.scope(test).await;
 }
 
-/// Says how a function of the macro `weighed` reads an entry.
+/// Tells a function that the macro `weighed` declares how to read an entry.
 #[derive(Clone, Copy)]
 enum AccessMode {
     /// Calls the cached function. Returns true if the call fetched.
@@ -260,8 +260,8 @@ enum AccessMode {
 
 /// Calls a function for 100 numbers. Returns how many of the values the local tier keeps.
 ///
-/// The tier evicts during later calls, after a while. So this function makes further calls until at
-/// most `expected` values are left, or until ten seconds have passed.
+/// The local tier does not evict values at once, but during later calls. So this function makes
+/// further calls until at most `expected` values are left, or until ten seconds have passed.
 async fn count_kept<F>(run: impl Fn(u64, AccessMode) -> F, cache: &Cache, expected: u64) -> u64
 where
     F: Future<Output = bool> + Send,
@@ -284,7 +284,8 @@ where
     unreachable!("the loop ends after ten seconds")
 }
 
-/// Declares functions with a cached value each. `$weight` is the option `weight`, if there is one.
+/// Declares async functions. Each of them contains an annotated function `value`, which caches one
+/// kind of value. `$weight` is the option `weight` of the inner function, if there is one.
 macro_rules! weighed {
     ($($name:ident $cache_name:literal $value:ty = $new:expr $(, $weight:expr)?;)*) => {$(
         async fn $name(number: u64, step: AccessMode) -> bool {

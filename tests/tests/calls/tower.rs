@@ -1,5 +1,5 @@
-//! `RequestScopeLayer` behind axum and hyper, over sockets: the scope of each request, and the
-//! header `Cache-Status`.
+//! Tests `RequestScopeLayer` in axum and hyper servers, over sockets. The layer opens a request
+//! scope for each HTTP request and can add the header `Cache-Status` to the response.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -71,7 +71,8 @@ fn cache_status(head: &str) -> Vec<String> {
     lines.flat_map(|line| line.split(", ")).map(str::to_owned).collect()
 }
 
-/// Returns this cache's member of `Cache-Status`, after its name.
+/// Sends a request, and returns the text that follows the cache's name `shop` in the response's
+/// `Cache-Status` header. Returns "no header" if there is none.
 async fn status_of(address: SocketAddr, path: &str, headers: &str) -> String {
     let (head, _) = request(address, path, headers).await;
     assert!(head.starts_with("http/1.1 200"), "{head}");
@@ -86,7 +87,8 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A body whose only frame is made by an annotated call, after the head is sent.
+/// A response body that calls an annotated function when hyper polls the body, which is after the
+/// handler has returned. Its only frame contains the value.
 struct CallingBody(Option<Pin<Box<dyn Future<Output = usize> + Send>>>);
 
 impl http_body::Body for CallingBody {
@@ -330,7 +332,7 @@ async fn the_layer_respects_the_service_within() {
     assert_eq!(service.poll_ready(&mut context), Poll::Ready(Err(StrictError("busy"))));
 }
 
-/// A service for hyper, which has no framework around it.
+/// A service that hyper calls directly, without a framework such as axum.
 #[derive(Clone)]
 struct PlainService(Upstream);
 
@@ -391,7 +393,8 @@ async fn a_layer_without_status_only_opens_a_scope() {
     assert!(request(at, "/so-far", "").await.1.ends_with("not recorded"));
 }
 
-/// The service's future never ends. Dropping the response drops this future in its scope.
+/// Dropping the future of the layer's response also drops the future of the inner service, which
+/// never ends by itself.
 #[tokio::test]
 async fn a_dropped_response_drops_its_handling() {
     #[derive(Clone)]

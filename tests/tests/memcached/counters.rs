@@ -77,7 +77,7 @@ async fn leases_and_fills_are_counted_by_their_outcome() {
     let b_stats = stats_of(&b, "payment");
     assert_eq!((b_stats.leases_busy, b_stats.remote_hits), (1, 2), "{b_stats:?}");
 
-    // An invalidation overtakes the fill.
+    // B invalidates the key while A fetches it, so A's fill is dropped.
     let fetch = a.scope(profile(&slow, 1));
     let invalidate = b.scope(async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -213,8 +213,8 @@ async fn a_server_that_does_not_answer_counts_timeouts() {
     cache.flush().await;
     memcached.suspend();
     let mut number = 1;
-    // While this process is itself paused, a timeout does not count. So the ejection may take more
-    // than three timeouts.
+    // After three timeouts that count, the server is ejected: it is taken out of rotation. A
+    // timeout does not count if this process itself was paused, so more than three can occur.
     wait_until("the server is ejected", async || {
         number += 1;
         pay(&cache, &upstream, number).await;

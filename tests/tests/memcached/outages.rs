@@ -67,7 +67,7 @@ async fn assert_answers_in_time(builder: cached_core::CacheBuilder, outage: impl
             }))
         })
         .collect();
-    // A timer on the same thread measures the lateness of a busy machine.
+    // A task on the same thread measures how late timers fire, which depends on the machine's load.
     let lateness = Arc::new(std::sync::Mutex::new(Duration::ZERO));
     let watch = tokio::spawn({
         let lateness = Arc::clone(&lateness);

@@ -1,4 +1,5 @@
-//! `stale_if_error`: which expired values are kept, for how long, and which calls return them.
+//! Tests the option `stale_if_error`: a call returns an expired value if the fetch of a new value
+//! fails.
 //!
 //! A *refresh claim* is the right to replace an expired item. memcached grants it to one caller.
 //! While a key's *home server* is lost, another server, the *gutter server*, takes its place.
@@ -72,8 +73,8 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
     fetch.abort();
 }
 
-/// The gutter server keeps no expired values. So the process cannot learn there whether the entry
-/// was invalidated.
+/// The gutter server keeps no expired values, so a miss there does not tell whether the entry was
+/// invalidated. The process must therefore not return the expired value in its local tier.
 #[tokio::test]
 async fn invalidated_values_stay_gone_in_the_gutter() {
     let builder = Cache::builder().memcached(["one:1", "other:1"]);
@@ -244,7 +245,8 @@ async fn on_a_server(upstream: Upstream, valid_for: Duration) -> Result<usize, U
     upstream.fetch().await
 }
 
-/// memcached reads a time of more than 30 days as a date, and then grants no refresh claim.
+/// memcached takes a time of more than 30 days for a Unix timestamp. A command with such a time
+/// would never get a refresh claim.
 #[tokio::test]
 async fn stale_time_beyond_30_days_allows_refreshes() {
     let (memcached, upstream) = (Memcached::start(), Upstream::default());

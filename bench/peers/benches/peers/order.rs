@@ -1,4 +1,5 @@
-//! The function that most contenders cache: an order by its number and state.
+//! The orders that the benchmark caches. Most of the compared caches store the results of
+//! [`upstream`], which returns an order by its number and state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::payment::{FetchError, State};
 
-/// The key in stores without an attribute.
+/// The key of an order in the caches of other crates.
 pub type Key = (u64, State);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

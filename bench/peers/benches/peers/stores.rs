@@ -1,4 +1,5 @@
-//! The stores that hold orders: those of annotated functions, and stores without an attribute.
+//! The caches that the benchmark compares, here called stores. All of them hold orders. Some belong
+//! to a function with a caching attribute; the others are called directly.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -17,8 +18,8 @@ const TTL: Duration = Duration::from_secs(30 * 60);
 /// The capacity of each store of this process, in entries.
 static ROOM: OnceLock<usize> = OnceLock::new();
 
-/// Sets the capacity of each store of this process in entries, and that of cached-core in bytes.
-/// The caller must call this function once, before it uses a store.
+/// Sets the capacity of every store: `bytes` for cached-core, and `room` entries for each of the
+/// others. The caller must call this function once, before it uses a store.
 pub fn prepare(room: usize, bytes: u64) -> Runtime {
     ROOM.set(room).expect("this call is the first");
     let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
@@ -27,8 +28,8 @@ pub fn prepare(room: usize, bytes: u64) -> Runtime {
     runtime
 }
 
-/// Sets capacities that are large enough for all entries, also in a store whose shards fill
-/// unevenly.
+/// Calls [`prepare`] with capacities that are large enough for `entries` entries. They suffice even
+/// for a store whose shards fill unevenly.
 pub fn prepare_for(entries: usize) -> Runtime {
     prepare(entries + entries / 4 + 1_000, entries as u64 * 2_500 + (64 << 20))
 }
@@ -98,7 +99,7 @@ pub fn foyer() -> Foyer {
     foyer_memory::Cache::builder(room()).build::<foyer_memory::CacheProperties>()
 }
 
-/// Returns the value of a key from foyer, in the form of the other stores.
+/// Looks up an order in foyer. Like the other stores, this returns an `Arc` of the order.
 pub fn foyer_get(foyer: &Foyer, id: u64, state: State) -> Option<Arc<Order>> {
     foyer.get(&(id, state)).map(|entry| Arc::clone(entry.value()))
 }

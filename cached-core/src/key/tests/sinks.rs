@@ -1,5 +1,5 @@
-//! Tests that two keys match exactly if their bytes are equal, and that equal bytes have equal
-//! hashes.
+//! Tests the hasher of keys, and the comparer, which compares a key with stored bytes. Two keys
+//! match if and only if their bytes are equal, and equal bytes must have equal hashes.
 
 use std::collections::HashSet;
 
@@ -116,8 +116,7 @@ fn any_changed_byte_changes_the_key() {
     }
 }
 
-/// If these hashes were equal, an attacker could choose colliding keys by splitting one list in
-/// different places.
+/// An attacker might split one list in different places in order to make keys collide.
 #[test]
 fn lists_split_in_different_places_have_different_hashes() {
     let cut = |cuts: u32| {

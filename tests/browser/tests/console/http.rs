@@ -1,4 +1,4 @@
-//! The console's answers over HTTP.
+//! The console is the cache's web page. These tests check its answers over HTTP.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -225,8 +225,8 @@ async fn each_tier_finds_an_entry_by_key() {
         let left = found[tier]["time_left"].as_f64().unwrap_or_default();
         assert!((1_790.0..=1_800.0).contains(&left), "half an hour is left: {found}");
     }
-    // While this process has the entry, the digest is enough. Without the entry, the console needs
-    // the key to ask memcached.
+    // The console finds a local entry by the digest, which is a part of the key. To ask memcached,
+    // the console needs the whole key.
     assert_eq!(json(url(&key.digest().to_string())).await["name"], "payment");
     cache.clear().await;
     let elsewhere = json(url(&key.to_string())).await;
@@ -307,7 +307,7 @@ async fn the_token_alone_removes_an_entry() {
     assert!(!entry.get().await.is_found());
     assert_eq!(cache.stats().get("payment").expect("the function is declared").invalidations, 1);
 
-    // Without a local entry, the entry is removed from memcached by its key.
+    // If only memcached has the entry, the console removes it by its key.
     call().await.expect("the fetch succeeds");
     cache.flush().await;
     cache.clear().await;
@@ -343,8 +343,8 @@ async fn gated(edition: u32, gate: Gate) -> Result<u64, std::io::Error> {
     Ok(fetched)
 }
 
-/// While the first fetch runs, no tier has the entry, so the console cannot find the key for the
-/// digest. The removal must still keep the fetch from storing its old value.
+/// While the first fetch runs, no tier has the entry. If the console invalidates the entry
+/// meanwhile, that fetch must not store its value, which might be old.
 #[tokio::test]
 async fn an_overtaken_fetch_stores_nothing() {
     for servers in [vec![], vec![Memcached::start()]] {
@@ -371,7 +371,8 @@ async fn an_overtaken_fetch_stores_nothing() {
     }
 }
 
-/// If this process has the entry, its key is known, so the fetches of other keys go on.
+/// If this process has the entry, the console invalidates only that entry's key. Fetches of other
+/// keys go on, and store their values.
 #[tokio::test]
 async fn fetches_of_other_keys_outlive_an_invalidation() {
     for servers in [vec![], vec![Memcached::start()]] {

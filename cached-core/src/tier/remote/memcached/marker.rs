@@ -1,13 +1,13 @@
-//! Lease markers, which the holder of a lease stores in place of memcached's empty placeholder.
+//! Lease markers, which show other processes that a fetch is under way.
 //!
 //! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
-//! function.
+//! function. When memcached grants a lease, it stores an empty placeholder under the key.
 //!
-//! memcached's placeholder lasts for a fixed time, however long the fetch takes. The placeholder is
-//! therefore short-lived, and the holder of the lease stores a new marker every half second until
-//! the fetch ends. The marker tells other processes that the holder is alive, how long the fetch
-//! has taken so far, and how long the whole fetch is expected to take. A marker has five fields,
-//! here with their sizes in bytes:
+//! memcached's placeholder lasts for a fixed time, however long the fetch takes. This time is
+//! short. The holder of the lease therefore replaces the placeholder with a marker, and stores a
+//! new marker every half second until the fetch ends. The marker tells other processes that the
+//! holder is alive, how long the fetch has taken so far, and how long the whole fetch is expected
+//! to take. A marker has five fields, here with their sizes in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | nonce 8 | elapsed 4 | expected 4

@@ -28,7 +28,8 @@ use super::timer::run_until;
 use crate::sync::lock;
 
 const MAX_FLUSHERS: usize = 2;
-/// With few callers, one connection for each command is faster than one batch of all commands.
+/// The pipeline allows this many direct exchanges at a time. For so few commands, a connection for
+/// each command is faster than a batch.
 const MAX_DIRECT_EXCHANGES: usize = 4;
 /// A second flusher starts when this many commands wait.
 const SECOND_FLUSHER_AT: usize = 64;
@@ -219,8 +220,8 @@ impl Pipeline {
                 let result = Err(error.clone());
                 summary.add(command.is_read(), &result);
                 self.deliver(command, sender.take(), result);
-                // Only the first command without a result was refused. The later commands got no
-                // reply.
+                // A refusal concerns only the first command without a result. The connection was
+                // then closed, so the later commands got no reply.
                 if error.kind == RemoteErrorKind::Refused {
                     error = CommandError::unreachable(
                         "the connection was closed after another command",
@@ -285,8 +286,8 @@ impl Pipeline {
         let failure = summary.failure();
         self.endpoint.exchanges.record(began.elapsed(), failure.is_some(), has_timed_out);
         let Some(error) = failure else { return self.endpoint.health.record_success() };
-        // If the deadline passed long ago, this process was paused, and the failure says nothing
-        // about the server.
+        // An exchange ends soon after its deadline at the latest, unless this process was paused
+        // meanwhile. After a pause, the failure says nothing about the server.
         let was_paused = || Instant::now() > deadline + self.endpoint.timeout() / 2;
         if error.is_unusable() || !was_paused() {
             // The next exchange resolves the server's name again, because the server's address may
@@ -305,7 +306,8 @@ impl Pipeline {
         if let Some(client) = known {
             return Ok(client);
         }
-        // Boxed to keep the future of a direct exchange small: clients are rarely created.
+        // The boxed future below keeps the future of each direct exchange small. Its allocation
+        // hardly matters, because clients are rarely created.
         let max_idle = MAX_FLUSHERS + MAX_DIRECT_EXCHANGES;
         let resolve =
             ServerClient::resolve(&self.endpoint.address, &self.endpoint.identity, max_idle);

@@ -1,10 +1,10 @@
 //! Tests the server on each new connection, before the connection is used.
 //!
-//! The probe asks for the version, and then tries to renew a lease that does not exist. A usable
-//! server replies that the lease does not exist. A server that is too old does not understand the
-//! renewal. Such a server reads the two bytes of the renewal's value, `mn`, as a command that does
-//! nothing, and replies `MN`. The probe relies on this behaviour instead of the version text,
-//! because a proxy may make up that text.
+//! The probe asks for the version, and then tries to renew a lease (a caller's right to fetch a
+//! missing value) that does not exist. A usable server replies that the lease does not exist. A
+//! server that is too old does not understand the renewal. Such a server reads the two bytes of the
+//! renewal's value, `mn`, as a command that does nothing, and replies `MN`. The probe relies on
+//! this behaviour instead of the version text, because a proxy may make up that text.
 //!
 //! The server's statistics contain its process id, its clock and its uptime. From these numbers the
 //! cache learns whether memcached was restarted between two connections. A server may refuse to
@@ -19,8 +19,8 @@
 //! mn                                 MN
 //! ```
 //!
-//! An older server replies to the renewal with `CLIENT_ERROR` (before 1.6.10), `ERROR` (before
-//! 1.5.16) or `NF c1` (before 1.6.13).
+//! An older server replies to the renewal with `ERROR` (before 1.5.16), `CLIENT_ERROR` (1.5.16 to
+//! 1.6.9) or `NF c1` (1.6.10 to 1.6.12).
 
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ const MAX_REPLY_BYTES: usize = 64 << 10;
 /// A server's process, as described by the server's statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ServerProcess {
-    /// [`Incarnation::UNKNOWN`] if the server does not send the statistics.
+    /// Identifies one run of the server. It is [`Incarnation::UNKNOWN`] if the server does not send
+    /// the statistics.
     pub(super) incarnation: Incarnation,
     /// How long the process has been running, in whole seconds.
     pub(super) uptime: Option<Duration>,
@@ -86,8 +87,8 @@ fn judge(reply: &[u8]) -> Option<Result<ServerProcess, CommandError>> {
     let renewal = lines.next()?;
     let mut words = renewal.split(|&byte| byte == b' ');
     let is_understood = matches!(words.next(), Some(b"NF" | b"EX" | b"NS" | b"HD"));
-    // A memcached before 1.6.13 sends back the CAS of the renewal, and its conditional deletes do
-    // not work.
+    // A memcached before 1.6.13 replies `c1`, the CAS number in the renewal. The conditional
+    // deletes of such a server do not work.
     if !is_understood || words.any(|word| word == b"c1") {
         return Some(Err(too_old(version, renewal)));
     }
