@@ -45,7 +45,7 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
@@ -265,7 +265,15 @@ impl PendingCall {
     /// Returns the plan of a call that receives the outcome of another call's fetch.
     fn plan_for_outcome(&self, outcome: FlightOutcome) -> CallPlan {
         self.trace(|report| {
-            let result = match outcome {
+            let result = match &outcome {
+                FlightOutcome::Found(_, tier, time_left) => {
+                    (report.found, report.time_left) = (Some(*tier), *time_left);
+                    AwaitedResult::FoundValue
+                }
+                FlightOutcome::Paused(_) => {
+                    report.is_paused = true;
+                    AwaitedResult::EarlierError
+                }
                 FlightOutcome::Cached(_) | FlightOutcome::Uncached(_) => AwaitedResult::Value,
                 FlightOutcome::Expired(..) => AwaitedResult::ExpiredValue,
                 FlightOutcome::Error(_) => AwaitedResult::Error,
@@ -274,6 +282,10 @@ impl PendingCall {
             report.waited = Some((report.began.elapsed(), result));
         });
         match outcome {
+            FlightOutcome::Found(value, tier, _) => {
+                CallPlan::Answer(self.keep_for_request(value), AnswerSource::Tier(tier))
+            }
+            FlightOutcome::Paused(error) => CallPlan::Error(error, AnswerSource::Pause),
             FlightOutcome::Cached(value) => {
                 CallPlan::Answer(self.keep_for_request(value), AnswerSource::OtherCall)
             }
@@ -307,7 +319,7 @@ impl PendingCall {
         };
         let fill_token = match local {
             Ok(value) => {
-                let value = self.answer_flight(leader, value);
+                let value = self.answer_flight(leader, value, Tier::Local, None);
                 let source = AnswerSource::Tier(Tier::Local);
                 return ControlFlow::Break(CallPlan::Answer(value, source));
             }
@@ -333,8 +345,14 @@ impl PendingCall {
     }
 
     /// Answers the followers with a value that a tier had. Returns this call's own answer.
-    fn answer_flight(&self, leader: Leader, value: Value) -> Value {
-        leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
+    fn answer_flight(
+        &self,
+        leader: Leader,
+        value: Value,
+        tier: Tier,
+        time_left: Option<Duration>,
+    ) -> Value {
+        leader.answer(|| FlightOutcome::Found(Arc::clone(&value), tier, time_left));
         run_deferred_drops();
         self.keep_for_request(value)
     }
@@ -365,8 +383,8 @@ impl PendingCall {
                     leader.accept_outcome();
                     self.plan_for_outcome(outcome)
                 }
-                Ok(RemoteAnswer::Value(value)) => {
-                    let value = self.answer_flight(leader, value);
+                Ok(RemoteAnswer::Value(value, time_left)) => {
+                    let value = self.answer_flight(leader, value, Tier::Remote, Some(time_left));
                     CallPlan::Answer(value, AnswerSource::Tier(Tier::Remote))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
@@ -374,8 +392,8 @@ impl PendingCall {
                     leader.answer(|| FlightOutcome::Expired(Arc::clone(&value), tier, reason));
                     CallPlan::Answer(value, AnswerSource::Expired(tier, reason))
                 }
-                Ok(RemoteAnswer::Due(value, target, expires_by)) => {
-                    let value = self.answer_flight(leader, value);
+                Ok(RemoteAnswer::Due { value, time_left, target, expires_by }) => {
+                    let value = self.answer_flight(leader, value, Tier::Remote, Some(time_left));
                     let fetch = PlannedFetch::refresh(fill_token, target);
                     CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires_by }))
                 }

@@ -65,6 +65,11 @@ const MAX_PANICS: u32 = 2;
 /// The outcome of a flight. Every follower receives a clone of the outcome.
 #[derive(Clone)]
 pub(crate) enum FlightOutcome {
+    /// A value that the leader found in this tier without a fetch. The duration is how long the
+    /// remote tier keeps the value fresh; `None` for the local tier.
+    Found(Value, Tier, Option<Duration>),
+    /// The error of an earlier fetch, under the option `error_ttl`. The leader has not fetched.
+    Paused(SharedError),
     /// A value that the tiers may store.
     Cached(Value),
     /// A value that the callers of this flight receive and no tier stores.

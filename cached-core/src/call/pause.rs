@@ -60,7 +60,7 @@ impl PendingCall {
             return CallPlan::Answer(value, AnswerSource::Expired(tier, reason));
         }
         self.trace(|report| report.is_paused = true);
-        fetch.end_without_value(|| FlightOutcome::Error(Arc::clone(&error)));
+        fetch.end_without_value(|| FlightOutcome::Paused(Arc::clone(&error)));
         CallPlan::Error(error, AnswerSource::Pause)
     }
 }

@@ -92,9 +92,10 @@ pub(super) fn outcome_of(
 fn result_of(report: &MissReport) -> (CallResult, Option<Tier>) {
     match report {
         MissReport { is_bypassed: true, .. } => (CallResult::Bypassed, None),
-        MissReport { is_paused: true, .. } => (CallResult::Paused, None),
         MissReport { served_stale: Some(tier), .. } => (CallResult::Stale, Some(*tier)),
         MissReport { fetched: Some(_), .. } => (CallResult::Miss, None),
+        MissReport { is_paused: true, .. } => (CallResult::Paused, None),
+        MissReport { found: Some(tier), .. } => (CallResult::Hit, Some(*tier)),
         MissReport { waited: Some(_), .. } => (CallResult::Waited, None),
         _ => match report.remote.last() {
             Some(RemoteFinding::Hit) => (CallResult::Hit, Some(Tier::Remote)),

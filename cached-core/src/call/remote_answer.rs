@@ -28,11 +28,18 @@ type RemoteItem = Item<<PendingCall as ReadHandler>::Decoded, Permit>;
 
 /// The remote tier's answer to a leader.
 pub(super) enum RemoteAnswer {
-    /// The remote tier has the value.
-    Value(Value),
-    /// The remote tier has the value, and this process won the claim to refresh the item. The last
-    /// field is the latest time at which the value expires. It is `None` if an earlier holder gave the claim back.
-    Due(Value, FillTarget, Option<Instant>),
+    /// The remote tier has the value, which stays fresh for this long.
+    Value(Value, Duration),
+    /// The remote tier has the value, and this process won the claim to refresh the item.
+    Due {
+        value: Value,
+        /// How long the value stays fresh.
+        time_left: Duration,
+        target: FillTarget,
+        /// The latest time at which the value expires. `None` if an earlier holder gave the claim
+        /// back.
+        expires_by: Option<Instant>,
+    },
     /// The remote tier has an expired value, which another process is replacing.
     Stale(Value),
     /// The leader must fetch. If the fetch fails, the leader may serve the expired value `stale`.
@@ -159,11 +166,16 @@ impl PendingCall {
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         let expires_by = match claim {
-            RefreshClaimOutcome::NotWon => return RemoteAnswer::Value(value),
+            RefreshClaimOutcome::NotWon => return RemoteAnswer::Value(value, remaining),
             RefreshClaimOutcome::Won => expires_by,
             RefreshClaimOutcome::WonAfterReturn => None,
         };
-        RemoteAnswer::Due(value, with_lease(permit, None), expires_by)
+        RemoteAnswer::Due {
+            value,
+            time_left: remaining,
+            target: with_lease(permit, None),
+            expires_by,
+        }
     }
 }
 

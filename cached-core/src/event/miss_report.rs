@@ -28,6 +28,8 @@ pub(crate) struct MissReport {
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call of this process, and what that call returned.
     pub(crate) waited: Option<(Duration, AwaitedResult)>,
+    /// The tier in which the other call found the answer without a fetch.
+    pub(crate) found: Option<Tier>,
     pub(crate) fetch_began: Option<Instant>,
     pub(crate) fetched: Option<(Duration, FetchOutcome)>,
     /// The reason why the fetched value is not cached.
@@ -111,6 +113,10 @@ pub(crate) enum RemoteFinding {
 /// The result that a call waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedResult {
+    /// The other call found a value in a tier.
+    FoundValue,
+    /// The other call returned the error of an earlier fetch (`error_ttl`).
+    EarlierError,
     Value,
     ExpiredValue,
     Error,
@@ -131,6 +137,7 @@ impl MissReport {
             remote: Vec::new(),
             remote_took: None,
             waited: None,
+            found: None,
             fetch_began: None,
             fetched: None,
             uncached: None,
@@ -170,7 +177,7 @@ impl fmt::Display for MissReport {
             write!(f, " ({took:.1?})")?;
         }
         if let Some((waited, result)) = self.waited {
-            write!(f, "; waited {waited:.1?} for another call's fetch, which {result}")?;
+            write!(f, "; waited {waited:.1?} for another call{result}")?;
         }
         match (self.fetched, self.fetch_began) {
             (Some((took, FetchOutcome::Value)), _) => write!(f, "; fetch: a value in {took:.1?}")?,
@@ -254,10 +261,14 @@ impl fmt::Display for RemoteFinding {
 impl fmt::Display for AwaitedResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            AwaitedResult::Value => "returned a value",
-            AwaitedResult::ExpiredValue => "returned no newer value",
-            AwaitedResult::Error => "returned an error",
-            AwaitedResult::UnsharedError => "returned an error that calls cannot share",
+            AwaitedResult::FoundValue => ", which found a value",
+            AwaitedResult::EarlierError => ", which did not fetch",
+            AwaitedResult::Value => "'s fetch, which returned a value",
+            AwaitedResult::ExpiredValue => "'s fetch, which returned no newer value",
+            AwaitedResult::Error => "'s fetch, which returned an error",
+            AwaitedResult::UnsharedError => {
+                "'s fetch, which returned an error that calls cannot share"
+            }
         })
     }
 }

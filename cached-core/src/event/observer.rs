@@ -242,8 +242,8 @@ fn nanos(duration: Duration) -> u64 {
 const MAX_NESTED: usize = 4;
 
 thread_local! {
-    /// The addresses of the guards whose observers this thread is calling, followed by zeros. The
-    /// array needs no destructor, so a miss can read it at almost no cost.
+    /// The addresses of the observers that this thread is calling, followed by zeros. The array
+    /// needs no destructor, so a miss can read it at almost no cost.
     static DELIVERIES: Cell<[usize; MAX_NESTED]> = const { Cell::new([0; MAX_NESTED]) };
 }
 
@@ -262,7 +262,8 @@ impl DeliveryMark {
     /// Returns `None` if this thread is already calling the observer, or if the calls are nested
     /// too deeply.
     fn enter(guard: &ObserverGuard) -> Option<DeliveryMark> {
-        let address = std::ptr::from_ref(guard).addr();
+        // One observer may be registered twice, or with two caches.
+        let address = Arc::as_ptr(&guard.named.observer).addr();
         let mut deliveries = DELIVERIES.get();
         if deliveries.contains(&address) {
             return None;

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use cached_core::event::{Event, Observer};
 use cached_core::testing::TestCache;
-use cached_core::{Cache, DeclarationStats, Health, ServerState, ServerStats, coordinator_cached};
+use cached_core::{
+    Cache, CallResult, DeclarationStats, Health, ServerState, ServerStats, Tier,
+    coordinator_cached, with_outcome,
+};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 
 use crate::functions::{new_process_cache, payment, profile, profile_entry};
@@ -100,6 +103,33 @@ async fn a_stale_answer_is_counted_once() {
     let stats = cache.stats("counted_rate");
     assert_eq!((stats.misses, stats.stale_answers, stats.calls()), (1, 1, 2), "{stats:?}");
     assert_eq!((stats.fetches, stats.fetch_errors), (2, 1), "{stats:?}");
+}
+
+/// A call that waits while another call reads memcached is a hit too: nobody fetches.
+#[tokio::test]
+async fn all_callers_of_a_found_value_are_hits() {
+    let memcached = Memcached::start();
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
+    let upstream = Upstream::default();
+    a.scope(payment(&upstream, "1", "paid")).await.expect("the call succeeds");
+    a.flush().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let upstream = upstream.clone();
+        calls.spawn(b.scope(async move { with_outcome(payment(&upstream, "1", "paid")).await }));
+    }
+    while let Some(call) = calls.join_next().await {
+        let (answer, outcome) = call.expect("no task panics");
+        answer.expect("the call succeeds");
+        let outcome = outcome.expect("the call has an answer");
+        assert_eq!(outcome.result(), CallResult::Hit, "{outcome:?}");
+        if outcome.tier() == Some(Tier::Remote) {
+            assert!(outcome.time_left() > Some(Duration::from_secs(1700)), "{outcome:?}");
+        }
+    }
+    let stats = stats_of(&b, "payment");
+    assert!(stats.remote_hits > 1, "some calls wait for the read of another: {stats:?}");
+    assert_eq!((stats.hits(), stats.waits, stats.fetches), (50, 0, 0), "{stats:?}");
 }
 
 /// An observer that collects the changes of the servers' states.

@@ -200,6 +200,22 @@ fn an_observer_does_not_receive_what_it_causes() {
 }
 
 #[test]
+fn an_observer_registered_twice_does_not_receive_what_it_causes() {
+    let events = Arc::new(OnceLock::<EventDispatcher>::new());
+    let emitting = Arc::clone(&events);
+    let observer: Arc<dyn Observer> = Arc::new(CallingObserver(move || {
+        emitting.get().expect("the list is complete").emit(&EVENT);
+    }));
+    let mut list = ObserverList::default();
+    list.push(Arc::clone(&observer));
+    list.push(observer);
+    let events = events.get_or_init(|| EventDispatcher::new(&list));
+    events.emit(&EVENT);
+    let received: Vec<u64> = events.observer_stats().iter().map(|its| its.received).collect();
+    assert_eq!(received, [1, 1]);
+}
+
+#[test]
 fn an_observer_is_named_by_its_type() {
     assert!(guard(|| ()).stats().name.contains("CallingObserver<"));
 }
