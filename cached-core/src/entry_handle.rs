@@ -266,9 +266,12 @@ impl EntryHandle {
         self.cache.emit(Event::Bypassed { declaration: self.declaration, reason });
     }
 
-    /// Reports that an exchange with a server of the remote tier failed.
+    /// Reports that an exchange with a server of the remote tier failed. While a server is ejected,
+    /// calls send it nothing. Such an error is not reported: the ejection was.
     pub(crate) fn report_failure(&self, error: &RemoteError) {
-        self.emit(|entry| Event::RemoteFailed { entry, error });
+        if error.was_sent() {
+            self.emit(|entry| Event::RemoteFailed { entry, error });
+        }
     }
 }
 

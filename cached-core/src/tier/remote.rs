@@ -380,6 +380,8 @@ pub(crate) type BackgroundWriteFn =
 pub struct RemoteError {
     kind: RemoteErrorKind,
     message: String,
+    /// False if no command was sent to a server.
+    was_sent: bool,
 }
 
 /// The kind of a [`RemoteError`].
@@ -402,7 +404,17 @@ pub enum RemoteErrorKind {
 
 impl RemoteError {
     pub(crate) fn new(kind: RemoteErrorKind, message: impl Into<String>) -> RemoteError {
-        RemoteError { kind, message: message.into() }
+        RemoteError { kind, message: message.into(), was_sent: kind != RemoteErrorKind::NotAsked }
+    }
+
+    /// Returns this error, for a command that was not sent because of the state of its server.
+    pub(crate) fn without_command(self) -> RemoteError {
+        RemoteError { was_sent: false, ..self }
+    }
+
+    /// Returns true if a command was sent to a server and the exchange failed.
+    pub(crate) fn was_sent(&self) -> bool {
+        self.was_sent
     }
 
     /// Returns the kind of the failure.

@@ -222,6 +222,15 @@ async fn the_health_names_a_killed_server() {
     assert!(matches!(&health, Health::Degraded { servers, .. } if *servers == [address.clone()]));
     assert_eq!(health.to_string(), format!("degraded: memcached at {address} is out of rotation"));
 
+    let failed = stats_of(&cache, "payment").remote_errors;
+    assert!(failed > 0, "the calls before the ejection have failed");
+    for _ in 0..50 {
+        pay(&cache, &upstream, number).await;
+        number += 1;
+    }
+    let stats = stats_of(&cache, "payment");
+    assert_eq!(stats.remote_errors, failed, "calls do not ask an ejected server");
+
     let _memcached = Memcached::start_on(port).expect("the port is free");
     wait_until("the server is back", async || cache.health().is_up()).await;
     assert_eq!(only_server(&cache).state, ServerState::Up);

@@ -77,7 +77,7 @@ impl Server {
                 "it has not confirmed an invalidation of the key yet",
             ),
         };
-        self.error(kind, &why)
+        self.error(kind, &why).without_command()
     }
 
     /// Starts a task that recovers the server, if the caller has a usable runtime. If not, a later
