@@ -105,6 +105,24 @@ async fn a_stale_answer_is_counted_once() {
     assert_eq!((stats.fetches, stats.fetch_errors), (2, 1), "{stats:?}");
 }
 
+#[coordinator_cached(name = "counted_none", version = number, skip(upstream))]
+async fn counted_none(upstream: &Upstream, number: u32) -> Result<Option<usize>, UpstreamDown> {
+    upstream.fetch().await.map(|_| None)
+}
+
+/// After each call, the lease is given back in the background.
+#[tokio::test]
+async fn a_process_does_not_wait_for_its_own_lease() {
+    let memcached = Memcached::start();
+    let (cache, upstream) = (new_process_cache(&memcached).await, Upstream::default());
+    for _ in 0..300 {
+        cache.scope(counted_none(&upstream, 1)).await.expect("the call succeeds");
+    }
+    let stats = stats_of(&cache, "counted_none");
+    assert_eq!((stats.misses, stats.leases_won, stats.not_cached), (300, 300, 300), "{stats:?}");
+    assert_eq!((stats.leases_busy, stats.lease_timeouts), (0, 0), "{stats:?}");
+}
+
 /// A call that waits while another call reads memcached is a hit too: nobody fetches.
 #[tokio::test]
 async fn all_callers_of_a_found_value_are_hits() {

@@ -39,6 +39,7 @@ mod probe;
 mod protocol;
 mod queue;
 mod renewals;
+mod returning_leases;
 mod route;
 mod server;
 mod timer;
@@ -310,6 +311,7 @@ impl RemoteStore for MemcachedStore {
                 IfMissing::Report | IfMissing::PermitWithoutLease => None,
             };
             let mut wait: Option<LeaseWait> = None;
+            let mut has_waited_for_return = false;
             loop {
                 let request = lease.as_ref().map(|(options, (_, length))| {
                     route.lease_request(*length, options.refresh_before_removal)
@@ -373,6 +375,16 @@ impl RemoteStore for MemcachedStore {
                     (IfMissing::Report, _) => return Ok(ReadOutcome::Missing),
                 };
                 if wait.is_none() {
+                    // The first reply may tell of a lease that this process is giving back.
+                    if !has_waited_for_return {
+                        has_waited_for_return = true;
+                        let (returning, limit) =
+                            (&self.permit_context.returning, self.config.remote_timeout);
+                        // The box keeps the future of a read small.
+                        if Box::pin(returning.wait_for(&route.key, limit)).await {
+                            continue;
+                        }
+                    }
                     handler.lease_held_elsewhere();
                 }
                 if !options.waits {

@@ -16,6 +16,7 @@ use super::item::{RawItem, WriteCondition, whole_seconds};
 use super::lease::{HeldLease, SHORTEST_MARKER};
 use super::observed_claims::ObservedClaims;
 use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL, RenewalSchedule};
+use super::returning_leases::ReturningLeases;
 use super::route::KeyRoute;
 use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
@@ -25,6 +26,7 @@ use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 pub(super) struct PermitContext {
     pub(super) background: Arc<BackgroundWrites>,
     pub(super) renewals: Arc<RenewalSchedule>,
+    pub(super) returning: Arc<ReturningLeases>,
     observed_claims: ObservedClaims,
 }
 
@@ -226,13 +228,15 @@ impl Drop for MemcachedPermit {
             }
             PermitKind::Lease { lease, .. } => {
                 let lease = Arc::clone(lease);
+                let mark = Arc::new(self.context.returning.mark(&lease.route().key));
                 let give_back = move || {
-                    let lease = Arc::clone(&lease);
+                    let (lease, mark) = (Arc::clone(&lease), Arc::clone(&mark));
                     async move {
                         if let Some(cas) = lease.settle().await {
                             // A failure is harmless, because the lease ends by itself.
                             drop(lease.route().remove_unchanged(cas).await);
                         }
+                        mark.end();
                     }
                 };
                 self.context.background.queue_write(0, Box::new(move || Box::pin(give_back())));
