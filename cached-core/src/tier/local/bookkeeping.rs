@@ -108,6 +108,11 @@ impl LocalTier {
             self.admit_all_in_background();
         }
         self.remove_evicted();
+        // moka drops a record late if another thread is inside moka, and then no insertion may
+        // follow.
+        if self.policy.has_excess() {
+            self.schedule.add_eviction();
+        }
     }
 
     /// Counts an insertion while the policy is active. Returns the number of such insertions.
@@ -185,6 +190,9 @@ impl LocalTier {
     /// [`MAX_SWEPT_ENTRIES`] at most. Returns true if the sweep has reached this limit, so that
     /// another sweep should follow at once. Does nothing if no sweep is due.
     pub(super) fn sweep(&self) -> bool {
+        if self.schedule.take_eviction() {
+            self.evict_excess();
+        }
         let now = self.now();
         if !self.schedule.take_due(now) {
             return false;
@@ -217,6 +225,19 @@ impl LocalTier {
         }
         self.remove_evicted();
         has_more
+    }
+
+    /// Evicts entries while the capacity is exceeded. If entries remain that moka does not evict
+    /// yet, schedules another attempt.
+    fn evict_excess(&self) {
+        let before = self.policy.weight();
+        if self.policy.has_excess() {
+            self.policy.run_pending_work();
+            self.remove_evicted();
+        }
+        if self.policy.has_excess() && self.policy.weight() != before {
+            self.schedule.add_eviction();
+        }
     }
 
     /// Removes an entry from the index.

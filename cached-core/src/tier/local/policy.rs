@@ -38,6 +38,9 @@ pub(super) struct EvictionPolicy {
     capacity: u64,
     /// The weight of all entries in the index.
     weight: AtomicU64,
+    /// The weight of the records that moka was given since its pending work was last run. moka
+    /// counts a new record only when it runs this work.
+    pending_weight: AtomicU64,
     /// Set when the weight first exceeds the limit that [`ACTIVATION_DIVISOR`] describes, and never
     /// cleared.
     is_active: AtomicBool,
@@ -190,6 +193,7 @@ impl EvictionPolicy {
             evicted: Arc::default(),
             capacity,
             weight: AtomicU64::new(0),
+            pending_weight: AtomicU64::new(0),
             is_active: AtomicBool::new(false),
         }
     }
@@ -232,19 +236,27 @@ impl EvictionPolicy {
         let record = MokaRecord::new(id, RecordRole::Original, weight, evicted);
         self.moka.insert(id.fingerprint(), record);
         let slack = self.capacity / SLACK_DIVISOR;
+        let pending = self.pending_weight.fetch_add(weight.into(), Ordering::Relaxed);
         // Right after the policy has become active, moka has few records and has evicted no entry.
         // The second condition then avoids useless work.
-        if self.weight() > self.capacity.saturating_add(slack)
-            && self.moka.weighted_size() >= self.capacity - slack
+        if self.has_excess()
+            && (pending + u64::from(weight) > slack
+                || self.moka.weighted_size() >= self.capacity - slack)
         {
             self.run_pending_work();
         }
+    }
+
+    /// Returns true if the entries weigh more than the capacity allows.
+    pub(super) fn has_excess(&self) -> bool {
+        self.weight() > self.capacity.saturating_add(self.capacity / SLACK_DIVISOR)
     }
 
     /// Makes moka evict entries until the rest fits the capacity. Then frees the memory that moka's
     /// tables have retired, because the evicted records are dropped when this memory is freed.
     #[cold]
     pub(super) fn run_pending_work(&self) {
+        self.pending_weight.store(0, Ordering::Relaxed);
         self.moka.run_pending_tasks();
         for _ in 0..EPOCHS_UNTIL_DROP {
             crossbeam_epoch::pin().flush();

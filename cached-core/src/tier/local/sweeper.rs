@@ -58,6 +58,8 @@ pub(super) struct SweepSchedule {
     /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before
     /// this time.
     next_sweep: AtomicU64,
+    /// True if the tier's capacity is exceeded, so that the next round must evict entries.
+    needs_eviction: AtomicBool,
     converter: ClockConverter,
     clock: Clock,
 }
@@ -65,7 +67,12 @@ pub(super) struct SweepSchedule {
 impl SweepSchedule {
     pub(super) fn new(clock: Clock) -> Arc<SweepSchedule> {
         let next_sweep = AtomicU64::new(CoarseInstant::NEVER.to_ticks());
-        Arc::new(SweepSchedule { next_sweep, converter: ClockConverter::new(&clock), clock })
+        Arc::new(SweepSchedule {
+            next_sweep,
+            needs_eviction: AtomicBool::new(false),
+            converter: ClockConverter::new(&clock),
+            clock,
+        })
     }
 
     pub(super) fn converter(&self) -> &ClockConverter {
@@ -87,12 +94,29 @@ impl SweepSchedule {
         }
     }
 
+    /// Makes the next round evict entries, because the tier's capacity is exceeded.
+    pub(super) fn add_eviction(&self) {
+        if !self.needs_eviction.load(Ordering::Relaxed)
+            && !self.needs_eviction.swap(true, Ordering::Relaxed)
+        {
+            wake();
+        }
+    }
+
+    /// Returns true if entries must be evicted, and clears this mark.
+    pub(super) fn take_eviction(&self) -> bool {
+        self.needs_eviction.swap(false, Ordering::Relaxed)
+    }
+
     fn next_sweep(&self) -> CoarseInstant {
         CoarseInstant::from_ticks(self.next_sweep.load(Ordering::Relaxed))
     }
 
-    /// Returns the time until the next sweep, or `None` if no sweep is scheduled.
+    /// Returns the time until the tier's next round, or `None` if none is scheduled.
     fn time_left(&self) -> Option<Duration> {
+        if self.needs_eviction.load(Ordering::Relaxed) {
+            return Some(Duration::ZERO);
+        }
         let next = self.next_sweep();
         (next < CoarseInstant::NEVER).then(|| next.since(self.now()))
     }

@@ -485,6 +485,25 @@ fn index_and_policy_agree_after_evictions() {
     assert!(settled, "{} {:?}", indexed_weight(), weights());
 }
 
+/// Without further calls, a tier whose capacity is exceeded evicts the excess.
+#[test]
+fn few_large_entries_do_not_exceed_the_capacity() {
+    const CAPACITY: u64 = 4 << 20;
+    for (count, weight) in
+        [(1, 8 << 20), (5, 1 << 20), (20, 1 << 20), (60, 100 << 10), (200, 60 << 10)]
+    {
+        let local = tier(CAPACITY);
+        for number in 0..count {
+            let (key, value): (_, Value) = (numbered_key(number), Arc::new(number));
+            let fill_token = local.fill_token(&key);
+            local.publish(&key, fill_token, WriteMode::Once, &value, weight, seconds(600));
+        }
+        let limit = CAPACITY + CAPACITY / 32;
+        let fits = becomes_true(|| local.policy.weight() <= limit);
+        assert!(fits, "{count} entries of {weight} bytes: {}", local.policy.weight());
+    }
+}
+
 /// While the index grows, an entry may be in the old table and its replacement in the new table.
 #[test]
 fn an_invalidation_removes_entries_of_a_growing_index() {
