@@ -1,5 +1,6 @@
-//! The rest of a call of an annotated function, after the lookup in the request tier and the local
-//! tier.
+//! The part of a call that follows the lookup in the request tier and the local tier.
+//!
+//! A *call* is a call of an annotated function.
 //!
 //! Most calls return the value that the lookup found. A call goes through the [`Phase`]s below in
 //! three cases: the lookup found no value, the found value may be due for a refresh, or the call
@@ -248,7 +249,7 @@ impl PendingCall {
         }
     }
 
-    /// Reports the source of the call's answer. This report counts the call.
+    /// Reports the source of the call's answer. The call is then counted.
     pub(crate) fn report_answer(&mut self, source: AnswerSource) {
         self.is_counted = true;
         if let AnswerSource::Expired(tier, _) = source {

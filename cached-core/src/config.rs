@@ -1,6 +1,7 @@
 //! Configuration: the settings of a cache, the builder that collects them, and `CACHE_URL`.
 //!
-//! This module only checks settings. The module `cache` builds a cache from a checked [`Config`].
+//! This module collects and checks the settings in a [`Config`]. The module `cache` builds a cache
+//! from it.
 
 #[cfg(feature = "memcached")]
 mod memcached;
@@ -124,15 +125,16 @@ impl CacheBuilder {
     /// - values with unused capacity, or with many small boxes
     /// - values without serde (`remote = false`) that own more than one block on the heap
     ///
-    /// For functions that return values of these kinds, declare the option `weight = |value| …`.
+    /// If a function returns such values, declare its option `weight = |value| …`. This closure
+    /// returns the size of the value in bytes, and replaces the estimate.
     ///
     /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
     /// percent of this setting. The program's allocator keeps some freed memory for later, and more
     /// of it if many threads allocate large values.
     ///
     /// If a value is evicted to make room, a later call frees the value. The thread
-    /// `cached-sweeper` frees an expired value within seconds. Freeing is delayed: each thread
-    /// holds up to a few dozen removed values, and frees them only when it removes more.
+    /// `cached-sweeper` removes an expired value within seconds. Threads free removed values in
+    /// batches: each thread can hold a few dozen of them until it removes more.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -183,8 +185,8 @@ impl CacheBuilder {
     /// Adds an observer, which receives the events of the cache. By default there is none.
     ///
     /// The method may be called several times, and each observer receives every event. A slow or
-    /// panicking observer harms no call: see [`Observer`]. Most hits in this process emit no
-    /// event; the module [`event`](crate::event) says why, and has examples.
+    /// panicking observer harms no call: see [`Observer`]. Most hits in the process's own memory
+    /// emit no event; the module [`event`](crate::event) says why, and has examples.
     ///
     /// ```
     /// # use std::sync::Arc;

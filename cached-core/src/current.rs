@@ -50,8 +50,8 @@ fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
-/// Returns true if the running task has probably lost its scope: the program uses scopes and has no
-/// installed cache, but the task is outside of every scope and uses the embedded cache.
+/// Returns true if the running task has probably lost its scope. This is so if the program uses
+/// scopes and has no installed cache, but the task is outside of every scope.
 pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
     SCOPE_USED.load(Ordering::Relaxed)
         && INSTALLED.get().is_none()
@@ -78,9 +78,9 @@ fn install_into(place: &InstalledCache, cache: Cache) -> Result<(), InstallError
 impl Cache {
     /// Returns the cache that annotated functions use if they are called here.
     ///
-    /// This is the cache of the enclosing [`scope`](Self::scope). Outside of every scope, this is
-    /// the [`install`](Self::install)ed cache, or an embedded local cache of 64 MiB if no cache is
-    /// installed. The method also works outside of a runtime.
+    /// This is the cache of the enclosing [`scope`](Self::scope). Outside of every scope, it is the
+    /// [`install`](Self::install)ed cache or, if no cache is installed, an embedded local cache of
+    /// 64 MiB. The method also works outside of a runtime.
     ///
     /// ```
     /// # use cached_core::Cache;

@@ -37,8 +37,8 @@ pub struct Declaration {
     file: &'static str,
     line: u32,
     column: u32,
-    /// Returns the full path of a type that is declared in the function's body. From this path,
-    /// `registry` recognizes a copy of the function that another attribute has made.
+    /// Returns the full path of a type that is declared in the function's body. If another
+    /// attribute has made a copy of the function, `registry` recognizes the copy by this path.
     body_path: fn() -> &'static str,
     /// A hash of the function's tokens.
     code_hash: u32,
@@ -339,8 +339,8 @@ impl Declaration {
         self.error_ttl
     }
 
-    /// Records a finding if `error` is given: the name of the function's error type, if calls
-    /// cannot share its errors.
+    /// Records a finding if the calls of the function cannot share its errors. `error` is then the
+    /// name of the function's error type, and otherwise `None`.
     pub(crate) fn check_error_sharing(&self, error: Option<&'static str>) {
         if let Some(error) = error {
             self.unshared_error_type.get_or_init(|| error);
@@ -424,7 +424,7 @@ impl DeclarationLookup {
         let Declaration { name, function, .. } = self.stand_in;
         self.found.get_or_init(|| {
             // Several functions may have this name and this path, for example methods of two types
-            // in one module. Then none of them is cached, so any of the declarations will do. The
+            // in one module. None of them is then cached, so any of their declarations will do. The
             // registry contains no copies.
             let mut all = registry().iter().copied();
             all.find(|d| d.name == name && d.function == function).unwrap_or(&self.stand_in)

@@ -3,9 +3,9 @@
 //! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
 //! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
 //!
-//! The process that reads a value may run another build, in which the type has changed. So that
-//! process compares the shape and the outline with its own type. If one of them does not fit, it
-//! treats the value as missing.
+//! The process that reads a value may run another build, in which the type has changed. That
+//! process therefore compares the shape and the outline with its own type. If either does not fit,
+//! the process treats the value as missing.
 //!
 //! # Codecs
 //! The positional codec is tried first. If a value does not read back as it was written, the named
@@ -29,7 +29,7 @@ use crate::unstorable::Unstorable;
 /// The number of entries at which the set [`MATCHES`] or [`NAMED`] is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// Types that have had a value which only the named codec could read back.
+/// The types that have had a value that only the named codec could read back.
 static NAMED: LazyLock<RwLock<HashSet<TypeId>>> = LazyLock::new(RwLock::default);
 
 /// Pairs of a type and the hash of an outline that is known to match the type. A value with such an
@@ -105,7 +105,7 @@ where
     }
     match write_with(Codec::Positional, value, check) {
         Ok(encoded) => return Ok(encoded),
-        // Only tests find this difference. In production, the value is stored with this codec.
+        // Only tests look for this difference. In production, the value is stored with this codec.
         Err(DEBUG_DIFFERS) => return Err(DEBUG_DIFFERS),
         Err(_) => {}
     }

@@ -22,8 +22,8 @@ use crate::tier::remote::{RemoteError, Store};
 use crate::ttl::{EntryTtls, TtlInputs};
 use crate::value::{CachingDecision, Value, ValueOperations, WeightFn};
 
-/// The weight, in bytes, of a value that serde cannot serialize, if the function has no option
-/// `weight`.
+/// The weight, in bytes, that a value counts if serde cannot serialize it and the function has no
+/// option `weight`.
 const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache, with the declaration of the annotated function.

@@ -1,15 +1,17 @@
 //! The frame: the bytes that memcached stores for one value.
 //!
-//! The payload is the value, encoded by the codec. The shape (see `shape`) is a hash of the value's
-//! structure. The outline (see `outline`) is a list of hashes that describes how the value's type
-//! is decoded. The number after the name of each part is its length in bytes:
+//! The frame contains the *payload*, which is the value as the codec has encoded it. The *shape*
+//! (see `shape`) is a hash of the value's structure. The *outline* (see `outline`) is a list of
+//! hashes that describes how the value's type is decoded. The number after the name of each part is
+//! its length in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! This is format 2, which the positional codec uses. The named codec uses format 3. It also
-//! contains the fingerprint of the program that wrote the frame, a hash of the program's file:
+//! This is format 2, which the positional codec uses. The named codec uses format 3, which also
+//! contains a fingerprint of the program that wrote the frame. The fingerprint is a hash of the
+//! program's file:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | program 8 | 4 each … | payload … | checksum 8
@@ -35,7 +37,7 @@ const FORMAT_POSITIONAL: u8 = 2;
 /// The format of a frame whose value the named codec has encoded. Builds that do not know this
 /// format leave the frame alone.
 const FORMAT_NAMED: u8 = 3;
-// The offsets of the header's parts.
+// The offset of each part of the header.
 const SHAPE: usize = 3;
 const OUTLINE_HASH: usize = 11;
 const OUTLINE_COUNT: usize = 19;

@@ -8,9 +8,10 @@
 //! - Outside of the process, a key is the digest of its [`canonical_bytes`]. In these bytes, a
 //!   format number and the cache name replace the header.
 //!
-//! The encoding is a prefix code: every value starts with a tag that says its form, and every
-//! sequence, map and struct ends with [`END`], which is not a tag. Therefore two different keys
-//! never have the same bytes. These rules of the encoding are not obvious:
+//! The encoding is a prefix code: no key's bytes are the beginning of another key's bytes. Every
+//! value starts with a tag that says its form, and every sequence, map and struct ends with
+//! [`END`], which is not a tag. Two different keys therefore never have the same bytes. These rules
+//! of the encoding are not obvious:
 //!
 //! - Integers are encoded by value: `1u8` and `1i64` are the same key; `1` and `"1"` are not.
 //! - Floats are encoded as the bits of an `f64`. `-0.0` and `0.0` differ; all NaNs are one key.
@@ -109,8 +110,8 @@ impl BuildHasher for PrecomputedBuildHasher {
     }
 }
 
-/// A hasher that returns the hash in a key's header, spread over 64 bits. This hash already depends
-/// on the declaration's index.
+/// A hasher that takes the hash in a key's header and spreads it over 64 bits. The header's hash
+/// already depends on the declaration's index.
 #[derive(Default)]
 pub(crate) struct PrecomputedHasher(u32);
 

@@ -155,8 +155,8 @@ impl Outcome {
     /// to milliseconds, or to seconds for memcached. After a fetch, it is the time to live with
     /// which the value was stored. For an expired value, it is zero.
     ///
-    /// While a value is being written to memcached, the local tier keeps it for at most 5 seconds. So
-    /// a hit during the write reports at most 5 seconds.
+    /// While a value is being written to memcached, the local tier keeps it for at most 5 seconds,
+    /// so a hit during the write reports at most 5 seconds.
     ///
     /// Returns `None` for a hit in the request tier, which does not know the time to live, and for
     /// an answer that no tier keeps.
@@ -234,7 +234,7 @@ pub struct Outcomes {
     forced: u64,
     fetch_time: Duration,
     least_time_left: Option<Duration>,
-    /// Calls whose time left is unknown, except hits in the request tier.
+    /// Calls whose time left is unknown. Hits in the request tier are not counted here.
     unknown_time_left: u64,
 }
 

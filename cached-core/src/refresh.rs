@@ -94,8 +94,8 @@ impl LocalHit {
         if let Some(claim) = self.handle.claim_local_refresh() {
             let target = FillTarget::LocalRefresh { _until_dropped: Box::new(claim) };
             let planned = PlannedFetch::refresh(self.handle.fill_token(), target);
-            // This clones parameters, which is code of the program. If it panics, no pending call
-            // may be dropped, because this call is already counted as a hit.
+            // This clones the parameters with the program's own code. If the code panics, no
+            // pending call may be dropped, because this call is already counted as a hit.
             let (rules, fetch) = fetch();
             let call = PendingCall::new(self.handle, None, CallPlan::Fetch(planned));
             call.fetch_in_background(returns, rules, fetch);
@@ -157,8 +157,8 @@ impl PendingCall {
     {
         // A refresh is not a call. Mark it as already counted, so that dropping it counts nothing.
         self.is_counted = true;
-        // While `error_ttl` pauses the key's fetches, the refresh is given up, and its claim with
-        // it. A call after the pause can then refresh the entry.
+        // While `error_ttl` pauses the key's fetches, the refresh is given up, and so is its claim.
+        // A call after the pause can then refresh the entry.
         if self.pause().is_some() {
             return;
         }

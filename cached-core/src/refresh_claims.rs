@@ -1,5 +1,5 @@
-//! Refresh claims of a cache without a remote tier: one caller at a time may refresh the entry of a
-//! key.
+//! Refresh claims for a cache without a remote tier. A *refresh* fetches a value again before its
+//! entry expires. Only the caller that holds the claim of a key may refresh the key's entry.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// The pause between two refreshes of a key. After a refresh that failed, the entry is still due.
-/// Without a pause, every call would start a refresh.
+/// The pause between two refreshes of a key. A failed refresh leaves the entry about to expire.
+/// Without a pause, every call would then start a refresh.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
-/// A claim expires after this time, so that a task that hangs does not keep it forever. If four
-/// times the usual fetch time of the function is longer, the claim expires after that time.
+/// A claim expires after this time, or after four times the function's usual fetch time if that is
+/// longer. So a task that hangs does not keep its claim forever.
 const EXPIRES_AFTER: Duration = Duration::from_secs(20);
 
 /// The claims of one cache.

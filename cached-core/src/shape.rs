@@ -25,8 +25,8 @@ use crate::stable_hash::StableHasher;
 use crate::unstorable::ValuePart;
 
 /// How deeply members, `Some`s and newtypes may be nested. The serializer calls itself for each
-/// level, and a deeper value would exhaust the stack. Decoding with an outline takes more of the
-/// stack, so `outline` allows half as many levels.
+/// level, and a deeper value would exhaust the stack. `outline` allows half as many levels, because
+/// decoding takes more of the stack.
 const MAX_DEPTH: usize = 1024;
 
 /// The largest number of parts that are recorded to find the part in which two values differ.
@@ -92,8 +92,8 @@ struct PartShape {
 
 /// A recorder of the shapes of the parts of one value.
 struct PartRecorder {
-    /// One list for each part that is still being serialized, the outermost first. It contains the
-    /// finished parts inside of that part.
+    /// The outermost part that is still being serialized comes first. Each list contains the
+    /// finished parts inside its part.
     open: Vec<Vec<PartShape>>,
     count: usize,
 }
@@ -207,8 +207,8 @@ struct ShapeSerializer<'p> {
 }
 
 impl<'p> ShapeSerializer<'p> {
-    /// Returns the serializer for a map's entries. Their parts are not recorded, because entries
-    /// have no order in which they could be compared.
+    /// Returns the serializer for the entries of a map. The parts of an entry are not recorded,
+    /// because entries have no order in which two maps could be compared.
     fn for_entries(self) -> ShapeSerializer<'p> {
         ShapeSerializer { includes_contents: true, parts: None, ..self }
     }
@@ -316,7 +316,7 @@ impl<'p> ser::Serializer for ShapeSerializer<'p> {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // A type must serialize here in the same way as for the codec.
+    // A type must serialize in the same way here as for the codec.
     fn is_human_readable(&self) -> bool {
         self.codec == Codec::Named
     }

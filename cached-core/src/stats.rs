@@ -17,7 +17,7 @@ pub(crate) use sharded_counter::ShardedCounter;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident: $counter:ty, $title:literal, $shown:expr;)*) => {
-        /// The live counters of one declaration in one cache.
+        /// The live counters of one annotated function in one cache.
         #[derive(Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: $counter,)*
@@ -29,8 +29,8 @@ macro_rules! counters {
         /// The counters of one annotated function in one cache, since the cache was built.
         ///
         /// Each call of the function is counted once, when it is answered or dropped. The method
-        /// [`calls`](Self::calls) sums up the counters in which calls are counted. The guide
-        /// explains [each counter](crate::guide::events).
+        /// [`calls`](Self::calls) returns the number of these calls. The guide explains
+        /// [each counter](crate::guide::events).
         ///
         /// [`Stats::get`] and [`Stats::iter`] return the counters of one function, and
         /// [`Stats::total`] returns the sums over all functions. A counter never decreases.
@@ -95,20 +95,20 @@ counters! {
     /// Calls that were answered by their own fetch, with a value or an error.
     misses: Counter, "missed", Shown::IfCounted;
     /// Runs of the function's body, for calls that missed or bypassed the cache and for refreshes.
-    /// A run counts even if its call was dropped, or was answered in another way, during the run.
+    /// A run counts even if, meanwhile, its call was dropped or answered in another way.
     fetches: Counter, "fetched", Shown::Always;
     /// Runs of the function's body that returned an error.
     fetch_errors: Counter, "failed", Shown::Always;
-    /// Calls that were answered with an expired value (`stale_if_error`), because the fetch failed
-    /// or was paused, or because another process was fetching.
+    /// Calls that were answered with an expired value (`stale_if_error`). The fetch had failed, the
+    /// option `error_ttl` delayed it, or another process was fetching.
     stale_answers: Counter, "stale", Shown::IfCounted;
     /// Calls that were answered with the error of an earlier fetch, because the option `error_ttl`
     /// delays the next fetch of the key.
     paused_answers: Counter, "paused", Shown::IfCounted;
     /// Background fetches of entries that were about to expire (`refresh_ahead`).
     refreshes: Counter, "refreshed", Shown::IfCounted;
-    /// Fetched values that are not cached. Either `cache_if` refused the value, or the value is a
-    /// `None` without `none_ttl` or an `Err` (`infallible`), or its ttl is zero.
+    /// Fetched values that are not cached, for one of these reasons: `cache_if` refused the value,
+    /// its ttl is zero, it is a `None` without `none_ttl`, or it is an `Err` (`infallible`).
     not_cached: Counter, "not cached", Shown::IfCounted;
     /// Leases that calls won: the right to fetch a value that memcached does not have, and to store
     /// it there.
@@ -249,7 +249,7 @@ pub struct ObserverStats {
     pub panics: u64,
 }
 
-/// The longest duration that the estimate of a fetch takes into account, in nanoseconds. Without this
+/// The most nanoseconds that one fetch counts in the estimated duration of a fetch. Without this
 /// limit, a future that is not polled for a long time would look like a very slow fetch.
 const LONGEST_FETCH_NANOS: u64 = 300_000_000_000;
 
@@ -298,7 +298,7 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
     DECLARATIONS.iter().map(|_| Counters::default()).collect()
 }
 
-/// A snapshot of the counters of a cache, by cache name.
+/// A snapshot of a cache's counters. It lists each annotated function under its cache name.
 ///
 /// [`Cache::stats`](crate::Cache::stats) returns this type. `Display` prints a table of the
 /// functions that were called. The table leaves out counters of unusual results, such as `stale`,
@@ -320,8 +320,8 @@ struct StatsRow {
 }
 
 impl Stats {
-    /// Reads the counters of every function. `local` must contain the entries of the local tier,
-    /// and this function adds the evictions.
+    /// Reads the counters of every function. `local` must have the tier's `entries`, `bytes` and
+    /// `capacity`. The evictions are set here, to the sums over all annotated functions.
     pub(crate) fn read(
         counters: &[Counters],
         local: LocalStats,

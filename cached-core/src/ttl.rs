@@ -21,8 +21,8 @@ const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60)
 /// The longest stale time in the remote tier.
 ///
 /// The remote tier removes an item when the item's ttl and stale time have passed. A reader knows
-/// only the time of removal, and subtracts the stale time to learn when the value expires. The
-/// reader does not know the ttl, so the limit of the stale time must not depend on the ttl.
+/// the time of removal, and subtracts the stale time to learn when the value expires. The reader
+/// does not know the ttl of the item, so the stale time must not depend on the ttl.
 const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
 /// Returns how long the remote tier keeps an expired value of a function with this `stale_if_error`.

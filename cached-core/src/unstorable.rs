@@ -5,7 +5,7 @@ use std::fmt;
 /// The reason why a value cannot be encoded as bytes that decode to the same value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unstorable {
-    /// The rest of a sentence that begins with the part or the value.
+    /// The rest of a sentence whose subject is the part or the value.
     pub(crate) why: &'static str,
     /// The innermost part of the value that cannot be encoded, if it is known.
     pub(crate) part: Option<ValuePart>,

@@ -179,7 +179,7 @@ fn is_common_primitive(name: &str) -> bool {
 
 /// The operations on values of one type, as functions that take an untyped [`Value`].
 ///
-/// If the type's own `Serialize` or `Deserialize` panics, these functions catch the panic.
+/// If the type's own `Serialize` or `Deserialize` panics, the panic is caught.
 pub(crate) struct ValueOperations {
     /// Encodes a value for memcached; see [`encoded::write`].
     pub(crate) write: fn(&Value, RoundTripCheck) -> Result<EncodedValue, Unstorable>,
@@ -253,7 +253,7 @@ impl<V> ValueRules<'_, V> {
     pub(crate) const NONE: Self = ValueRules { cache_if: None, ttl_with: None };
 }
 
-/// Whether and how long a value is cached, as [`ValueRules`] decided.
+/// The decision of the [`ValueRules`]: whether and for how long a value is cached.
 #[derive(Clone, Copy)]
 pub(crate) struct CachingDecision {
     /// True if the value is a `None`. A `None` is cached only if the function has the option
@@ -295,8 +295,8 @@ impl<V> ValueRules<'_, V> {
 }
 
 impl<V: 'static> ValueRules<'_, V> {
-    /// Decides how long a value that a tier returned may be cached. `cache_if` accepted the value
-    /// when it was stored.
+    /// Decides for how long a value that a tier returned may still be cached. `cache_if` is not
+    /// called, because it accepted the value when the value was stored.
     ///
     /// If `ttl_with` panics, the ttl in the attribute applies. The panic must not reach the caller,
     /// because the value is usable.
@@ -373,8 +373,8 @@ where
     R: Returned<Mode, Value: Clone + 'static>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    // Without `forget` the compiler adds code to drop an `R`. Nothing leaks, because `target` held
-    // `None`.
+    // The `Option` that `replace` returns is `None`, so `forget` leaks nothing. Without it, the
+    // compiler adds code that drops an `R`.
     std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
 }

@@ -1,13 +1,13 @@
 //! Estimates a value's weight, which is the memory that the value takes.
 //!
-//! `size_of` gives the size of the value itself. A serializer that writes nothing then visits the
-//! value and adds up its memory on the heap. A string counts by its length, and a sequence or a map
-//! by its elements.
+//! `size_of` gives the size of the value itself. A serializer then visits the value and adds up its
+//! memory on the heap, without writing anything. A string counts by its length, and a sequence or a
+//! map by its elements.
 //!
-//! A `Vec` passes its elements to the serializer as references, so `size_of` does not give their
-//! size. The size of an element is therefore the sum of the sizes of its contents. Every element
-//! counts as much as the largest, because an enum or an `Option` always takes the space of its
-//! largest variant.
+//! `size_of` does not give the size of a `Vec`'s elements, because a `Vec` passes them to the
+//! serializer as references. The size of an element is therefore the sum of the sizes of its
+//! contents. Every element counts as much as the largest, because an enum or an `Option` always
+//! takes the space of its largest variant.
 //!
 //! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
 //! It also omits parts that are nested more than [`MAX_DEPTH`] levels deep, because the serializer

@@ -1,5 +1,5 @@
-//! The path of a call in this process alone. `scripts/test` runs these in a build without the
-//! feature `memcached` too, where they must hold as they do with it.
+//! Calls in a process without memcached. `scripts/test` also runs these tests in a build without
+//! the feature `memcached`.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -95,7 +95,7 @@ async fn an_entry_is_refreshed_before_its_end() {
         test.run(price(1)).await.expect("it is answered");
         test.advance(minutes(9));
     }
-    // The refresh goes on by itself.
+    // Nobody drives the refresh: it runs in a task of its own.
     let refreshed = async {
         while test.stats("embedded_price").fetches < 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -112,7 +112,7 @@ async fn page(revision: u32, bytes: usize) -> Result<Vec<u8>, io::Error> {
     Ok(page)
 }
 
-/// The bound is in bytes in every build, whatever tells how many a value has.
+/// The bound is in bytes in every build, however the weight of a value is computed.
 #[tokio::test]
 async fn the_local_tier_keeps_to_its_bound() {
     let cache = Cache::builder().local_capacity(100 << 10).build().await.expect("it fits");

@@ -22,7 +22,7 @@ pub(crate) struct DesugaredAsyncFn {
 
 impl DesugaredAsyncFn {
     /// Returns `None` if the return type is not a future, or if the body contains code besides the
-    /// `async` block. Code before the block could change the values of the names that the key uses.
+    /// `async` block. Such code could change the values that the key is made of.
     pub(crate) fn parse(return_type: &Type, body: &Group) -> Option<DesugaredAsyncFn> {
         let output = future_output(return_type)?.clone();
         let trees: Vec<TokenTree> = body.stream().into_iter().collect();

@@ -73,10 +73,10 @@ impl ExpansionWriter<'_> {
     /// }
     /// ```
     ///
-    /// `begin!` stands in a separate statement, so that the borrows of the arguments end before the
-    /// body moves the parameters and before the first `.await`. The inner block moves the
-    /// parameters into locals, and `begin!` borrows these. If it borrowed the parameters, the
-    /// compiler would keep each of them in the future for as long as the future lives.
+    /// The inner block moves the parameters into locals, and `begin!` borrows these locals. If it
+    /// borrowed the parameters, the compiler would keep each parameter in the future for as long as
+    /// the future lives. `begin!` is a statement of its own, so that its borrows end before the
+    /// body takes the parameters.
     pub(crate) fn function(&self) -> TokenStream {
         let ExpansionWriter { input, krate } = self;
         // A function with an empty body stays unchanged, so that the compiler reports its own
@@ -129,8 +129,8 @@ impl ExpansionWriter<'_> {
         quote!(#attributes #head #statements)
     }
 
-    /// Writes the future of the body. For a function with `refresh_ahead`, writes a closure that
-    /// makes the future, because a hit that starts no refresh does not need the future.
+    /// Writes the future of the body. With `refresh_ahead`, writes a closure that makes this
+    /// future, because a hit needs the future only if it starts a refresh.
     fn fetch(&self, call: &Ident, statements: TokenStream) -> TokenStream {
         let (input, krate) = (self.input, self.krate);
         let rules_name = Ident::new("rules", Span::mixed_site());
@@ -229,8 +229,8 @@ impl ExpansionWriter<'_> {
         };
         let identifier = self.key_parts(&input.identifier_parts);
         let version = self.key_parts(input.version);
-        // All method calls of the chain have the type's span, so that the compiler underlines the
-        // type.
+        // All method calls of the chain have the span of the return type, so the compiler
+        // underlines the return type.
         let arguments = self.generic_arguments(span);
         let cache = input.cache.map(|cache| {
             let (function, cache_ref) = (krate.private(cache.span(), "cache"), by_ref(cache));
@@ -292,7 +292,8 @@ impl ExpansionWriter<'_> {
         pairs.unwrap_or_else(|| quote!(()))
     }
 
-    /// Writes one key part: `part(&expression)`, or `generic_part(&expression)`.
+    /// Writes one key part: `part(&expression)`, or `generic_part(&expression)` if the part's type
+    /// names a type parameter.
     fn key_part(&self, part: &Expr) -> TokenStream {
         let is_generic = has_generic_type(self.input.function, part);
         let name = if is_generic { "generic_part" } else { "part" };
@@ -402,7 +403,8 @@ impl ExpansionWriter<'_> {
 }
 
 /// Hashes the function's tokens with FNV-1a. A macro can generate two functions at the same place
-/// in the source. By their hashes, the runtime distinguishes them from two copies of one function.
+/// in the source. The runtime tells them apart by their hashes, and recognises two copies of one
+/// function.
 fn code_hash(tokens: &TokenStream) -> u32 {
     let add = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     tokens.to_string().bytes().fold(0x811c_9dc5, add)

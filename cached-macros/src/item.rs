@@ -20,9 +20,9 @@ pub(crate) struct Function {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
-    /// The body with its braces, or the `async` block of a desugared function. `None` if the
-    /// function ends with a `;`. The body is not parsed, so that completion in an editor works
-    /// while the code is unfinished.
+    /// The body with its braces. If the function is not an `async fn` but returns an `async` block,
+    /// this is the block. `None` if the function ends with a `;`. The body is not parsed, so that
+    /// completion in an editor works while the code is unfinished.
     pub(crate) body: Option<Group>,
     /// The parts of a function that returns a future. `None` for an `async fn`.
     pub(crate) desugared: Option<DesugaredAsyncFn>,
@@ -197,9 +197,9 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
 struct Bindings(Vec<(Ident, Option<Token![mut]>)>);
 
 impl<'ast> Visit<'ast> for Bindings {
-    // A name in a pattern may also be a unit struct or a constant, and the tokens do not show the
-    // difference. Every such name counts as a parameter. If the name is none, the user gets an
-    // error at once. A parameter that is missing from the key would never be noticed.
+    // A name in a pattern can also be a unit struct or a constant, and the tokens do not show the
+    // difference. Every such name counts as a parameter. If it is a struct or a constant, the user
+    // gets an error at once. The opposite mistake would silently omit a parameter from the key.
     fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
         // In `ref mut x` the `mut` belongs to the reference and not to the name.
         let mutability = binding.mutability.filter(|_| binding.by_ref.is_none());

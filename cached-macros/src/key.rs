@@ -17,11 +17,11 @@ use crate::unordered::{collected_in_order, find_unordered, unordered_elements};
 /// Checks `version`, `identifier` and `skip` against the function's parameters.
 pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
     // If a pattern hides names, the list of parameters is incomplete. The pattern already has an
-    // error, and an error about a missing parameter could be false.
+    // error, and a further error about a missing parameter could be false.
     if !shows_all_names(function) {
         return;
     }
-    // The parameters that already have an error. A second error about one of them is left out.
+    // The parameters that already have an error. No second error is reported about them.
     let mut reported = Vec::new();
     check_skip(args, function, &mut reported, errors);
     check_version(args, function, &mut reported, errors);
@@ -235,7 +235,8 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
             continue;
         }
         let name = collection.name();
-        // A set would merge the equal elements of a `BinaryHeap`.
+        // A set would drop all but one of equal elements, and a `BinaryHeap` may have equal
+        // elements.
         let sorted = match collection.is_whole && name != "BinaryHeap" {
             true => format!("put `{ident}.iter().collect::<BTreeSet<_>>()` into `identifier`"),
             false => format!("put a sorted copy of `{ident}` into `identifier`"),
@@ -265,7 +266,7 @@ fn check_collected(args: &Args, function: &Function, errors: &mut Errors) {
         if matches!(*argument.pat, Pat::Ident(_))
             && let Some(collection) = unordered_elements(&argument.ty)
         {
-            // In a set, `[1, 1]` and `[1]` would be one key.
+            // A set would make `[1, 1]` and `[1]` one key.
             let is_set = collected.is_distinct && collection != "BinaryHeap";
             let sorted = match is_set {
                 true => "collect them into a `BTreeSet<_>`".to_owned(),
@@ -376,7 +377,7 @@ fn misspelt_parameter<'a>(
     function: &Function,
     candidates: &[&'a Parameter],
 ) -> Option<(Ident, &'a Parameter)> {
-    /// The paths of one segment in an expression, such as variables.
+    /// The names in an expression that are paths of one segment, such as variables.
     #[derive(Default)]
     struct PathNames(Vec<Ident>);
     impl<'ast> Visit<'ast> for PathNames {

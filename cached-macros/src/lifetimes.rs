@@ -1,5 +1,5 @@
-//! Finds and replaces the lifetimes that a type or an argument shows. A type alias or a macro, for
-//! example, can hide further lifetimes.
+//! Finds and replaces the lifetimes that are visible in a type or an argument. A type alias or a
+//! macro can hide further lifetimes.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -9,8 +9,8 @@ use syn::{
     Receiver, ReceiverKind, Type, TypeFnPtr, TypeReference,
 };
 
-/// Returns true if the type shows a reference or a lifetime that is neither `'static` nor bound by
-/// the type itself.
+/// Returns true if a reference, or a lifetime that is neither `'static` nor bound by the type
+/// itself, is visible in the type.
 pub(crate) fn borrows(ty: &Type) -> bool {
     ty.to_token_stream().to_string() != with_static_lifetimes(ty).to_string()
 }
@@ -21,7 +21,7 @@ pub(crate) fn is_borrowed(receiver: &Receiver) -> bool {
     match &receiver.kind {
         ReceiverKind::Value => false,
         ReceiverKind::Typed(_, ty) => borrows(ty),
-        // A later version of `syn` may add another reference.
+        // A later version of `syn` may add another kind of reference.
         ReceiverKind::Reference(_, Some(lifetime), _) => lifetime.ident != "static",
         _ => true,
     }

@@ -13,8 +13,8 @@ use crate::item::is_punct;
 /// The options about the key.
 const KEY_OPTIONS: [&str; 4] = ["name", "version", "identifier", "skip"];
 
-/// Returns the key of each lookup in an expansion, as text: the tuple of the key's parts, and the
-/// methods that add the function's generic arguments.
+/// Returns the key of each lookup in an expansion, as text. A key is the tuple of its parts, and
+/// the methods that add the function's generic arguments.
 fn keys(expansion: TokenStream) -> Vec<String> {
     let trees: Vec<TokenTree> = expansion.into_iter().collect();
     let mut found = Vec::new();

@@ -1,6 +1,6 @@
 //! Finds out whether a pattern or a statement may give a name another meaning.
 //!
-//! If that is uncertain, for example because of an unknown macro, the answer is yes: `mentions`
+//! If that is uncertain, for example because of an unknown macro, the answer is yes. `mentions`
 //! then does not count a use of the name as a use of the parameter.
 
 use proc_macro2::Ident;

@@ -137,7 +137,7 @@ fn check_parameters(function: &Function, errors: &mut Errors) {
     }
 }
 
-/// Returns true if the signature shows every name that the parameters bind.
+/// Returns true if all names that the parameters bind can be seen in the signature.
 pub(crate) fn shows_all_names(function: &Function) -> bool {
     function.signature.inputs.iter().all(|input| match input {
         FnArg::Receiver(_) => true,
@@ -145,8 +145,8 @@ pub(crate) fn shows_all_names(function: &Function) -> bool {
     })
 }
 
-/// Returns true if the pattern hides names that the body uses. A macro or unknown syntax in the
-/// pattern hides names. `#[async_trait]` hides them too if it has replaced the user's pattern by a
+/// Returns true if the pattern may bind names that cannot be seen in it. This is so if the pattern
+/// contains a macro or unknown syntax, or if `#[async_trait]` has replaced the user's pattern by a
 /// name such as `__arg0`.
 fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
     let is_replaced = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));
@@ -291,8 +291,7 @@ pub(crate) fn find_impl_trait(ty: &Type) -> Option<&TypeImplTrait> {
 }
 
 /// Returns the first `&mut` in an argument's type. The signature of a function pointer or of an
-/// `Fn` bound is not searched, because the caller passes the function, and not the references in
-/// its signature.
+/// `Fn` bound is not searched, because the caller does not pass the references in this signature.
 pub(crate) fn find_mutable_reference(argument: &FnArg) -> Option<TokenStream> {
     #[derive(Default)]
     struct FirstMutableReference(Option<TokenStream>);

@@ -56,7 +56,7 @@ fn ordinary_function() {
             upstream(number, state).await
         }
     };
-    // The limit must be raised with care: every annotated function pays for longer code.
+    // Raise this limit with care: every annotated function pays for longer code.
     assert!(compare_expansion("ordinary", options, item, false) <= 20);
 }
 

@@ -13,7 +13,7 @@ use std::iter::Peekable;
 const SPACED: [&str; 16] =
     ["+", "-", "*", "/", "%", "^", "&", "|", "&&", "||", "==", "!=", "<=", ">=", "=>", "="];
 
-/// An operator after one of these words is not a binary operator.
+/// If an operator follows one of these words, it is not a binary operator.
 const KEYWORDS: [&str; 11] =
     ["as", "const", "dyn", "else", "if", "in", "match", "move", "mut", "ref", "return"];
 

@@ -28,7 +28,7 @@ pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<Strin
 fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
     let mut search = ImplSearch { method, companion, traits: Vec::new() };
     visit_file(&mut search, &syn::parse_file(source).ok()?);
-    // If one of several such functions is in no trait impl, it may be the annotated one.
+    // If one of several such functions is in no trait impl, the annotated function may be that one.
     search.traits.into_iter().reduce(|found, other| found.and(other)).flatten()
 }
 

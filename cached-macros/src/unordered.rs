@@ -8,8 +8,8 @@ use syn::{Expr, ExprMethodCall, GenericArgument, PathArguments, Type, TypePath};
 /// The names of collections without a stable order.
 const UNORDERED: [&str; 5] = ["HashSet", "FxHashSet", "AHashSet", "DashSet", "BinaryHeap"];
 
-/// The names of types whose `Serialize` serializes the type arguments as they are. The elements of
-/// any other type are not searched, because its `Serialize` may sort them.
+/// The names of types whose `Serialize` serializes the values of their type arguments in their own
+/// order. Other types are not searched, because their `Serialize` may sort the values.
 const TRANSPARENT: [&str; 13] = [
     "Option",
     "Result",
@@ -117,7 +117,8 @@ const REPEATING: [&str; 3] = ["map", "values", "into_values"];
 /// A sequence that is collected from a variable in the order of the variable's elements.
 pub(crate) struct CollectedSequence<'a> {
     pub(crate) variable: &'a Ident,
-    /// True if the sequence has no equal elements whenever the variable has none.
+    /// True if the elements of the sequence differ from each other whenever those of the variable
+    /// do.
     pub(crate) is_distinct: bool,
 }
 

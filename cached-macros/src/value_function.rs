@@ -1,8 +1,8 @@
 //! The options that are functions of the cached value: `cache_if`, `ttl_with` and `weight`.
 //!
-//! The functions of `cache_if` and `ttl_with` may mention parameters. The body consumes the
-//! parameters before these functions are called, so the functions get copies. The expansion makes
-//! the copies after the lookup, so a hit makes none.
+//! The closures of `cache_if` and `ttl_with` may mention parameters of the annotated function. The
+//! body of the annotated function consumes the parameters before the closures are called, so the
+//! closures get copies. The expansion makes the copies after the lookup, so a hit makes none.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -32,7 +32,7 @@ pub(crate) struct ValueFunction<'a> {
     mentioned: Vec<&'a Parameter>,
 }
 
-/// The kind of copies that a function gets of the parameters that it mentions.
+/// How the parameters that an option's function mentions are copied.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum CopyKind {
     /// Clones, which live as long as the call. The clone of a reference is the reference.
@@ -100,8 +100,8 @@ pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &m
     }
 }
 
-/// Returns the error message if the expression cannot be a function, such as `payment.state ==
-/// state`. A call or a path may be a function.
+/// Returns the error message if the option's expression cannot be a function. For example,
+/// `payment.state == state` cannot be one, but a call can return one and a path can name one.
 fn not_a_function(option: &str, expression: &Expr, function: &Function) -> Option<String> {
     let is_computed = match expression {
         Expr::Paren(inner) => return not_a_function(option, &inner.expr, function),
@@ -158,8 +158,8 @@ impl ValueFunction<'_> {
         self.mentioned.iter().any(|parameter| parameter.ident == *name)
     }
 
-    /// Writes the function. If it mentions parameters, it gets copies of these under their own
-    /// names:
+    /// Writes the option's function. If the function mentions parameters, the expansion binds each
+    /// parameter's name to a copy:
     /// `with_copies!((state,) = (clone_parameter(&state),), |payment| payment.state == state)`.
     pub(crate) fn tokens(
         &self,
@@ -195,11 +195,12 @@ fn mention(expression: &Expr, name: &Ident) -> Ident {
             _ => None,
         })
     }
-    // A format string may mention the name too.
+    // If only a format string mentions the parameter, `find` finds no identifier.
     find(expression.to_token_stream(), name).unwrap_or_else(|| name.clone())
 }
 
-/// Returns the name of the runtime's function that copies the parameter.
+/// Returns the name of the function in `cached_core` that the expansion calls to copy the
+/// parameter.
 fn copy_function(function: &Function, parameter: &Parameter, copies: CopyKind) -> &'static str {
     let path = parameter.ident.clone().into();
     let name = ExprPath { attrs: Vec::new(), qself: None, path };

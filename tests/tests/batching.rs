@@ -37,8 +37,8 @@ async fn counted(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown
 
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_cache(memcached: &Memcached, timeout_secs: u64) -> Cache {
-    // The lease (the right of one caller to fetch) is so long that it does not end early on a busy
-    // machine.
+    // The lease, which is the right of one caller to fetch, is so long that it does not end early
+    // on a busy machine.
     let lease = Duration::from_secs(60);
     let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
     builder
@@ -206,7 +206,7 @@ fn queued_commands_end_with_their_runtime() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     });
-    // The first runtime sends the command of this call and ends. Then a second runtime polls the
+    // The first runtime sends the command of this call and ends. A second runtime then polls the
     // call.
     let mut outside = Box::pin(cache.scope(square(&upstream, 101)));
     first.block_on(async { assert!(poll_some(outside.as_mut(), 1).await.is_none()) });

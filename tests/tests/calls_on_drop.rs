@@ -62,8 +62,8 @@ async fn fetch(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
     Ok(Arc::new(CallsOnDrop(number)))
 }
 
-/// Runs a function on a thread, and panics if the function takes ten seconds. If a call waited for
-/// a fetch of its own thread, the function would take twenty seconds.
+/// Runs a function on a thread, and panics if the function takes ten seconds. A call that waited
+/// for a fetch of its own thread would take twenty.
 fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
@@ -74,9 +74,8 @@ fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     assert!(waited.is_ok(), "the function returns within ten seconds");
 }
 
-/// With `force_miss`, a call ignores stored values but may wait for a running fetch. The call of a
-/// dropped value must not wait for the fetch that is just ending, because that fetch is on the same
-/// thread.
+/// With `force_miss`, a call ignores stored values, but may wait for a running fetch. The call of a
+/// dropped value must not wait for the fetch that is ending on the same thread.
 #[test]
 fn a_dropped_value_may_call_its_own_key() {
     within_ten_seconds(|| {

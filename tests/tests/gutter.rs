@@ -1,5 +1,6 @@
-//! A key whose *home server* is lost moves to the key's second server, the *gutter server*. This
-//! happens before any process has *ejected* the home server, that is, stopped using it.
+//! A key whose *home server* is lost moves to the key's second server, the *gutter server*. The
+//! first call that finds the home server lost moves the key, before any process has *ejected* the
+//! home server, that is, stopped using it.
 //!
 //! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]
@@ -60,8 +61,8 @@ async fn record(upstream: &CountingUpstream, number: u32) -> Result<u32, String>
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_cache(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
-    // A *lease* is the right of one call to fetch. The calls of the other process must wait until
-    // the holder of the lease has stored the value.
+    // A *lease* is the right of one call to fetch. The other process must wait until the holder of
+    // the lease has stored the value.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
     builder.build().await.expect("the settings are valid")
 }
@@ -267,7 +268,7 @@ impl TwoProcesses {
     }
 }
 
-/// One process has seen the home server fail. The other process has not, and makes the change.
+/// One process has seen the home server fail. The other process has not, and changes the entry.
 #[tokio::test]
 async fn changes_reach_the_gutter_of_other_processes() {
     for overwrites in [false, true] {
@@ -346,8 +347,8 @@ async fn a_recovered_server_gets_the_next_command() {
     assert!(!both.home.holds(&key));
 }
 
-/// A full server answers reads and refuses fills. Its keys must not move to the gutter server,
-/// because that would only move the load.
+/// A full server answers reads and refuses fills. If its keys moved to the gutter server, only the
+/// load would move.
 #[tokio::test]
 async fn a_refused_write_does_not_use_the_gutter() {
     let full = FakeMemcached::start(ServerKind::Full);

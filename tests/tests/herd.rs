@@ -36,8 +36,8 @@ async fn slow(upstream: &Upstream, began: Instant, number: u32) -> Result<u32, s
 /// The longest time between the end of the fetch and the answer of the last caller.
 const BOUND: Duration = Duration::from_millis(50);
 
-/// A slow machine may exceed [`BOUND`]. There the bound is this factor times the delay of a plain
-/// `OnceCell`, which the test measures just before.
+/// A slow machine may exceed [`BOUND`]. On such a machine the bound is this factor times the delay
+/// of a plain `OnceCell`, which the test measures just before.
 const ONCE_CELL_FACTOR: u32 = 2;
 
 /// The bound is never longer than this, however slow the `OnceCell` is.

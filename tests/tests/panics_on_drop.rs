@@ -41,7 +41,7 @@ fn a_panicking_drop_blocks_no_other_drop() {
         let call = AssertUnwindSafe(|| runtime.block_on(cache.scope(panics(number))));
         let answer = catch_unwind(call);
         panicked += u64::from(answer.is_err());
-        // If the entry was evicted already, this drops the last reference to the value.
+        // The entry may be evicted already. This then drops the last reference to the value.
         catch_unwind(AssertUnwindSafe(|| drop(answer))).ok();
     }
     let dropped = DROPPED.load(Ordering::Relaxed);

@@ -129,13 +129,15 @@ fn a_read_on_a_closed_connection_is_repeated() {
     assert_eq!((stats.remote_errors, stats.fetches), (0, 2), "{stats:?}");
 }
 
-/// Lets calls time out while memcached is suspended. Checks that the leases that memcached grants
-/// later are released. A *lease* is the right of one caller to fetch a missing value.
+/// Checks that a lease is released if memcached grants it only after the call has timed out.
+///
+/// A *lease* is the right of one caller to fetch a missing value. The calls ask for leases while
+/// memcached is suspended, and memcached grants the leases when it resumes.
 async fn assert_late_leases_released(calls: u64) {
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached, Duration::from_millis(200)).await;
     let upstream = Upstream::default();
-    // With so many calls, the library opens all its connections before the server is suspended.
+    // These 100 calls make the library open all its connections before memcached is suspended.
     let warm: Vec<_> = (1000..1100)
         .map(|number| {
             let (cache, upstream) = (cache.clone(), upstream.clone());
@@ -165,7 +167,7 @@ async fn assert_late_leases_released(calls: u64) {
     let give_up = Instant::now() + Duration::from_millis(800);
     let held_leases =
         || keys.iter().filter(|key| memcached.command(&format!("mg {key} t")) != "EN").count();
-    // memcached first executes the commands that wait for it.
+    // During this pause, memcached executes the commands that arrived while it was suspended.
     tokio::time::sleep(Duration::from_millis(100)).await;
     while held_leases() > 0 {
         assert!(Instant::now() < give_up, "{calls} leases are released: {} are not", held_leases());
@@ -238,7 +240,7 @@ async fn a_paused_clock_fails_no_exchange() {
     calls(0..20).await;
     let stats = cache.stats().get("cube").expect("the function was called");
     assert_eq!((stats.remote_errors, stats.fetches, stats.remote_hits), (0, 20, 20), "{stats:?}");
-    // A call to a suspended server takes the timeout in real time.
+    // The timeout of a call runs in real time, although tokio's clock is paused.
     tokio::time::pause();
     memcached.suspend();
     let began = Instant::now();
@@ -247,12 +249,13 @@ async fn a_paused_clock_fails_no_exchange() {
     assert!(took >= TIMEOUT && took < TIMEOUT * 3, "the call takes one timeout: {took:?}");
 }
 
-/// Checks that the renewals of a lease move to another runtime.
+/// Checks that another runtime renews a lease after the first runtime has stopped.
 ///
-/// A fetch begins on one runtime. After this runtime has renewed the lease once, `stop` stops it. A
-/// call that waits on another runtime then fetches in its place. A call of another process waits as
-/// long as the lease is renewed. With `during_renewal`, memcached answers the second renewal only
-/// after the runtime was stopped.
+/// A fetch begins on the first runtime, which renews the fetch's lease once. Then `stop` drops this
+/// runtime or leaves it idle. On the second runtime, a call that has waited for the fetch begins
+/// its own fetch and renews the lease. Meanwhile a call of another process waits for the value. If
+/// `during_renewal` is true, memcached answers the second renewal only after the first runtime has
+/// stopped.
 fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
     let memcached = Memcached::start();
     let (first, second, elsewhere) = (runtime(), runtime(), runtime());

@@ -10,7 +10,7 @@ use crate::stats::{DeclarationStats, DurationHistogram, Stats};
 const MIN_WATCHED: Duration = Duration::from_secs(60 * 60);
 /// A function is rarely called if it is called less than once in this time, on average.
 const LONGEST_BETWEEN_CALLS: Duration = Duration::from_secs(60);
-/// The smallest number of calls from which a hit rate is judged.
+/// The smallest number of calls for which a hit rate is judged.
 const MIN_CALLS: u64 = 1_000;
 /// The lowest percentage of calls without a fetch that makes a function worth caching.
 const MIN_HIT_PERCENT: u64 = 10;

@@ -1,4 +1,7 @@
-//! The fetch of a call: the call runs the annotated function and turns the output into its answer.
+//! How a call *fetches*: it runs the annotated function, and turns the output into its answer.
+//!
+//! The calls of this process that need one key at the same time form a *flight*. The *leader* of
+//! the flight fetches, and the other calls, its *followers*, wait for the outcome.
 //!
 //! The methods that are generic over the return type are compiled for each annotated function. They
 //! are short, and leave the work to methods that are compiled once.
@@ -13,16 +16,16 @@ use crate::flight::{FlightOutcome, poll_work};
 use crate::telemetry::FetchSpan;
 use crate::value::{FetchOutput, ReturnOperations, ValueRules};
 
-/// If a function's usual fetch time is longer than this, a leader reports the time to its flight.
-/// The flight then waits longer before the leader counts as stuck.
+/// If a function usually takes longer than this, the leader of a flight reports the usual time to
+/// the flight. The flight then waits longer before it treats the leader as stuck.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
 
 /// How a call's fetch has ended.
 pub(crate) enum FetchEnd<R> {
     /// The function returned this output.
     Returned(R),
-    /// Another caller took over the lead of the flight. The other caller's fetch ended first, with
-    /// this outcome.
+    /// Another caller took over the lead of the flight, and its fetch ended first, with this
+    /// outcome.
     Overtaken(FlightOutcome),
 }
 
@@ -44,7 +47,7 @@ impl PendingCall {
         answer
     }
 
-    /// Reports the planned answer if the call returns it. If not, begins the fetch.
+    /// Reports the planned answer if the call returns that answer. If not, begins the fetch.
     fn end_wait(&mut self, is_answered: bool) {
         match self.plan.answer_source().filter(|_| is_answered) {
             Some(source) => {
@@ -53,7 +56,7 @@ impl PendingCall {
             }
             None => {
                 if let CallPlan::Error(..) = self.plan {
-                    // Copying another caller's error has panicked, so this call fetches for itself.
+                    // The copying of another caller's error has panicked, so this call fetches too.
                     self.plan = self.plan_alone();
                 }
                 self.begin_fetch();
@@ -77,7 +80,7 @@ impl PendingCall {
         self.trace(|report| report.fetch_began = Some(Instant::now()));
         let handle = &self.handle;
         if let CallPlan::Fetch(fetch) = &mut self.plan {
-            // The span of a refresh was already started, in the caller's task.
+            // A refresh has started its span already, in the caller's task.
             if !fetch.is_refresh {
                 self.span = FetchSpan::of_miss(EventSubject::of(&handle.key));
             }
@@ -107,7 +110,7 @@ impl PendingCall {
             let outcome = leader.and_then(|leader| leader.outcome_of_other_leader(context));
             outcome.map_or(Poll::Pending, |outcome| Poll::Ready(FetchEnd::Overtaken(outcome)))
         };
-        // The fetch is counted already, so the function runs at least once.
+        // The start of the fetch is counted already, so the function must be polled at least once.
         let is_first = !std::mem::replace(&mut self.is_fetch_polled, true);
         if !is_first && let overtaken @ Poll::Ready(_) = outcome_of_other(context) {
             return overtaken;
@@ -120,8 +123,8 @@ impl PendingCall {
         }
     }
 
-    /// Gives up the lead of the flight, and turns the outcome of the other leader's fetch into this
-    /// call's answer. Returns `None` if this call cannot use the outcome. This call then goes on
+    /// Gives up the lead of the flight, and uses the outcome of the other leader's fetch as this
+    /// call's answer. Returns `None` if the outcome does not fit this call. The call then goes on
     /// with its own fetch.
     #[cold]
     pub(crate) fn accept_outcome<R, V>(
@@ -179,8 +182,8 @@ impl PendingCall {
                 let stale = stale.and_then(|value| Some((returns.rebuild(&value)?, value)));
                 let is_answer = !fetch.is_refresh && stale.is_none();
                 self.report_end(FetchOutcome::Error, is_answer);
-                // The key's fetches must be paused before the flight ends. Otherwise a caller could
-                // fetch in between.
+                // The key's fetches must be paused (`error_ttl`) before the flight ends. Otherwise
+                // another call could fetch in between.
                 let share = || returns.error_sharing.share(&output);
                 let shared = self.begin_pause(&fetch, share);
                 if let Some((answer, value)) = stale {

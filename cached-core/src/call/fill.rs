@@ -47,7 +47,7 @@ impl PendingCall {
             FillTarget::LocalWhileUnusable => ttls.local,
             _ if handle.remote_tier().is_none() => ttls.local,
             FillTarget::LocalWhileUnreachable | FillTarget::LocalWithoutPermit => ttls.unconfirmed,
-            // The background write later extends the local entry, once the remote tier has stored
+            // Later the background write extends the local entry, once the remote tier has stored
             // the value or is known to be unable to store it.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
@@ -100,8 +100,8 @@ impl PendingCall {
         let permit = permit.in_background();
         let Some(store) = self.handle.cache.remote() else { return false };
         // The option `weight` is about the local tier, so the queue of background writes ignores
-        // it. A weight of `usize::MAX` would fill the queue, and with a weight of 0 the queue would
-        // have no bound.
+        // it. The program may return `usize::MAX`, which would fill the queue, or 0, which would
+        // leave the queue without a bound.
         let bytes = match self.handle.weigher {
             Some(_) => self.handle.estimated_weight(value),
             None => weight,

@@ -20,8 +20,8 @@ pub(crate) struct MissTrace {
     cache: Cache,
     declaration: &'static Declaration,
     key: Arc<[u8]>,
-    /// Behind a lock, because the future of a remote read adds to the report, but borrows the call
-    /// immutably.
+    /// Behind a lock, because the future of a remote read borrows the call immutably and adds to
+    /// the report.
     report: Mutex<MissReport>,
     /// True if the log asks for the report.
     is_logged: bool,

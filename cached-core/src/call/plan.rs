@@ -11,7 +11,7 @@ use crate::tier::local::FillToken;
 use crate::tier::remote::Permit;
 use crate::value::{SharedError, Value};
 
-/// The way in which a pending call gets its answer.
+/// How a pending call gets its answer.
 pub(crate) enum CallPlan {
     /// Returns a value that a tier has or that another caller has fetched.
     Answer(Value, AnswerSource),
@@ -62,8 +62,8 @@ impl CallPlan {
     }
 }
 
-/// A planned refresh. The call has won the claim, the right to refresh the item, from the remote
-/// tier.
+/// A planned refresh. When the call read the item, it won the *claim*, which is the right to
+/// refresh the item.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
     /// The latest time at which the item expires. `None` if the refresh is due now, because an
@@ -76,7 +76,7 @@ pub(crate) struct RemoteRefresh {
 pub(crate) struct PlannedFetch {
     /// Set if the call leads a flight. `None` if no other call can wait for the fetch.
     pub(super) leader: Option<Leader>,
-    /// True if the fetch refreshes an entry that has not expired.
+    /// True if the fetch refreshes an entry before the entry expires.
     pub(super) is_refresh: bool,
     pub(super) fill_token: FillToken,
     pub(super) target: FillTarget,
@@ -117,8 +117,8 @@ pub(crate) enum FillTarget {
     /// The local tier. The fetch refreshes the tier's entry. The claim to refresh the entry is held
     /// until this variant is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
-    /// Both tiers, because this process holds the lease. `None` while the lease is stored in the
-    /// flight. A caller that takes over the lead also takes the lease from the flight.
+    /// Both tiers, because this process holds the lease. The lease is `None` while the flight
+    /// stores it. A caller that takes over the lead also takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
     /// Both tiers. The remote tier stores the value only if the item that this call read is
     /// unchanged.

@@ -11,9 +11,9 @@ use crate::tier::remote::WritePermit;
 use crate::value::Value;
 
 impl PlannedFetch {
-    /// Returns the tier whose expired value stands in for the error of this fetch. If the remote
-    /// tier was reached, only the remote tier's expired value may be used: another process may have
-    /// invalidated the local value.
+    /// Returns the tier whose expired value the call may return if this fetch fails. If the remote
+    /// tier was reached, this is the remote tier: another process may have invalidated the value,
+    /// and this process's local tier does not know.
     pub(super) fn stale_tier(&self) -> Tier {
         match self.target {
             FillTarget::LocalOnly
@@ -46,8 +46,8 @@ impl PendingCall {
 
     /// Ends a fetch whose value must not be cached, and answers the followers with the value.
     ///
-    /// The tiers may have kept an expired value for the case that the fetch fails. The fetch did
-    /// not fail, so this method removes the expired value.
+    /// The tiers may have kept an expired value in case the fetch fails. The fetch did not fail, so
+    /// this method removes the expired value.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
         let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;

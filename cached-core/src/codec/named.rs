@@ -3,8 +3,8 @@
 //! Only this module uses `rmp-serde`.
 //!
 //! The codec tells serde that it is human-readable. A derived untagged or flattened type first
-//! reads its data into serde's own buffer, and this buffer always says that it is human-readable.
-//! If the codec did not do the same, a `Uuid` or an `IpAddr` in such a type would be written in
+//! reads its data into serde's own buffer, and this buffer always claims to be human-readable. If
+//! the codec did not claim the same, a `Uuid` or an `IpAddr` in such a type would be written in
 //! binary form and read in text form.
 
 mod well_formed;
@@ -43,8 +43,8 @@ where
     is_at_end(&mut deserializer).then_some(value)
 }
 
-/// Returns true if no byte is left. To find out, the function tries to read a `bool`, which takes
-/// one byte. The error `UnexpectedEof` shows that no byte was left.
+/// Returns true if no byte is left. The function tries to read a `bool`, which takes one byte. If
+/// this fails with `UnexpectedEof`, no byte was left.
 fn is_at_end<'de, D: serde::Deserializer<'de, Error = Error>>(deserializer: D) -> bool {
     let end = bool::deserialize(deserializer);
     matches!(end, Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof)

@@ -81,9 +81,8 @@ impl CacheBuilder {
     /// Sets the longest time that one exchange with memcached may take, including the time to
     /// connect. The default is 100 ms; the longest is an hour.
     ///
-    /// A failing server adds at most this time to a call. If there are several servers, one
-    /// exchange takes at most three quarters of this time, so that a quarter remains for another
-    /// server.
+    /// A failing server adds at most this time to a call. With several servers, one exchange takes
+    /// at most three quarters of this time, and a quarter is left for asking another server.
     ///
     /// ```
     /// # use std::time::Duration;

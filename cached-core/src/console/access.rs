@@ -97,7 +97,7 @@ impl AccessRules {
     fn is_own_origin(&self, origin: &str, host: &Authority) -> bool {
         let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         let Some(Ok(origin)) = origin.map(str::parse::<Authority>) else { return false };
-        // A proxy may have replaced the host by the address to which it forwards the request.
+        // The host of the request may be the address to which a proxy forwards requests.
         let may_be_replaced = self.allows_remote && self.is_named(origin.host());
         may_be_replaced || origin.as_str().eq_ignore_ascii_case(host.as_str())
     }

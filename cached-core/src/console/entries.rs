@@ -124,8 +124,8 @@ fn local_report(found: &FoundEntry) -> Value {
     })
 }
 
-/// Lets one search of the local tier run at a time, so that the searches of a queue take one core at
-/// most. The others wait in the order in which they came.
+/// Lets one search of the local tier run at a time, so that searches take one core at most. The
+/// others wait in the order in which they came.
 pub(super) struct SearchQueue {
     turn: Arc<Semaphore>,
     /// The places for the search that runs and for those that wait.
@@ -270,7 +270,8 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
             Some(key)
         }
         None => {
-            // An event needs the key. If the key is unknown, the removal is only counted.
+            // An event needs the key. If the key is unknown, the removal is counted without an
+            // event.
             let index = declaration.index();
             index.into_iter().for_each(|index| cache.counters_at(index).invalidations.add());
             remove_unknown_key(state, address).await?

@@ -19,8 +19,7 @@ impl EntryHandle {
 
     /// Returns a number that identifies this program, if one is known.
     fn program_id(&self) -> Option<u64> {
-        // The in-memory servers of a test serve only this process, so the process id identifies the
-        // program.
+        // An in-memory server serves only this process, so the process id identifies the program.
         #[cfg(all(feature = "memcached", feature = "testing"))]
         if self.cache.config().in_memory_servers.is_some() {
             return Some(u64::from(std::process::id()));

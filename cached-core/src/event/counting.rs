@@ -4,8 +4,8 @@ use super::{Event, EventSubject, EvictionReason, FetchOutcome, FillRefusal};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
-/// Adds the event to its function's counters. `all` contains the counters of every cached function,
-/// at the index of the function's declaration.
+/// Adds the event to its function's counters. `all` has one element for each cached function; the
+/// index is that of the function's `Declaration`.
 pub(super) fn count(all: &[Counters], event: &Event<'_>) {
     let of = |entry: &EventSubject<'_>| &all[entry.header.index()];
     match event {

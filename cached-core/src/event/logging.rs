@@ -98,7 +98,8 @@ pub(super) fn log(event: &Event<'_>) {
         #[cfg(feature = "memcached")]
         Event::RuntimeWithoutDriver { missing } => {
             static IS_WARNED: AtomicBool = AtomicBool::new(false);
-            // A program that has one such runtime may start many, so only the first gets a warning.
+            // A program that has one such runtime may start many of them, so only the first gets a
+            // warning.
             let line = format_args!(
                 "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
             );

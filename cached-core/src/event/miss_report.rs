@@ -1,9 +1,10 @@
 //! The report of one call that neither the request tier nor the local tier could answer.
 //!
-//! A report answers the question "why does this miss?". It is collected only while the log, or a
-//! `tracing` subscriber, accepts the level `debug` for [`MISS_TARGET`], and becomes one log line.
-//! It contains neither a value nor an identifier. An *item* is the remote tier's copy of an entry,
-//! and a *lease* is the right to fill an entry.
+//! A report answers the question "why does this miss?", and becomes one log line. It is collected
+//! only while the log, or a `tracing` subscriber, accepts the level `debug` for [`MISS_TARGET`]. It
+//! contains neither a value nor an identifier.
+//!
+//! An *item* is the remote tier's copy of an entry, and a *lease* is the right to fill an entry.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -104,7 +105,7 @@ pub(crate) enum RemoteFinding {
     HitIgnored,
     /// The value had expired, and this call refreshes it.
     ExpiredClaimed,
-    /// The value had expired, and the process that had to refresh it has not done so.
+    /// The value had expired. Another process had to refresh it and has not done so.
     ExpiredAbandoned,
     /// The value had expired, and another process refreshes it.
     ExpiredRefreshedElsewhere,

@@ -18,8 +18,8 @@ use crate::stats::ObserverStats;
 /// After the call, the observer is paused.
 const MAX_CALL: Duration = Duration::from_millis(100);
 /// If all calls of an observer within one [`BUDGET_PERIOD`] take longer than this for each core,
-/// the observer is paused. Threads call an observer at the same time, so the budget must grow with
-/// the cores. Otherwise a quick observer would be paused on a large machine.
+/// the observer is paused. Threads call an observer at the same time, so the budget grows with the
+/// cores. With a fixed budget, a quick observer would be paused on a large machine.
 const BUDGET_PER_CORE: Duration = Duration::from_millis(100);
 const BUDGET_PERIOD: Duration = Duration::from_secs(1);
 /// How long a paused observer receives no events.
@@ -118,8 +118,8 @@ pub(super) struct ObserverGuard {
     named: NamedObserver,
     /// The longest time that the calls of all threads may take within one [`BUDGET_PERIOD`].
     budget: Duration,
-    /// When the watched call began. Only one call at a time is watched. If a call is stuck, it is
-    /// usually the watched one, because other calls are short.
+    /// When the watched call began. Only one call at a time is watched. A stuck call is usually the
+    /// watched one, because the other calls are short.
     watched_since: AtomicU64,
     /// When the current [`BUDGET_PERIOD`] began.
     period_began: AtomicU64,

@@ -22,7 +22,7 @@ pub struct EventSubject<'e> {
 }
 
 impl<'e> EventSubject<'e> {
-    /// Returns the subject of an event about the entry with this key.
+    /// Returns the subject of an event about the entry that has this key.
     pub(crate) fn of(key: &'e [u8]) -> EventSubject<'e> {
         EventSubject::from_parts(KeyHeader::read(key), key_body(key))
     }

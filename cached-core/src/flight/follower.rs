@@ -60,7 +60,7 @@ impl Drop for Follower {
         if self.is_done {
             return;
         }
-        // The registration holds a waker, which is dropped after the lock is released.
+        // The registration holds a waker, so it is dropped after the lock is released.
         let (_registration, offered_term) = {
             let mut state = lock(&self.flight.state);
             let registration = state.followers.remove(&self.id);

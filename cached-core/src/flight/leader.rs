@@ -155,8 +155,8 @@ pub(crate) fn poll_work<T>(
     polled
 }
 
-/// The part of [`poll_work`] that does not depend on the output's type, and so is compiled only
-/// once. `poll` returns true if the work is pending.
+/// The part of [`poll_work`] that does not depend on the output's type, and is therefore compiled
+/// only once. `poll` returns true if the work is pending.
 fn poll_as_leader(
     leader: Option<&Leader>,
     waker_cache: &mut LeaderWakerCache,
@@ -176,7 +176,7 @@ fn poll_as_leader(
         let identity = TaskIdentity::of(&task);
         (identity, Waker::from(Arc::new(LeaderWaker { flight: Arc::downgrade(flight), task })))
     }));
-    // After the lead has passed on, the flight's fields describe the successor.
+    // If the lead has passed on, the flight's fields describe the successor.
     let leads = || flight.term.load(Ordering::Acquire) == leader.term;
     if leads() {
         flight.polled_at.store(now_millis(), Ordering::Release);
@@ -229,8 +229,9 @@ impl Wake for LeaderWaker {
 }
 
 thread_local! {
-    /// The addresses of the flights whose leaders this thread is polling. If a leader's fetch polls
-    /// the leader of another flight, the other flight's address comes later.
+    /// The addresses of the flights whose leaders this thread is polling. If the fetch of one
+    /// leader polls the leader of another flight, the other flight's address comes later in the
+    /// list.
     static POLLED_LEADERS: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
 }
 

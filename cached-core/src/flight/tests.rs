@@ -117,7 +117,7 @@ fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     }
 }
 
-/// A value or a waker that owns a follower of the same flight. The program may create such values
+/// A value or a waker that holds a follower of the same flight. A program can create such values
 /// and wakers.
 struct FollowerHolder(
     #[expect(dead_code, reason = "the follower is only dropped")] Mutex<Option<Follower>>,
@@ -250,8 +250,8 @@ fn the_lead_leaves_an_undriven_runtime() {
     let followers = [polled_on(&undriven), polled_on(&undriven), polled_on(&other)];
     leader.flight.replace_leader(Some(undriven.handle().id()));
     assert_eq!(promoted(&leader.flight), Some(2));
-    // The successor has not been polled. It is chosen again, because only its runtime is not
-    // `undriven`.
+    // The successor has not been polled. It is chosen again, because no other follower has a
+    // runtime that is driven.
     leader.flight.replace_leader(None);
     assert_eq!(promoted(&leader.flight), Some(2));
     drop(followers);

@@ -15,8 +15,8 @@ use super::{DynKeyPart, SerializeFailure};
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// The remaining bytes after a difference. No key continues with this lone byte: no tag is `0xff`,
-/// and a length that begins with `0xff` is several bytes long.
+/// The remaining bytes after a difference was found. No key continues with this single byte: no tag
+/// is `0xff`, and if the first byte of a length is `0xff`, more bytes of the length follow.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {
@@ -101,8 +101,8 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// A comparer of the fields of a struct or the entries of a map. The fields in a stored key are
-/// sorted. So the fields to compare are first written to a buffer and sorted.
+/// A comparer of the fields of a struct or the entries of a map. The fields of a stored key are
+/// sorted, so the fields to compare are first written to a buffer and sorted.
 pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,

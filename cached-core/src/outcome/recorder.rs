@@ -1,5 +1,6 @@
-//! Recorders collect the outcomes of calls. Each thread has a list of the recorders that its calls
-//! report to.
+//! Recorders collect the outcomes of calls to annotated functions. An outcome says how the cache
+//! answered a call, for example with a local hit or a miss. Each thread has a list of the recorders
+//! that its calls report to.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -40,8 +41,8 @@ impl OutcomeRecorder {
 
     pub(crate) fn record(&self, outcome: &Outcome) {
         match &mut *lock(&self.recorded) {
-            // An annotated function may call another one. If the clock shows the same start for
-            // both calls, the call that ends later is the outer one, and began first.
+            // An annotated function may call another one. The outer call begins first and is
+            // recorded last. So if the clock shows the same start for both, the last one is kept.
             RecordedOutcomes::First(first) => {
                 if first.as_ref().is_none_or(|first| outcome.began <= first.began) {
                     *first = Some(outcome.clone());
@@ -51,7 +52,8 @@ impl OutcomeRecorder {
         }
     }
 
-    /// Returns the outcome of the first call among the calls that have ended.
+    /// Returns the outcome of the call that began first among those that have ended. Returns `None`
+    /// if this recorder keeps all outcomes.
     pub(crate) fn first(&self) -> Option<Outcome> {
         match &*lock(&self.recorded) {
             RecordedOutcomes::First(first) => first.clone(),

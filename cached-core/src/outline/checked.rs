@@ -1,11 +1,12 @@
-//! Wrappers around the codec's deserializer that check each step of a type's `Deserialize`.
+//! Wrappers around the codec's deserializer. They check each *step* of a type's `Deserialize`,
+//! which is one `deserialize_*` call, before the codec runs it.
 //!
-//! A wrapper calls the codec only if the [`StepChecker`] allows the step. It also wraps the
-//! deserializers of nested values.
+//! A wrapper calls the codec only if the [`StepChecker`] allows the step. The wrapper also wraps
+//! the deserializers of nested values.
 //!
 //! With the positional codec, a type always gets the kind of data that it asks for. With the named
-//! codec, it gets the kind that comes next in the data. So each visitor is wrapped, even if the
-//! type asks for a number.
+//! codec, it gets the kind that comes next in the data. The checker must know which kind the type
+//! got, so each visitor is wrapped too, even if the type asks for a number.
 
 mod visitor;
 
@@ -38,7 +39,7 @@ fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
-    /// The origin of the type that contains the member.
+    /// The origin of the type that has this member.
     parent: StepOrigin,
     /// The index of the member in the type, or the hash of its field's name. Members of the same
     /// type may share an index.
@@ -147,9 +148,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let origin = self.origin;
         let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Any, no_arguments)?;
-        // If the visitor returns the type that is being decoded, the type reads the data itself. If
-        // the visitor returns another type, that type may be a buffer, from which the first type
-        // then reads.
+        // If the visitor returns the type that is being decoded, that type reads the data itself.
+        // If the visitor returns another type, the other type may be a buffer, and the type that is
+        // being decoded reads from this buffer later.
         if origin.0 != inner_origin.0 && !checker.allows(buffering_step()) {
             return Err(refusal());
         }
@@ -163,7 +164,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         inner.deserialize_identifier(contents.with_field_name())
     }
 
-    // A type must take the same steps with and without a checker.
+    // A type must take the same steps with a checker as without one.
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }

@@ -38,7 +38,7 @@ fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
 }
 
 thread_local! {
-    /// The data that the leaves received, one text for each piece.
+    /// The data that the leaves have received, as one text for each piece.
     static GIVEN_DATA: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -290,7 +290,8 @@ fn short_names_have_no_paths() {
     }
 }
 
-/// Values in memcached are stored with their outlines, so the outline of a value must never change.
+/// Values in memcached are stored with their outlines. If the outline of a value changed, no stored
+/// value could be read.
 #[test]
 fn outlines_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
@@ -487,7 +488,8 @@ fn the_part_that_cannot_be_decoded_is_named() {
     }
 }
 
-/// Values in memcached are stored with their outlines, so the outline of a value must never change.
+/// Values in memcached are stored with their outlines. If the outline of a value changed, no stored
+/// value could be read.
 #[test]
 fn outlines_of_the_named_codec_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {

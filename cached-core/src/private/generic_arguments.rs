@@ -51,8 +51,8 @@ impl<Constants: KeyParts> GenericArguments<Constants> {
 /// Returns true if the annotated function is in a module, or in the `impl` block of a type without
 /// type arguments. `closure` is the type name of a closure in the function.
 ///
-/// The declaration stores the address of the last closure name for which this function returned
-/// true. For the same closure, a later hit only compares two addresses and does not parse the name.
+/// The declaration stores the address of the last closure name for which the result was true. A
+/// later hit with the same closure compares two addresses and does not parse the name.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
     let address = closure.as_ptr().addr();

@@ -137,9 +137,9 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
 
     /// Finishes the builder for a call of the function.
     ///
-    /// The [`Lookup`] contains function pointers for the operations on the return type. So the
-    /// later methods need no bounds on the return type. Each method with such a bound would repeat
-    /// the error that the compiler reports for a missing bound.
+    /// The [`Lookup`] contains function pointers for the operations on the return type, so later
+    /// methods need no bounds on the return type. If they had such bounds, the compiler would
+    /// report a missing bound once for each method.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn begin_with(
         self,
@@ -186,8 +186,8 @@ fn clone_to_returned<R: Returned<Mode, Value: Clone>, Mode>(value: &R::Value) ->
     R::from_cached(value.clone())
 }
 
-/// The cache that a call uses. The annotated function keeps it in a local variable, so that a hit
-/// can be borrowed from the cache.
+/// The cache that a call uses. The annotated function keeps this value in a local variable, so that
+/// a hit can be borrowed from the cache.
 pub enum CurrentCache<'k> {
     /// The cache that the option `cache` names, or the cache of the process.
     Borrowed(&'k Cache),
@@ -244,11 +244,10 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
 pub struct OwnedLocalValue(Value);
 
 /// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or
-/// the key cannot be hashed, and the call then does not use the cache.
+/// the key cannot be hashed. The call then does not use the cache.
 ///
-/// On a hit every field stays in a register. So no method may pass `self` by reference to a
-/// function that is not inlined. For such a function the compiler would write the whole lookup to
-/// memory.
+/// On a hit every field stays in a register. No method may therefore pass `self` by reference to a
+/// function that is not inlined: the compiler would then write the whole lookup to memory.
 pub struct HashedLookup<'c, R, V, Parts, Constants> {
     arguments: KeyArguments<Parts, Constants>,
     cache: &'c Cache,

@@ -1,5 +1,6 @@
-//! The second lookup of a call in this process. It runs if the inlined lookup in the annotated
-//! function finds no value. It also searches the answers that the tasks of a request share.
+//! The second lookup of a call in this process. It runs if the first lookup, which is inlined into
+//! the annotated function, finds no value. It also searches the answers that the tasks of a request
+//! share.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 ///
 /// Returns `None` if `write_hit` has completed the call. Otherwise returns the [`Phase`] in which
 /// the call goes on. If the function declares `refresh_ahead`, a hit in the local tier is not
-/// passed to `write_hit`, and the phase contains it.
+/// passed to `write_hit`. The returned phase then contains the hit.
 pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,

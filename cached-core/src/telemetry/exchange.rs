@@ -1,4 +1,4 @@
-//! The record of one exchange with a memcached server.
+//! An *exchange* with a memcached server: commands are sent, and their results are received.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::durations::ExchangeTimer;
 use super::spans::{ExchangeSpan, InSpan};
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
-/// An exchange with a memcached server that has begun and not ended.
+/// An exchange that has begun and not ended.
 ///
 /// If a caller waits for the exchange, the exchange has a span. An exchange that is dropped before
 /// [`end`](Self::end) ends its span as cancelled, and its duration is not recorded.

@@ -51,7 +51,8 @@ pub(crate) fn logs() -> bool {
 
 /// Writes a line to the subscriber of this thread or, without a subscriber, to the crate `log`.
 ///
-/// A line never goes to both. With `tracing-log`, the subscriber would receive it twice.
+/// A line never goes to both. With the crate `tracing-log`, the subscriber would otherwise receive
+/// each line twice.
 macro_rules! write_line {
     ($level:ident, server = $address:expr, $($message:tt)+) => {
         match $crate::telemetry::logs() {
@@ -275,7 +276,8 @@ impl Drop for ExchangeSpan {
     }
 }
 
-/// Returns a future that is polled within the caller's current span, even in another task.
+/// Returns a future that is polled within the span that is current now, even if another task polls
+/// the future.
 #[cfg(feature = "memcached")]
 pub(crate) fn in_current_span<F: Future>(future: F) -> InSpan<F> {
     tracing::Instrument::in_current_span(future)

@@ -8,9 +8,11 @@
 //! A value's *sequence number* is the value's position in the order in which fetches began.
 //!
 //! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must
-//! hold the stripe's lock to insert or to invalidate an entry. The policy is told of a new entry
-//! only after the index contains the entry, because the policy may evict the entry at once.
-//! Evictions and sweeps need no lock, because they remove an entry by its unique id.
+//! hold the stripe's lock to insert or to invalidate an entry. Evictions and sweeps need no lock,
+//! because they remove an entry by its unique id.
+//!
+//! An entry is inserted into the index before the policy is told of it, because the policy may
+//! evict the entry at once.
 //!
 //! The value of a removed entry is not dropped at once. The module [`deferred_drops`] *defers* the
 //! drop until the value's `Drop` cannot cause a deadlock.
@@ -53,7 +55,7 @@ pub(crate) use search::FoundEntry;
 
 const STRIPE_COUNT: usize = 256;
 
-/// The keys that share a lock.
+/// The lock and the counters of the keys that share a stripe.
 #[derive(Default)]
 struct KeyStripe {
     /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so
@@ -78,7 +80,8 @@ pub(crate) struct LocalTier {
     stripes: Vec<KeyStripe>,
     clock: Clock,
     events: EventDispatcher,
-    /// Must be the last field: the entries are dropped before this field runs their deferred drops.
+    /// Must be the last field, so that the entries are dropped first, and this field then runs
+    /// their deferred drops.
     _deferred_drops_runner: DeferredDropsRunner,
 }
 
@@ -98,7 +101,7 @@ pub(crate) struct FillToken {
     epoch: u64,
 }
 
-/// An entry's time to live, and how much of this time is left.
+/// The time to live of an entry, and how much of it is left.
 pub(crate) struct RemainingTtl {
     /// The time until the entry expires; zero if the entry has expired.
     pub(crate) remaining: Duration,
@@ -349,9 +352,9 @@ impl LocalTier {
     /// Extends the expiry of the key's entry if the entry holds exactly this value, because
     /// memcached has confirmed the value.
     ///
-    /// If the entry holds another value, this method removes the entry in one case: the other value
-    /// was read from memcached or passed in by the program after the token's fetch began. The other
-    /// value is then out of date, because memcached has the confirmed value or a later value.
+    /// If the entry holds another value, that value is removed if it was read from memcached or
+    /// passed in by the program after the token's fetch began. memcached now has the confirmed
+    /// value or a later one, so the entry's value is out of date.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),

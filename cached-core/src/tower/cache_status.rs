@@ -17,11 +17,11 @@ use crate::outcome::{CallResult, Outcome, Outcomes};
 /// | `fwd` | without `hit` | The first of these reasons that applies to any call: `stale` (the answer is an expired value), `request` (the request forces misses), `miss` (the call ran or awaited a fetch), `bypass` (the function ran without the cache). |
 /// | `collapsed` | if a call returned the result of another call's fetch | `collapsed`: no call of the response fetched. `collapsed=?0`: a call fetched too. |
 /// | `stored` | if a call fetched | `stored`: a tier keeps the value of every fetch. `stored=?0`: the value of at least one fetch is not kept. |
-/// | `ttl` | if every call's time left is known | The shortest time left of all values, in whole seconds. |
+/// | `ttl` | if the remaining ttl of every call's answer is known | The shortest remaining ttl of these answers, in whole seconds. |
 /// | `key` | with [`key`](Self::key) | The name and the digest of one key. |
 /// | `detail` | with [`detail`](Self::detail) | The number of calls with each result. |
 ///
-/// A response without any call of an annotated function has no header. The lookups of a
+/// If the handler calls no annotated function, the response has no header. The lookups of a
 /// [`CacheEntry`](crate::CacheEntry) and of [`first_found`](crate::first_found) are not calls.
 ///
 /// ```
@@ -48,8 +48,9 @@ impl CacheStatus {
     }
 
     /// Sets whether the header has the parameter `key`: the cache name and the digest of one key,
-    /// such as `key="payment:9f86…"`. It is the key of the first call that gave the response its
-    /// status; for `fwd=miss`, this is the first call that ran or awaited a fetch.
+    /// such as `key="payment:9f86…"`. If the header says `fwd`, this is the key of the first call
+    /// with that reason, for example the first call that ran or awaited a fetch. If it says `hit`,
+    /// this is the key of the first call.
     ///
     /// The digest does not show the call's arguments. But a reader who knows all possible arguments
     /// can compute their digests and compare. This method needs the feature `memcached`.

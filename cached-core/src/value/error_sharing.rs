@@ -24,7 +24,7 @@ use crate::sync::lock;
 /// The error of a failed fetch, without its static type. The functions of [`ErrorSharing`] read it.
 pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 
-/// How the errors in a return type `R` are shared.
+/// How the errors in a return type `R` are copied for followers.
 pub struct ErrorSharing<R>(ErrorSharingKind<R>);
 
 /// The kinds of [`ErrorSharing`].
@@ -107,7 +107,8 @@ where
     ErrorCopier {
         error: R::error,
         share: |error, copy| {
-            // The lock is for errors that are not `Sync`. Only `copy` runs under the lock.
+            // An error need not be `Sync`, so it is behind a lock. Only `copy` runs while the lock
+            // is held.
             let error = Mutex::new(error);
             let make_another = Box::new(move || R::from_error(copy(&lock(&error))));
             Arc::new(CopiedError { make_another })

@@ -110,7 +110,7 @@ impl<T: HeapBlock> HeapBlock for Option<T> {
 
 /// Chooses at compile time how the values of a function with the return type `R` are weighed.
 ///
-/// Method resolution looks for the method `weigher` first on `WeightProbe`, then through `Deref` on
+/// The compiler looks for the method `weigher` first on `WeightProbe`, then through `Deref` on
 /// `BlockProbe`, and last on `OwnSizeProbe`. The first two have the method only for values that
 /// implement the needed trait.
 pub struct WeightProbe<R, Mode> {

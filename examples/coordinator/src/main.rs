@@ -185,7 +185,7 @@ async fn play() -> Result<(), ExitFailure> {
     let is_own = own.is_some();
     let url = own.as_ref().map_or_else(cache_url, MemcachedProcess::cache_url);
     let memcached = url.starts_with("memcache:");
-    // With memcached there are two brokers: one broker finds what the other one has fetched.
+    // With memcached there are two brokers, so that one broker finds what the other has fetched.
     let brokers = if memcached { 2 } else { 1 };
     let run =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
@@ -263,8 +263,8 @@ async fn serve(
         listener.local_addr().map_err(|error| ExitFailure(1, error.to_string()))?.to_string();
     let cache_url = cache_url();
     let invitation = match load {
-        // Only the customers read the headers of their responses, so requests of anybody else would
-        // make the counts differ.
+        // Only the simulated customers read the headers of their responses. Requests of anybody
+        // else would therefore make the counts differ.
         true => {
             "Customers play checkout sessions. At the end, the counts of all parts are compared;\n\
              they differ if somebody else sends requests meanwhile.\n"

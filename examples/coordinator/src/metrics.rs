@@ -1,5 +1,5 @@
-//! The route `/metrics`, which Prometheus scrapes. The folder `monitoring` has a dashboard and alert
-//! rules for it.
+//! The route `/metrics`, which Prometheus scrapes. The folder `monitoring` has a dashboard and
+//! alert rules for it.
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -8,16 +8,16 @@ use cached_core::{Cache, DurationHistogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 use std::time::Duration;
 
-/// How often the exporter frees the memory of durations that it has added up.
+/// How often the exporter adds up the recorded durations and frees their memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Installs the exporter as the recorder of this process, and returns its route.
+/// Installs the exporter as the metrics recorder of this process, and returns the route `/metrics`.
 ///
 /// # Errors
-/// Returns an error if the process has another recorder.
+/// Returns an error if the process already has a recorder.
 pub(crate) fn metrics_router(cache: Cache) -> Result<Router, BuildError> {
-    // Without buckets, a histogram would be printed as a summary, which cannot be added up over
-    // several brokers.
+    // Without buckets, the exporter would print each histogram as a summary. The summaries of
+    // several processes cannot be added up.
     let bounds = DurationHistogram::default();
     let bounds: Vec<f64> =
         bounds.buckets().filter_map(|(bound, _)| Some(bound?.as_secs_f64())).collect();

@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 pub(crate) struct BrokerProcess {
     pub(crate) url: String,
     _child: Child,
-    /// The broker can write to its output for as long as this end is open.
+    /// The broker can write to its output as long as this end of the pipe is open.
     _output: BufReader<ChildStdout>,
 }
 
@@ -46,7 +46,8 @@ impl BrokerProcess {
             errors.read_to_string(&mut message).await.map_err(failed)?;
             return Err(format!("a broker process ended: {}", message.trim_end()));
         };
-        // A failed write to memcached is counted. A line about each would only break the progress bar.
+        // The brokers count failed writes to memcached. A line about each failed write would only
+        // break the progress bar.
         tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
         Ok(BrokerProcess { url: url.to_string(), _child: child, _output: output })
     }

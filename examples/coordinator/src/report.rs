@@ -85,7 +85,7 @@ impl Sub for Snapshot {
     }
 }
 
-/// An outage of memcached during a run: the counters when it began and when it ended.
+/// The counters when an outage of memcached began during a run, and when it ended.
 pub(crate) struct Outage {
     pub(crate) killed: Snapshot,
     pub(crate) restarted: Snapshot,

@@ -22,8 +22,8 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Draws the fetches of each phase, and beside them the fetches that processes with only a local
-/// cache would make. The scale is logarithmic.
+/// Draws the fetches of each phase. The bars beside them show the fetches if each process had only
+/// a local cache. The scale is logarithmic.
 fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let most = report.phases.iter().map(|phase| phase.alone).max().unwrap_or(1).max(10) as f64;
     let phases = report.phases.len() as f64;

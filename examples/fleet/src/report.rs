@@ -16,7 +16,7 @@ pub(crate) struct PhaseCounters {
     pub(crate) most_fetches: u32,
     /// The number of different keys in the calls.
     pub(crate) keys: u64,
-    /// The number of fetches that processes with only a local cache would make.
+    /// The number of fetches if each process had only a local cache.
     pub(crate) alone: u64,
     /// The number of wrong answers and failed calls.
     pub(crate) wrong: u64,

@@ -40,8 +40,8 @@ impl std::error::Error for CarrierError {}
 
 /// Makes a second error for the callers that waited for a failed fetch.
 ///
-/// An `anyhow::Error` is not `Clone`. The copy keeps the type that callers look for, and the text
-/// of everything else.
+/// An `anyhow::Error` is not `Clone`. The copy keeps the type of an error that callers look for. Of
+/// any other error, it keeps the text.
 fn copy_error(error: &anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<CarrierError>() {
         Some(answer) => answer.clone().into(),
@@ -167,8 +167,8 @@ impl HttpCarrier {
         let answer = request.bearer_auth(&token.access_token).send().await?;
         match again {
             Some(again) if answer.status() == StatusCode::UNAUTHORIZED => {
-                // The carrier refuses many calls with a revoked token at once, and one of them may
-                // have replaced the token already.
+                // With a revoked token the carrier refuses many calls at once. Another of these
+                // calls may have replaced the token already.
                 let current = self.token_entry().get().await.into_option();
                 if current.is_some_and(|current| current.access_token == token.access_token) {
                     self.token_entry().invalidate().await?;

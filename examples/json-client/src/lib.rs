@@ -33,9 +33,9 @@
 //! `fetch_tracking` and `fetch_recipient`.
 //!
 //! # Errors
-//! An `anyhow::Error` is not `Clone`. `share_error = copy_error` makes a second one for the calls
-//! that waited for a failed fetch. So a carrier that is down is asked once, however many calls
-//! wait, and callers still find the [`CarrierError`] with `downcast_ref`.
+//! An `anyhow::Error` is not `Clone`. For the calls that waited for a failed fetch, `share_error =
+//! copy_error` makes a second error. A carrier that is down is therefore asked once, however many
+//! calls wait. The calls still find the [`CarrierError`] with `downcast_ref`.
 //!
 //! # An example
 //!

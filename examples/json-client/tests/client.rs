@@ -184,7 +184,7 @@ async fn a_redirection_shows_at_once() -> Result<()> {
     test.run(api.redirect("7", DEPOT)).await?;
     let page = test.run(desk.page("7", 2)).await?;
     assert!(matches!(page.events[..], [_, TrackingEvent::Redirected { depot: DEPOT, .. }]));
-    // The four requests: the parcel, its events, the redirection, and the events again.
+    // These are the requests for the parcel, its events, the redirection, and the events again.
     assert_eq!(carrier.requests(), 4);
     Ok(())
 }
@@ -310,8 +310,7 @@ async fn a_broken_memcached_changes_no_answer() -> Result<()> {
     let test = TestCache::new();
     let answers = test.run(read_all(&*api)).await?;
     test.memcached().fail();
-    // The process's own copies of overwritable entries are older than 5 s now, so memcached is
-    // asked.
+    // The process's own copies of overwritable entries live for 5 s, so memcached is asked now.
     test.advance(Duration::from_secs(6));
     assert_eq!(test.run(read_all(&*api)).await?, answers);
     Ok(())

@@ -5,8 +5,9 @@
 //! Comments say which part of `cached-core` a step models. When you change that part, update the
 //! model too.
 //!
-//! - A *lease* is the right to fill a missing item. While a caller holds the lease, memcached keeps
-//!   a *placeholder*. Its *CAS number* identifies the lease: memcached numbers its writes.
+//! - A *lease* is the right to fill a missing item. memcached numbers its writes, and the *CAS
+//!   number* of an item is the number of its last write. While a caller holds the lease, memcached
+//!   keeps a *placeholder*, and the placeholder's CAS number identifies the lease.
 //! - A *refresh claim* is the right to fetch a stale item again.
 //! - A *flight* is a fetch with the calls that wait for it: the *leader* fetches, and its
 //!   *followers* wait.
@@ -200,7 +201,7 @@ pub(crate) struct SystemState {
     replaced: ValueSet,
     /// The leases under which a fetch has begun.
     fetched: u16,
-    /// The value of a write that has timed out. memcached may still execute the write.
+    /// The value of a write that has timed out, and that memcached may still execute.
     late: Option<Value>,
     calls: u8,
     changes: u8,

@@ -80,8 +80,8 @@ fn calls_by_task() -> [u64; TASKS] {
 
 /// Waits until every call that has begun has ended.
 ///
-/// An invalidation by another process does not stop the fetches of these calls. A new call that
-/// joins such a fetch gets the old value.
+/// A call that begins now may join a fetch of an earlier call, and then gets the old value. An
+/// invalidation by another process does not prevent this.
 async fn wait_for_running_calls() {
     let before = calls_by_task();
     while calls_by_task().iter().zip(before).any(|(&now, before)| now == before) {

@@ -58,7 +58,8 @@ fn run_command(
 const UNCHANGED: &[(&str, &str)] =
     &[("unchanged", "hit"), ("checked", "hit"), ("omitted", "hit"), ("any_data", "hit")];
 
-/// Checks each outcome. `exceptions` lists the changes with another outcome than `expected`.
+/// Checks each outcome against `expected`. `exceptions` lists the changes that have another
+/// outcome.
 fn assert_each(outcomes: &BTreeMap<String, String>, expected: &str, exceptions: &[(&str, &str)]) {
     for (change, outcome) in outcomes {
         let exception = exceptions.iter().find(|(name, _)| name == change);

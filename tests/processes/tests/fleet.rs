@@ -63,8 +63,8 @@ struct FleetMember {
 struct MemberCounters {
     calls: u64,
     fetches: u64,
-    /// Failures after which a call may fetch although another process has the value or is fetching
-    /// it.
+    /// How many failures the member has counted after which a call may fetch a value that another
+    /// process has or is fetching.
     excuses: u64,
 }
 
@@ -158,7 +158,7 @@ fn change_everywhere(
     members.iter_mut().for_each(|member| assert_eq!(member.answer(), "noted"));
 }
 
-/// Checks that members make calls without fetching, except where a failure excuses a fetch.
+/// Checks that the members' calls fetch nothing, except where a failure excuses a fetch.
 fn assert_no_fetches(members: &mut [FleetMember]) {
     let before: Vec<MemberCounters> = members.iter_mut().map(FleetMember::count).collect();
     members.iter_mut().for_each(|member| member.wait_for_calls(300));

@@ -116,8 +116,7 @@ async fn new_processes_share_a_six_second_fetch() {
 }
 
 /// A holder that renews its lease leaves a *marker* in memcached. The marker shows waiting
-/// processes that the holder is alive. So they wait longer than for a holder that may have been
-/// killed.
+/// processes that the holder is alive, and they then wait longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_lease_carries_a_marker_too() {
     let memcached = Memcached::start();
@@ -227,7 +226,7 @@ async fn a_forever_busy_server_delays_calls_briefly() {
     }
     let took = began.elapsed();
     assert!(took < Duration::from_millis(2200), "calls wait briefly for a lease: {took:?}");
-    // Leases of killed processes would have ended by now. The leases of this server have not.
+    // If the leases belonged to killed processes, they would have ended by now.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
     for edition in 3..13 {

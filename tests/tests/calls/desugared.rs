@@ -83,8 +83,8 @@ async fn a_function_returning_a_future_is_cached() {
     assert_eq!(upstream.fetches(), 5);
 }
 
-/// A trait whose method returns `impl Future`, because an `async fn` of a trait cannot promise
-/// `Send`.
+/// A trait whose method returns `impl Future`. With `async fn`, the trait could not promise that
+/// the future is `Send`.
 trait Courses {
     fn course(
         &self,

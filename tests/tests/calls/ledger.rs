@@ -204,7 +204,7 @@ fn the_file_is_written_only_when_asked() {
         assert!(!passed && text.contains("does not exist"), "{variables:?}: {text}");
         assert!(!path.exists(), "{variables:?}");
     }
-    // In continuous integration the file is written too, if the user asks for it.
+    // Continuous integration writes the file too, if the user asks for it.
     assert!(check(&[("CI", "true"), ("UPDATE_LEDGER", "1")]).0);
     let written = std::fs::read_to_string(&path).expect("the file is written");
     assert_eq!(written, ledger().to_markdown());

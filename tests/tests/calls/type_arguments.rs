@@ -341,7 +341,7 @@ where
     Ok(V::from(number))
 }
 
-/// Two types in two blocks of one function have the same path. So their keys are equal.
+/// Two types in two blocks of one function have the same path, so their keys are equal.
 #[tokio::test]
 async fn a_value_of_another_type_bypasses_the_cache() {
     macro_rules! call {

@@ -63,8 +63,8 @@ async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
     panic!("no number up to 100 has this server as its home");
 }
 
-/// The process that added a value must not keep it for longer than the gutter server does. After
-/// that time, another process may fetch another value.
+/// After the gutter server has dropped the added value, another process may fetch another value.
+/// The process that added the value must not keep it for longer than that.
 #[tokio::test]
 async fn an_add_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
@@ -165,7 +165,7 @@ async fn an_oversized_add_keeps_the_present_entry() {
     assert!(test.memcached().holds(&entry.key()));
     assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
 
-    // Without a present entry, the process keeps the value for a few seconds.
+    // If there is no entry, the process keeps the value for a few seconds.
     let entry = test.run(async { report_entry(2) }).await;
     assert!(entry.add(too_large()).await);
     assert_eq!(test.run(report(2)).await, Ok(too_large()));
@@ -184,7 +184,7 @@ async fn an_oversized_overwrite_is_an_error() {
     assert_eq!(test.run(draft(1)).await, Ok(too_large()));
 }
 
-/// A type that serde writes without its text. So a value with a text is not stored in memcached.
+/// A type whose text serde leaves out. A value with a text is therefore not stored in memcached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
     #[serde(skip)]

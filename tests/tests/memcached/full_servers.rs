@@ -1,5 +1,6 @@
 //! Tests with a memcached that grants *leases* (the right to fetch a missing value) but stores no
-//! values. Each process then keeps its values for their whole local ttl, as without memcached.
+//! values. Each process then keeps its values for their whole local ttl, as it does without
+//! memcached.
 
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ async fn values_that_a_server_ignores_stay_local() {
 }
 
 /// Makes calls whose values the server does not store. Checks that the process then keeps a value
-/// for more than 5 s, and that it logs this once.
+/// for more than 5 s, and that it logs this fact once.
 async fn assert_values_stay(address: &str) {
     collect_logs();
     let cache = new_process_cache(address).await;

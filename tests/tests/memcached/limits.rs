@@ -205,7 +205,8 @@ async fn weighed_most(upstream: &Upstream, number: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-/// The weight of a value bounds only the memory of the local tier. So memcached stores the value.
+/// The value is too heavy for the local tier. But memcached ignores the weight and stores the
+/// value.
 #[tokio::test]
 async fn a_value_too_heavy_to_keep_is_shared() {
     let memcached = Memcached::start();

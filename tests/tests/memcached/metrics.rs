@@ -117,7 +117,7 @@ async fn the_exporter_agrees_with_the_upstream() {
 
     let fills = counts(&scraped, "cache_fills_total", "measured", "outcome", ["stored", "failed"]);
     assert_eq!(fills, [21, 0]);
-    // A *lease* is the right to fetch. The failed and the dropped fetch had won one too.
+    // A *lease* is the right to fetch. The failed fetch and the dropped fetch had won a lease too.
     let leases = counts(&scraped, "cache_leases_total", "measured", "outcome", ["won", "busy"]);
     assert_eq!(leases, [23, 0]);
     assert_eq!(scraped.sum("cache_entries", &[]), Some(31.0));
@@ -189,7 +189,7 @@ async fn no_metric_shows_a_key() {
 
 fn publisher_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("Linux lists the threads");
-    // A thread may end while its name is read.
+    // A thread may end while the test reads its name.
     let names =
         tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.trim() == "cached-metrics").count()

@@ -249,7 +249,7 @@ async fn stale_answers_rise_with_failed_fetches() {
         assert_eq!(answer, 1);
     }
     let down = show(&cache, "the upstream is down", "on_call_stale");
-    // While another call fetches the key, a call serves the old value without a fetch.
+    // While another call fetches the key, a call returns the old value without a fetch of its own.
     assert_eq!((down.stale_answers, down.misses), (10, 1));
     assert!((1..=10).contains(&down.fetch_errors), "the fetches fail: {down:?}");
     assert_eq!(upstream.fetches() as u64, down.fetches, "the upstream counts the same");

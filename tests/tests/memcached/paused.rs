@@ -1,5 +1,6 @@
-//! The option `error_ttl` with memcached. For that time after a failed fetch, a process answers
-//! with the error: the key is *paused* in this process. Other processes are not paused.
+//! The option `error_ttl` with memcached. After a failed fetch, the key is *paused* in this
+//! process: for the declared time, calls return the error and do not fetch. The key is not paused
+//! in other processes.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,8 @@ async fn a_paused_process_delays_no_other_process() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(1), "the other process waits for no lease: {took:?}");
     there.flush().await;
-    // A pause stops only fetches. So this process reads the value of the other process.
+    // A pause stops only fetches, so this process still reads the value that the other process has
+    // stored.
     assert_eq!(here.scope(paused(&upstream, 7)).await.ok(), Some(2));
     let stats = here.stats().get("paused").expect("the function was called");
     assert_eq!((stats.fetches, stats.paused_answers, stats.remote_hits), (1, 19, 1));

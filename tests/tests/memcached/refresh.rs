@@ -208,7 +208,7 @@ async fn an_overwrite_outlives_earlier_fetches() {
         cache.run(async { rate_entry(1).overwrite(7).await }).await.expect("memcached is reached");
         end(slow).await;
         assert_eq!(call(&cache, &source).await, Ok(7));
-        // A fetch that begins after the overwrite replaces it.
+        // A fetch that begins after the overwrite replaces the overwritten value.
         source.set(2);
         assert_eq!(call_forced(&cache, &source).await, Ok(2));
         assert_eq!(call(&cache, &source).await, Ok(2));

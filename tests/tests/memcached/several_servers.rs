@@ -1,5 +1,5 @@
-//! One address that leads to several memcached processes, as a host name with several addresses or
-//! a load balancer does. A process never sees a value that it has invalidated.
+//! One address that leads to several memcached servers, as a host name with several addresses or a
+//! load balancer does. A program that has invalidated a value never gets this value again.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ async fn new_process_cache(address: &str) -> Cache {
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
-/// Starts two servers, each with its own value of the board. The cache is behind a proxy, and its
-/// open connection leads to the first server.
+/// Starts two servers, each with its own value of the board. The cache connects through a proxy to
+/// the first server. After a test calls `switch_to`, new connections lead to the second server.
 fn split_servers(
     runtime: &Runtime,
     upstream: &Upstream,
@@ -105,7 +105,7 @@ fn the_former_server_cannot_confirm_a_removal() {
     let (servers, proxy, cache) = split_servers(&a, &upstream);
     servers[0].suspend();
     let removal = a.spawn(cache.scope(async { board_entry(1).invalidate().await }));
-    // The removal is sent to the first server.
+    // During this pause, the removal is sent to the first server.
     a.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     proxy.switch_to(&servers[1]);
     b.block_on(cache.scope(async { board_entry(2).get().await.is_found() }));

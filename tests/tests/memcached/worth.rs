@@ -81,7 +81,7 @@ async fn a_function_that_rarely_hits_is_named() {
     let line = finding.to_string();
     assert!(line.contains("1 of 1000 calls (0.1 %)") && line.contains("raise its ttl"), "{line}");
 
-    // 111 of 1,110 calls are a tenth.
+    // 111 of 1,110 calls are ten percent, which is just enough.
     call(0..109).await;
     assert_eq!(findings(test.cache(), "judged_course").len(), 1);
     call(0..1).await;
@@ -111,7 +111,7 @@ async fn a_function_faster_than_memcached_is_named() {
     call(0..99).await;
     assert_eq!(findings(&cache, "judged_course"), [], "these are too few fetches");
 
-    // A lone caller's command is an exchange of its own.
+    // The command of a call that is alone is an exchange of its own.
     for id in 100..200 {
         call(id..id + 1).await;
     }

@@ -1,10 +1,11 @@
-//! Times contenders in turn, in short batches over many rounds, so that other load on the machine
-//! affects all of them alike. The tables show medians, and ratios of two contenders within a round.
+//! Compares *contenders*: implementations of the same operation. In each of many rounds, a short
+//! batch of each contender is timed. So other load on the machine affects all contenders alike. The
+//! tables show each contender's median time, and the median ratio of two contenders' times.
 
 use std::fmt;
 use std::time::Instant;
 
-/// Runs `count` operations of a contender, and returns the nanoseconds of one operation.
+/// Runs `count` operations of a contender, and returns the mean nanoseconds per operation.
 pub type Batch<'b> = Box<dyn FnMut(usize) -> f64 + 'b>;
 
 pub struct Contender<'b> {
@@ -40,7 +41,7 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
         results.push(contender.name, Vec::new());
     }
     for round in 0..rounds + 1 {
-        // Each round begins with another contender, so that none always follows the same one.
+        // Each round begins with the next contender, so that none always runs first.
         let places = contenders.len();
         for place in 0..places {
             let at = (round + place) % places;
@@ -56,9 +57,8 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
     results
 }
 
-/// Returns the notes of the measured batches, and drops those of the warm-up. The input has one
-/// note for each batch of a contender. A note is a number that the contender records, such as a hit
-/// ratio.
+/// Removes the notes of the warm-up batches from the notes of one contender. A *note* is a number
+/// that the contender records for each batch, such as a hit ratio.
 pub fn measured_notes<T>(notes: impl IntoIterator<Item = T>) -> Vec<T> {
     // The first round is a warm-up, and so is the first batch of each round.
     notes.into_iter().skip(3).step_by(2).collect()
@@ -85,8 +85,8 @@ impl Results {
         Results { rows: rows.collect() }
     }
 
-    /// Returns one row of each contender, under the contender's name. `row_of` returns the name of
-    /// that row. A contender without the row is left out.
+    /// For each of `names`, looks for the row `row_of(name)` and returns the row under `name`. A
+    /// name without such a row is left out.
     pub fn select(&self, names: &[&str], row_of: fn(&str) -> String) -> Results {
         let rows = names.iter().filter_map(|name| {
             let row = self.rows.iter().find(|row| row.0 == row_of(name))?;

@@ -16,7 +16,7 @@ use crate::{child, plot};
 
 const KEYS: [usize; 10] =
     [REPEATED, 100, 200, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000];
-/// Up to this number of keys, calls go through the keys in turn. With more keys, calls choose keys
+/// With this number of keys, calls go through the keys in turn. With more keys, calls choose keys
 /// at random.
 const REPEATED: usize = 8;
 
@@ -47,7 +47,7 @@ pub fn report(report: &mut Report) {
     report.plot(title, plot::lines(title, "ns", "keys", &lines));
 }
 
-/// Runs one race in a child process.
+/// Runs the race for this number of keys. A child process that [`report`] starts calls this.
 pub fn alone(keys: &str) -> Results {
     let keys: usize = keys.parse().expect("a number of keys");
     let runtime = prepare_for(keys);
@@ -57,7 +57,7 @@ pub fn alone(keys: &str) -> Results {
     }
 }
 
-/// Fills the store with all keys, and returns a contender that calls for the keys of the sequence.
+/// Fills the store with the keys below `$all`, and returns a contender that looks up `$keys`.
 macro_rules! hits {
     ($name:expr, $runtime:expr, $all:expr, $keys:expr, |$id:ident| $call:expr, |$new:ident| $fill:expr) => {{
         let (runtime, mut keys) = ($runtime, $keys.clone());

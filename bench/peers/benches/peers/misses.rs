@@ -39,7 +39,7 @@ macro_rules! ask {
     }};
 }
 
-/// Runs one race in a child process.
+/// Runs one race, in the child process that was started for it.
 pub fn alone(store: &str) -> Results {
     let is_full = store == "a full store";
     let runtime = &match is_full {

@@ -1,5 +1,5 @@
-//! Measures remote hits. This library, the memcached client alone, and a plain connection read the
-//! same items from the same memcached.
+//! Measures remote hits. This library, the memcached client alone and a plain connection read the
+//! same items from one memcached.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};

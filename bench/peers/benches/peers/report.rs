@@ -13,7 +13,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds the results of a race. Each contender is also shown as a multiple of `other`.
+    /// Adds the results of a race. The table also shows each contender as a multiple of `other`.
     pub fn race(&mut self, title: &str, unit: &str, other: &str, results: &Results) {
         let mut rows = Vec::new();
         let mut bars = Vec::new();

@@ -54,7 +54,7 @@ const PEER: &str = "cached #[concurrent_cached], Arc value";
 const PEER_OWNED: &str = "cached #[concurrent_cached], owned value";
 const CLONE: &str = "the clone of the value alone";
 
-/// Returns a batch that calls for `count` keys, each with one await.
+/// Returns a batch that calls for `count` keys, with one await for each call.
 macro_rules! ask {
     ($runtime:expr, $numbers:expr, |$number:ident| $call:expr) => {{
         let (runtime, mut keys) = ($runtime, sequence($numbers.len()));

@@ -48,8 +48,8 @@ fn on(threads: usize, name: &str) -> String {
 }
 
 /// Returns the nanoseconds of a hit over all threads: with two independent threads, half the time
-/// of one thread. Each thread calls for one half of the keys, even if it is alone. A single key is
-/// used by all threads.
+/// of one thread. Each thread calls for its own half of the keys, also when it runs alone. If there
+/// is a single key, all threads call for it.
 fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + Sync)) -> f64 {
     let half = (keys / 2).max(1);
     let start = Barrier::new(threads);

@@ -89,7 +89,7 @@ pub fn held(bytes: &str) -> Results {
 }
 
 async fn count_ours() -> f64 {
-    // moka evicts on later calls, and after a while.
+    // moka evicts entries during later calls, and only after a while.
     tokio::time::sleep(Duration::from_secs(1)).await;
     for id in 0..1_000 {
         black_box(ours_bare(id, State::Paid).await);

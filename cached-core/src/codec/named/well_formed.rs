@@ -1,5 +1,5 @@
-//! Checks that MessagePack bytes are well formed, before a type's `Deserialize` gets any data from
-//! them.
+//! Checks that MessagePack bytes are well formed, before a type's `Deserialize` receives any of the
+//! data.
 
 /// Returns true if the bytes are exactly one well-formed value. Returns false if a length in the
 /// value exceeds the number of bytes after it, or if sequences and maps are nested more than
@@ -8,7 +8,7 @@
 /// Extension types are refused, because this codec writes none.
 pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
     let mut scanner = MessagePackScanner { rest: bytes };
-    // The number of values that are still missing in each open sequence or map.
+    // For each open sequence or map, the number of values that are still missing.
     let mut open: Vec<u64> = Vec::new();
     loop {
         let Some(members) = scanner.read_head() else { return false };

@@ -1,4 +1,5 @@
-//! Compares the ledger with a file in version control, so that changes of it are reviewed.
+//! Compares the ledger with a file in version control, so that a reviewer sees changes of the
+//! ledger.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};

@@ -20,8 +20,8 @@ const KEY: u64 = 0;
 /// The member index of every value of a map that is not a field of a struct.
 const VALUE: u64 = 1;
 /// The number of different member indexes in a sequence that is decoded with `deserialize_any`. The
-/// type may be a tuple, whose members have indexes of their own, or a list, whose outline must stay
-/// small.
+/// sequence may be a tuple, whose members have indexes of their own. It may also be a list, whose
+/// outline must stay small.
 const MAX_INDEXES: u64 = 8;
 
 /// A visitor that calls the type's own visitor with a checked deserializer, or with checked access
@@ -257,8 +257,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        // A value that goes into a buffer may belong to a flattened map, which can have many keys.
-        // Such values share an index, so that the outline stays small.
+        // A value that is decoded into a buffer may belong to a flattened map, which can have many
+        // keys. Such values share an index, so that the outline stays small.
         let is_buffered = is_buffer(type_name::<S::Value>());
         let index = if is_buffered { VALUE } else { self.index };
         let (inner, member) = self.member(seed, index);

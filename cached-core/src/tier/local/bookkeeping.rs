@@ -1,5 +1,5 @@
-//! Keeps the index and the eviction policy (a moka cache) consistent: tells the policy of
-//! insertions and hits, and removes evicted and expired entries from the index.
+//! Keeps the index and the eviction policy (a moka cache) consistent. The policy is told of
+//! insertions and hits, and evicted and expired entries are removed from the index.
 //!
 //! The policy becomes *active* when the entries weigh more than half of the capacity. Before that,
 //! the policy is told nothing. To *admit* an entry, the policy creates a record of the entry.
@@ -15,8 +15,8 @@ use crate::event::{Event, EventSubject, EvictionReason};
 use crate::key::KeyHeader;
 
 /// The report interval is counted in insertions. It is the number of entries in the index, divided
-/// by this number. At most one hit on each entry is reported in an interval. This is often enough:
-/// the policy is told of an entry in use long before the policy could evict the entry.
+/// by this number. In one interval, at most one hit on each entry is reported. This is often
+/// enough: the policy learns that an entry is in use long before it could evict the entry.
 const REPORT_INTERVAL_DIVISOR: usize = 2;
 /// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
@@ -72,7 +72,8 @@ pub(super) struct InsertedEntry {
 
 /// An entry that was removed from the index and must be passed to [`LocalTier::report_removal`].
 pub(super) struct RemovedEntry {
-    /// A copy of the header and the body of the key. The entry itself may be freed with the guard.
+    /// A copy of the header and the body of the key. The entry itself may be freed as soon as the
+    /// guard is dropped.
     key: (KeyHeader, KeyBody),
     id: EntryId,
     /// False if another caller has removed the entry first. Then only the other caller emits the
@@ -98,7 +99,8 @@ impl LocalTier {
             self.policy.admit(insertion.id, insertion.weight);
         } else {
             // Pairs with the fence in `admit_all`. Either this thread sees that the policy is
-            // active, or the thread in `admit_all` sees the entry in the index.
+            // active, or the thread in `admit_all` sees the entry in the index. So one of them
+            // admits the entry.
             fence(Ordering::SeqCst);
             if self.policy.is_active() {
                 self.admit(insertion.id);

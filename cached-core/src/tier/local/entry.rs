@@ -24,8 +24,8 @@ const ENTRY_OVERHEAD: usize = 540;
 
 /// The unique id of an entry. A later entry with the same key has another id.
 ///
-/// The number wraps around after 2³⁰ insertions. A new entry with the same key may then have the id
-/// of an earlier entry, and may be removed in place of the earlier entry.
+/// The number wraps around after 2³⁰ insertions. A new entry may then get the id of an earlier
+/// entry with the same key, and may be removed in place of that entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
     fingerprint: KeyFingerprint,
@@ -67,7 +67,8 @@ impl Hash for EntryId {
     }
 }
 
-/// The start and the length of an entry's ttl, and the length of the stale period that follows.
+/// The start and the length of an entry's ttl, and the length of the *stale period* that follows.
+/// In this period an expired entry is kept for failed fetches.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
     /// The time at which the ttl starts to run.
@@ -117,8 +118,8 @@ pub(super) struct LocalEntry {
     ttl_millis: u32,
     /// The position of the value in the order in which fetches begin.
     pub(super) sequence: SequenceNumber,
-    /// The epoch of the key's stripe in the [`FillToken`](super::FillToken) with which the value
-    /// was first stored.
+    /// The epoch that the key's stripe had when the [`FillToken`](super::FillToken) of the first
+    /// fill with this value was created.
     pub(super) epoch: u64,
 }
 

@@ -16,8 +16,8 @@ const ENTRIES_MOVED_PER_INSERTION: usize = 64;
 /// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly
 /// full sooner, and searches in a nearly full table are slower.
 const INITIAL_CAPACITY: usize = 1024;
-/// A removed entry that weighs more than this number of bytes is freed once no [`IndexGuard`]
-/// protects it. Lighter removed entries are freed in batches.
+/// If a removed entry weighs more than this number of bytes, it is freed as soon as no
+/// [`IndexGuard`] protects it. Lighter removed entries are freed in batches.
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 /// The table of all entries of a local tier.
@@ -36,8 +36,8 @@ pub struct IndexGuard<'i> {
 }
 
 thread_local! {
-    /// Accessible while this thread can read a table. papaya's own thread-local is initialized
-    /// before this one, and is therefore destroyed later.
+    /// Can be read while this thread can read a table. papaya's own thread-local is initialized
+    /// before this one, so it is destroyed later.
     static THREAD_ALIVE: ThreadAliveMarker = ThreadAliveMarker::new();
 }
 
@@ -156,7 +156,7 @@ impl<K: KeyQuery> Equivalent<LocalEntry> for QueriedKey<'_, K> {
 /// Compares only the fingerprints of the keys. [`IndexGuard::find_by_id`] compares the id's number.
 ///
 /// While the table grows, the old table may contain an entry whose replacement is in the new table.
-/// papaya continues the search in the new table only if the old entry is equivalent.
+/// If the old entry is equivalent to the new one, papaya continues the search in the new table.
 impl Equivalent<LocalEntry> for EntryId {
     fn equivalent(&self, entry: &LocalEntry) -> bool {
         self.fingerprint() == entry.id().fingerprint()

@@ -20,8 +20,8 @@ use crate::key::{KeyHeader, PrecomputedBuildHasher, key_body};
 use crate::sync::lock;
 
 /// The policy becomes active when the weight of all entries exceeds the capacity divided by this
-/// number. An inactive policy tells moka nothing, because nothing has to be evicted yet, and moka's
-/// record of an entry takes twice the memory that the index takes.
+/// number. Before that, nothing has to be evicted, and moka is told nothing. This saves memory:
+/// moka's record of an entry takes twice as much as the index.
 const ACTIVATION_DIVISOR: u64 = 2;
 
 /// The weight of the index may exceed the capacity by the capacity divided by this number. The
@@ -77,8 +77,8 @@ impl Hash for KeyFingerprint {
 /// evicted.
 ///
 /// moka stores a clone of the record that is inserted, and a lookup returns a clone of the stored
-/// record. [`RecordRole`] tells these three records apart. (An `Arc` around the record would avoid
-/// clones, but would cost each entry another allocation.)
+/// record. A [`RecordRole`] tells these three records apart. (With an `Arc` around the record there
+/// would be only one record, but each entry would need another allocation.)
 struct MokaRecord {
     /// The entry's id, with the role stored in the id's spare bits. This saves eight bytes for each
     /// entry.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Default)]
 pub(super) struct SequenceCounter(AtomicU32);
 
-/// The position of a value in the order of fetches.
+/// The position of a value in the order in which fetches begin.
 ///
 /// Each fetch gets an even number that no other fetch has. A value that is read from memcached or
 /// passed in by the program gets an odd number: the number of the last fetch, plus one. Several

@@ -19,8 +19,8 @@ use crate::sync::lock;
 /// The pause before each round, so that one round finds many expired entries.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// After a round that has removed all expired entries, the thread pauses for this many times the
-/// length of the round, up to [`MAX_PAUSE`]. The thread thus uses about a fiftieth of a processor.
-/// It uses more only after a round of more than 0.1 s.
+/// length of the round, up to [`MAX_PAUSE`]. The thread thus uses about a fiftieth of a processor,
+/// unless a round takes more than 0.1 s.
 const PAUSE_FACTOR: u32 = 50;
 /// The longest pause after a round.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -248,7 +248,7 @@ mod tests {
         });
         assert!(!has_thread(), "a failed start does not count as a thread");
         sweeper.wake_or_start(|| {
-            // A thread that is about to start is not started twice.
+            // While a thread is about to start, no second thread is started.
             sweeper.wake_or_start(|| -> std::io::Result<()> {
                 unreachable!("the thread is starting")
             });

@@ -81,8 +81,8 @@ fn key_of(index: u64, number: u64) -> Arc<[u8]> {
     Arc::from([index << 32 | hash, number].map(u64::to_ne_bytes).as_flattened())
 }
 
-/// The test stores more entries than one step removes. The policy is inactive with the first
-/// capacity, and active with the second.
+/// The test stores more entries than one step of a clearing removes. With the first capacity the
+/// policy is inactive, and with the second it is active.
 #[test]
 fn a_clearing_removes_earlier_entries_only() {
     const COUNT: u64 = 40_000;
@@ -204,8 +204,8 @@ impl Drop for TierUsingValue {
     }
 }
 
-/// Returns a key in one of four stripes, so that a value's `Drop` often needs a stripe that is
-/// locked.
+/// Returns a key in one of four stripes. With so few stripes, a value's `Drop` often needs a stripe
+/// that is locked.
 fn numbered_key(number: u64) -> Arc<[u8]> {
     let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let stripe = number % 4;
@@ -377,8 +377,8 @@ fn deferred_drops_run_when_a_tier_is_dropped() {
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// A leader must run no deferred drops. A value's `Drop` may call the function for the key of the
-/// leader's flight. This call would wait for its own thread.
+/// A leader of a flight must run no deferred drops: the `Drop` of a value may call the function for
+/// the leader's own key, and this call would wait for its own thread.
 #[test]
 fn a_leaders_operations_run_no_deferred_drops() {
     let local = tier(1 << 20);
@@ -644,7 +644,7 @@ fn an_observer_may_invalidate_an_evicted_key() {
     });
 }
 
-/// The drops of the values of `removed_values_are_freed_while_an_observer_runs`.
+/// Counts the freed values of `removed_values_are_freed_while_an_observer_runs`.
 static FREED_VALUES: AtomicUsize = AtomicUsize::new(0);
 
 /// An observer that waits, for 5 s at most, until a removed value is freed. Later events return at
@@ -705,7 +705,7 @@ fn a_capacity_of_zero_stores_nothing() {
     assert_eq!(stored_number(&local), None);
 }
 
-/// A value in another moka cache. moka may drop the value while the tier calls moka.
+/// A value in a moka cache of the program. moka may drop this value while the tier calls moka.
 #[derive(Clone)]
 struct OtherCacheValue(Arc<TierUsingValue>);
 

@@ -171,7 +171,7 @@ async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(clients: TwoCli
 
 async fn a_value_is_written_once<S: RemoteStore>(clients: TwoClients<S>) {
     let lease = lease(&clients.one).await;
-    // Another process may add a value without waiting for the lease.
+    // Another process may add a value, and need not wait for the lease.
     let add = permit(&clients.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&add, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&lease, b"v2").await, WriteOutcome::NotStored);

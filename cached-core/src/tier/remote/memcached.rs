@@ -122,7 +122,7 @@ impl MemcachedStore {
                 }
                 None => {
                     let server = Server::new(address, &self.config, &self.events, timeout, true);
-                    // The server may have missed changes since it was removed from the list.
+                    // The server may have missed removals since it was removed from the list.
                     if removed_addresses.contains(address) {
                         server.raise_fence(None);
                         fenced.push(Arc::clone(&server));
@@ -299,8 +299,8 @@ impl RemoteStore for MemcachedStore {
     ) -> impl Future<Output = Result<ReadOutcome<H::Decoded, MemcachedPermit>, RemoteError>> + Send
     {
         let route = self.route(key).inspect_err(|error| handler.read_failed(error));
-        // The future of an `async fn` stores its arguments twice. The `async` block keeps the
-        // future of a remote hit small.
+        // The future of an `async fn` stores its arguments twice. This `async` block does not, so
+        // the future of a remote hit stays small.
         async move {
             let mut route = route?;
             if route.is_in_gutter() {

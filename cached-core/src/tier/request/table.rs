@@ -65,7 +65,8 @@ impl ValueTable {
         ValueTable { slots: empty_slots(16), used: 0, cleared: Vec::new() }
     }
 
-    /// Returns the index of the slot that has the key, or of the free slot for the key.
+    /// Returns the index of the slot that has the key or, if no slot has it, of the free slot in
+    /// which it can be stored.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn slot(&self, key: &impl KeyQuery) -> usize {
         let mask = self.slots.len() - 1;

@@ -14,7 +14,8 @@ fn number(value: Option<Value>) -> Option<u64> {
 
 #[tokio::test]
 async fn kept_values_are_found_among_removed_values() {
-    // Five keys share each header, and the searches for many headers begin at the same slot.
+    // Five keys share each header, and the searches for many of these headers begin at the same
+    // slot.
     let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
     let request = async {
         let request = RequestHandle::current().expect("the thread polls a request");
@@ -41,7 +42,7 @@ async fn kept_values_are_found_among_removed_values() {
         }
         let later = RequestHandle::current().expect("the thread polls a request");
         for (at, key) in keys.iter().enumerate().step_by(3) {
-            // `request` was made before the value was removed.
+            // The handle `request` was created before the value was removed.
             let unkept = request.keep(CACHE, key, Arc::new(0_u64));
             assert_eq!((number(Some(unkept)), get(at as u64)), (Some(0), None));
             later.keep(CACHE, key, Arc::new(at as u64 + 2_000));
@@ -77,8 +78,8 @@ async fn a_request_forgets_all_values_of_a_function() {
             assert!(!found(CACHE, &of(1, body)));
             assert!(found(CACHE, &of(2, body)) && found(CACHE + 1, &of(1, body)));
         }
-        // These calls began before the removal, and one of them has a key that the request
-        // never had.
+        // These calls began before the removal. The request never had a value for the key of one of
+        // them.
         keep(early, CACHE, &of(1, 3));
         keep(early, CACHE, &of(1, 99));
         keep(early, CACHE, &of(2, 99));

@@ -137,7 +137,8 @@ fn the_table_shows_an_outage_of_memcached() {
     };
     let requests = counts("customer requests");
     assert!(requests.iter().all(|part| *part > 100), "each part has requests: {table}");
-    // Snapshots are taken a moment before memcached is killed or started, so a count may be off by a few.
+    // The counts are read a moment before memcached is killed or started, so they may be off by a
+    // few.
     let shared = counts("shared by memcached");
     assert!(
         shared[0] > 0 && shared[1] <= shared[0] / 4 + 8,
@@ -152,8 +153,8 @@ fn the_table_shows_an_outage_of_memcached() {
 fn two_brokers_share_through_memcached() {
     let (_server, url) = memcached();
     let mut fetches = Vec::new();
-    // During the second run, memcached has the entries of the first run. They must not save any
-    // calls.
+    // During the second run, memcached still has the entries of the first run. They must not save
+    // the second run any calls.
     for _ in 0..2 {
         let table = played(Some(&url));
         assert!(count(row(&table, "memcached"), 0) > 0, "{table}");

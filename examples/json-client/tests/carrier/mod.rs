@@ -31,7 +31,7 @@ pub(crate) struct Carrier {
 /// The carrier's data, and the settings for its answers.
 #[derive(Default)]
 struct CarrierState {
-    /// The requests so far, such as `GET /parcels/7/events`. Requests for a token are among them.
+    /// The requests so far, such as `GET /parcels/7/events`, with the requests for a token.
     requests: Mutex<Vec<String>>,
     events: Mutex<Vec<Value>>,
     ada: Mutex<Value>,

@@ -37,9 +37,9 @@ impl ProcessSteps<'_> {
         next
     }
 
-    /// Returns the four possible states after a failed exchange, or none if the scenario allows no
-    /// more failures. The server has executed the command or not, and the process has *ejected* the
-    /// server (stopped using it) or not.
+    /// Returns the possible states after a failed exchange, or none if the scenario allows no more
+    /// failures. There are four: the server has executed the command or not, and the process has
+    /// *ejected* the server (stopped using it) or not.
     fn after_failed_exchange(&self, at: usize, command: impl Fn(&mut Server)) -> Vec<SystemState> {
         if self.state.failures == self.scenario.failures {
             return Vec::new();
@@ -222,7 +222,7 @@ impl ProcessSteps<'_> {
                 self.add("overwrites: returns", false, Ok(next));
             }
             ChangeState::Written { at: HOME, replaced } => self.invalidate(GUTTER, false, replaced),
-            // The value was written to the gutter, so the home must be invalidated.
+            // The value was written to the gutter server, so the home server must be invalidated.
             ChangeState::Written { replaced, .. } => {
                 let invalidating = ChangeState::InvalidatingHome { has_failed: true, replaced };
                 let unreached = |mut state: SystemState| {

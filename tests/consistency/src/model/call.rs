@@ -17,7 +17,7 @@ impl CallSteps<'_> {
         next
     }
 
-    /// Returns the other caller of the process, which may follow this one.
+    /// Returns the other caller of the process, which may follow this caller's flight.
     fn other<'n>(&self, next: &'n mut SystemState) -> &'n mut CallerState {
         &mut next.processes[self.process].callers[1 - self.caller]
     }
@@ -75,7 +75,8 @@ impl CallSteps<'_> {
                 };
                 add(self.process, what, true, Ok(next));
             }
-            // A successor takes a new fill token, and the lease of the former leader.
+            // A *successor* takes over the lead. It creates a new fill token, and inherits the
+            // lease of the former leader.
             CallerState::Successor { condition, replaced } => {
                 let token = own.epoch;
                 let mut next = self.with(CallerState::Leading { token, replaced });

@@ -1,11 +1,16 @@
 //! A program that uses the cache and then forks, as a pre-forking server does. The program prints
 //! how many milliseconds the call of the child process took.
 //!
-//! The variable `CHILD` selects the child's call. With `holds`, the default, the child starts a
-//! call that fetches, and no longer polls this call. Then the child makes a second call with the
-//! same key. With `inherits`, the child calls a function that a thread of the parent was fetching
-//! when the process forked. With `flushes`, the child calls a function and `flush` while a write of
-//! the parent to memcached is under way.
+//! The variable `CHILD` selects what the child calls.
+//!
+//! With `holds`, the default, the child starts a call that fetches, and stops polling this call.
+//! Then it makes a second call with the same key.
+//!
+//! With `inherits`, the child calls a function that a thread of the parent was fetching when the
+//! process forked.
+//!
+//! With `flushes`, the child calls a function and `flush` while a write of the parent to memcached
+//! is under way.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

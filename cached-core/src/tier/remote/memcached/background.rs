@@ -5,10 +5,11 @@
 //! *refresh claim* is the right to run the function again before an item expires.
 //!
 //! The writes of a cache wait in one queue, and a bounded number of *workers* carry them out. If
-//! the queue already holds too many bytes, a new fill is dropped. A worker is a task on the runtime
-//! that queued a write. The runtime may end before the write is done, for example at the end of
-//! `main`. The write then starts again on a worker of another runtime. If there is no such worker,
-//! the write starts again on the [`fallback_runtime`].
+//! the queue already holds too many bytes, a new fill is dropped.
+//!
+//! A worker is a task on the runtime that queued a write. The runtime may end before the write is
+//! done, for example at the end of `main`. The write then starts again on a worker of another
+//! runtime or, if there is no such worker, on the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -23,8 +24,8 @@ use super::join::{BoxedFuture, join_all};
 use crate::sync::lock;
 use crate::tier::remote::BackgroundWriteFn;
 
-/// The largest number of workers on one runtime. The limit is per runtime, because the workers of a
-/// runtime that is not running would use up a common limit.
+/// The largest number of workers on one runtime. If the limit were common to all runtimes, the
+/// workers of runtimes that do not run could use it up.
 const MAX_WORKERS: usize = 64;
 /// The largest number of writes that one worker carries out at once.
 const MAX_WRITES_PER_WORKER: usize = 128;
@@ -279,9 +280,9 @@ impl BackgroundWorker {
     }
 }
 
-/// If a worker is dropped while the queue counts the worker, the worker's runtime has ended or one
-/// of its writes has panicked. If the runtime has ended, the worker's writes return to the queue.
-/// If no worker is left, the fallback runtime carries out the waiting writes.
+/// If a worker is dropped while the queue counts it, its runtime has ended or one of its writes has
+/// panicked. If the runtime has ended, the worker's writes return to the queue. If no worker is
+/// left, the fallback runtime carries out the waiting writes.
 impl Drop for BackgroundWorker {
     fn drop(&mut self) {
         if self.process != std::process::id() {

@@ -5,8 +5,8 @@
 //! - A *frame* is an encoded cache entry.
 //! - A *CAS* is the number that a server gives to each version of an item.
 //! - A *lease* is the right of one caller to fetch and store a missing value. While the lease
-//!   lasts, the server has an empty *placeholder* item or, after a renewal, a *marker* item
-//!   ([`LeaseMarker`]) under the key.
+//!   lasts, the server has an item under the key: at first an empty *placeholder*, and after a
+//!   renewal a *marker* ([`LeaseMarker`]).
 //! - A *refresh claim* is the right of one caller to replace an item that is about to expire.
 //! - An *incarnation* is one run of a server's process ([`Incarnation`]).
 
@@ -142,7 +142,8 @@ impl Command {
     }
 
     /// Returns true if the command requires a CAS from another incarnation of the server. Such a
-    /// command must have no effect, even if an item of this incarnation has the same CAS number.
+    /// command must have no effect, even if an item of the current incarnation has the same CAS
+    /// number.
     pub(super) fn has_foreign_cas(&self, incarnation: Incarnation) -> bool {
         self.required_cas().is_some_and(|cas| !cas.is_of(incarnation))
     }
@@ -173,8 +174,8 @@ impl Command {
     }
 
     /// Returns true if the command may be sent twice, even if the server restarts in between. If a
-    /// read is sent twice, the first may win a lease that the second then finds taken. This lease
-    /// stays unused, and expires after a few seconds.
+    /// read is sent twice, the first copy may win a lease, and the second copy then finds it taken.
+    /// This lease is not used, and expires after a few seconds.
     pub(super) fn is_repeatable(&self) -> bool {
         self.is_read() || self.is_removal()
     }

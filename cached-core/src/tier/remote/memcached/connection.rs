@@ -88,9 +88,9 @@ impl ConnectionPool {
                 }
                 ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
                 ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
-                // The server closed the idle connection before it replied. The commands are sent
-                // again on another connection, because the server has carried out none of them, or
-                // because each of them may be sent twice.
+                // The server closed the idle connection before it replied. It has carried out none
+                // of the commands, or each of them may be sent twice. So the commands are sent
+                // again on another connection.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.stream.answered() == 0

@@ -121,8 +121,8 @@ async fn attempt(address: SocketAddr) -> Result<DialedConnection, CommandError> 
 }
 
 /// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family may
-/// be unreachable. Within a family the addresses are sorted, so that all processes try the same
-/// address first. A name server may list the addresses in another order for each process.
+/// be unreachable. Within a family, the addresses are sorted: a name server may list them in
+/// another order for each process, but all processes should try the same address first.
 fn dial_order(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(is_ipv6_first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     addresses.sort_unstable();

@@ -11,8 +11,8 @@ use super::command::{CommandError, CommandResult};
 /// An exchange that the caller's task polls.
 ///
 /// If the caller drops this future before the exchange ends, a new task finishes the exchange and
-/// passes the result to `on_orphaned`. The connection then stays usable, and a lease that the
-/// command has won can be given back.
+/// passes the result to `on_orphaned`. The connection stays usable, and `on_orphaned` can give back
+/// a lease that the command has won.
 pub(super) struct DirectExchange<'p, C>
 where
     C: FnOnce(CommandResult) + Send + Unpin + 'static,

@@ -26,7 +26,7 @@ pub(super) struct EndpointState {
     pub(super) in_memory_servers: Option<InMemoryServers>,
     /// How long one exchange may take, in nanoseconds.
     timeout: AtomicU64,
-    /// Called when a failed exchange ejects the server. Callers do not use an ejected server.
+    /// Called when a failed exchange ejects the server. Calls skip an ejected server.
     on_ejection: Box<dyn Fn(&CommandError) + Send + Sync>,
 }
 
@@ -96,8 +96,8 @@ impl ExchangeCounters {
     }
 
     pub(super) fn read(&self, address: &str, state: ServerState, ejections: u64) -> ServerStats {
-        // An exchange is counted before its error, and the errors are read first. So there are
-        // never more errors than exchanges.
+        // `record` counts an exchange before its error. This method reads the errors before the
+        // exchanges. So the result never has more errors than exchanges.
         let (timeouts, errors) = (self.timeouts.get(), self.errors.get());
         let durations = self.durations.read();
         ServerStats {

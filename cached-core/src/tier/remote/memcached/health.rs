@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn an_ejected_server_is_tried_once_per_pause() {
         let health = ServerHealth::default();
-        // More exchanges fail than an ejection needs, but the pause must not grow.
+        // This makes more exchanges fail than an ejection needs. The pause must not grow by that.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
         assert_eq!(ejections, 1, "the server is ejected once");
         assert_eq!(health.ejections(), 1);

@@ -1,15 +1,16 @@
 //! Limits how long a caller waits for a lease that another caller holds.
 //!
 //! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
-//! function. A waiting caller *reads* the key again and again, each time in one exchange with the
-//! server, until the value is there or the wait is over.
+//! function. A waiting caller reads the key again and again, in one exchange with the server each
+//! time, until the value is there or the wait is over.
 //!
 //! A new lease is a *placeholder* on the server, an empty item that usually expires after 2 s.
-//! While the holder of a lease fetches, it stores a *marker* every half second. For a lease without
-//! a marker, a caller waits only briefly: for twice the function's usual fetch time, but at most
-//! 2.5 s. The lease of a process that was killed before its first marker usually ends within this
-//! time. For a lease with a marker, a caller waits until the fetch has taken twice the expected
-//! time.
+//! While the holder of a lease fetches, it stores a *marker* every half second.
+//!
+//! For a lease without a marker, a caller waits only briefly: for twice the function's usual fetch
+//! time, but at most 2.5 s. If the holder was killed before its first marker, the lease usually
+//! ends within this time. For a lease with a marker, a caller waits until the fetch has taken twice
+//! the expected time.
 //!
 //! If the holder fails or is killed, another caller wins the lease. For a new lease without a
 //! marker, the wait then starts over, so that the waiting callers do not all fetch at once. A wait
@@ -56,8 +57,8 @@ pub(super) struct LeaseWait {
     allows_waiting: bool,
     has_seen_marker: bool,
     /// The CAS of a lease without a marker, and the time from which the wait for this lease counts.
-    /// The lease is the first holder's or, after the lease has changed hands, the second holder's.
-    /// Later holders do not change this field.
+    /// This is the lease of the first holder or, once another caller has won the lease, that of the
+    /// second holder. Later holders do not change this field.
     placeholder: Option<(Option<Cas>, Instant)>,
     /// True if another holder has won the lease during this wait.
     has_changed_hands: bool,

@@ -1,7 +1,7 @@
 //! A memcached server in memory, for tests of programs that use this crate. Its items expire
 //! according to a clock that the test moves. The test can make the server fail, stall or lie.
 //!
-//! A property test compares the replies of this server with those of a real memcached. The module
+//! A property test compares the replies of this server with those of a real memcached.
 //! [`command`](super::command) defines the words *lease* and *refresh claim*.
 
 use std::collections::BTreeMap;
@@ -193,7 +193,7 @@ impl InMemoryState {
         Incarnation::new(0, self.restarts)
     }
 
-    /// Returns a CAS that no item has, for a lie.
+    /// Returns a CAS that no item has, to be used in a lie.
     fn no_cas(&self) -> Cas {
         Cas { number: u64::MAX, incarnation: self.incarnation() }
     }

@@ -35,7 +35,7 @@ impl ObservedClaims {
                 is_abandoned
             }
             _ => {
-                // Forgetting a claim only makes callers wait for `limit` again.
+                // If a claim is forgotten, callers only wait for `limit` again.
                 if claims.len() >= MAX_KEYS {
                     claims.clear();
                 }

@@ -38,7 +38,7 @@ pub(crate) struct MemcachedPermit {
     is_spent: AtomicBool,
 }
 
-/// The condition under which a permit writes. The write uses the route of the read that gave the
+/// The condition under which a permit writes. A write uses the same route as the read that gave the
 /// permit, because each server has its own CAS numbers.
 enum PermitKind {
     /// The key must have no item.

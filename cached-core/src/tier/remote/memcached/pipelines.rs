@@ -1,6 +1,6 @@
 //! The pipelines to one server. A *pipeline* sends commands to the server from one tokio runtime.
-//! Each runtime has its own pipelines, because a connection works only while the runtime that
-//! opened the connection is running.
+//! Each runtime has pipelines of its own, because a connection works only while the runtime that
+//! opened it runs.
 
 use std::future::pending;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -130,7 +130,7 @@ fn find_in(
     Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).map_err(|error| *error))
 }
 
-/// The timer or the I/O driver, which a connection needs and a runtime lacks.
+/// The timer or the I/O driver. A connection needs both, and a runtime may lack them.
 #[derive(Clone, Copy)]
 struct MissingDriver {
     name: &'static str,
@@ -142,8 +142,8 @@ const NO_TIME: MissingDriver =
 const NO_IO: MissingDriver =
     MissingDriver { name: "I/O", error: "the tokio runtime here has no I/O" };
 
-/// Removes a runtime's pipelines when dropped. An idle task on the runtime owns the guard, so the
-/// guard is dropped when the runtime ends.
+/// Removes a runtime's pipelines when it is dropped. An idle task on the runtime owns the guard, so
+/// the end of the runtime drops the guard.
 struct RuntimeEndGuard {
     by_runtime: Weak<Mutex<PipelinesByRuntime>>,
     id: Id,

@@ -1,8 +1,8 @@
 //! memcached's text protocol: encodes commands as bytes, and parses the lines of replies. This
 //! module does no I/O.
 //!
-//! Only this module uses the memcache crate, because the crate's parser of error lines is marked as
-//! experimental.
+//! Only this module uses the memcache crate. The crate's parser of error lines is marked as
+//! experimental, so a change of it must concern one module only.
 //!
 //! Reads, deletes and renewals are *meta* commands: `mg`, `md` and `ms`. Writes are `set`, `add`
 //! and `cas`, because every memcached reads the bytes after these three commands as a value, even
@@ -49,7 +49,7 @@ enum ReplyStatus {
 /// An error that the server sent in place of a reply, or a line that is not a reply.
 pub(super) struct ErrorLine {
     pub(super) error: CommandError,
-    /// True if the server has read the whole command with its value, so that the next line is the
+    /// True if the server has read the whole command with its value. The next line is then the
     /// reply to the next command.
     pub(super) is_in_sync: bool,
 }

@@ -67,9 +67,9 @@ impl CommandQueue {
         self.commands.push_front(QueuedCommand { command, sender: None });
     }
 
-    /// Removes the commands of the next batch from the queue. Drops each command whose caller has
-    /// given up, except an unconditional delete. Such a delete removes an outdated entry, even if
-    /// no caller waits for the result.
+    /// Removes the commands of the next batch from the queue. A command whose caller has given up
+    /// is dropped, unless it is an unconditional delete. Such a delete removes an outdated entry,
+    /// even if no caller waits for the result.
     ///
     /// A caller has given up once its receiver is dropped. A caller whose deadline has passed has
     /// not given up: in a burst of calls, the caller's task may run long after the deadline, and

@@ -20,7 +20,7 @@ use crate::sync::lock;
 const USUAL_PLACEHOLDER: Duration = Duration::from_secs(2);
 /// Placeholders last one second longer for every 4,096 leases that this process requests or holds,
 /// up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn on the
-/// runtime, so renewals and writes come later.
+/// runtime, and so do the renewals and the writes.
 const LEASES_PER_EXTRA_SECOND: usize = 4096;
 pub(super) const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
 /// The time from winning a lease to its first renewal, and the shortest time between two renewals.

@@ -86,7 +86,7 @@ impl ComparedServer {
         }
     }
 
-    /// Runs one command, and describes the reply without CAS numbers and exact times.
+    /// Runs one command, and describes the reply without CAS numbers and without exact times.
     async fn run(&mut self, step: &GeneratedCommand, keys: &[Arc<str>]) -> String {
         let now = Instant::now();
         let command = self.command(step, keys);

@@ -1,4 +1,4 @@
-//! A hint is a key that a server must remove, because this process changed the key while the server
+//! A *hint* is a key that a server must still remove. This process changed the key while the server
 //! could not be told. Dynamo calls this mechanism *hinted handoff*.
 //!
 //! This process does not use the key on the server until the server has removed the key.

@@ -22,8 +22,8 @@ use crate::tier::remote::{RemoteError, RemoteErrorKind};
 /// The key of the item that recovery writes. No entry of a cache has such a key.
 const RECOVERY_KEY: &str = "cached-core.mark";
 const RECOVERY_TTL_SECONDS: u32 = 60;
-/// A recovery task is *lost* if its runtime has ended or is not running. The task counts as lost
-/// when an attempt is overdue by more than this time plus the server's timeout.
+/// A recovery task is *lost* if its runtime has ended or no longer runs. The task counts as lost if
+/// an attempt is overdue by more than this time plus the server's timeout.
 const LOST_TASK_AFTER: Duration = Duration::from_secs(1);
 
 impl Server {
@@ -59,7 +59,7 @@ impl Server {
         self.events.emit(&Event::ServerEjected { address: self.address(), error: &error });
     }
 
-    /// Returns the reason why the server does not [serve](Self::serves) a key.
+    /// Returns the error that says why the server does not [serve](Self::serves) a key.
     pub(in crate::tier::remote::memcached) fn not_served_error(&self) -> RemoteError {
         let (kind, why) = match (self.endpoint.health.is_unusable(), self.in_rotation()) {
             (true, _) => {
@@ -130,7 +130,8 @@ impl Server {
         Ok(())
     }
 
-    /// Writes an item, and returns its CAS number. The server's older items have lower numbers.
+    /// Writes an item, and returns its CAS number. The items that the server had before have lower
+    /// numbers.
     async fn write_recovery_item(&self) -> Result<u64, RemoteError> {
         let pipeline = self.any_pipeline(Priority::Background)?;
         let key: Arc<str> = RECOVERY_KEY.into();
