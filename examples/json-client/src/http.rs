@@ -40,7 +40,7 @@ impl std::error::Error for CarrierError {}
 
 /// Makes a second error for the callers that waited for a failed fetch.
 ///
-/// An `anyhow::Error` is not `Clone`. The copy keeps the type of an error that callers look for. Of
+/// An `anyhow::Error` is not `Clone`. The copy keeps the type of an error that callers look for. For
 /// any other error, it keeps the text.
 fn copy_error(error: &anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<CarrierError>() {
