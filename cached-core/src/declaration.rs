@@ -78,6 +78,8 @@ pub struct Declaration {
     unshared_error_type: OnceLock<&'static str>,
     /// Set when the first value that is too large for memcached was logged.
     pub(crate) too_large_warned: OnceLock<()>,
+    /// Set when the first key that could not be encoded was logged.
+    pub(crate) key_error_warned: OnceLock<()>,
     /// Set when the first call in a task outside of its scope was logged.
     pub(crate) lost_scope_warned: OnceLock<()>,
 }
@@ -128,6 +130,7 @@ impl Declaration {
             unordered_key: OnceLock::new(),
             unshared_error_type: OnceLock::new(),
             too_large_warned: OnceLock::new(),
+            key_error_warned: OnceLock::new(),
             lost_scope_warned: OnceLock::new(),
         }
     }

@@ -214,8 +214,17 @@ impl<T: Serialize + ?Sized> KeyPart for T {
 
 /// The error of an argument that cannot be part of a key, because the argument's `Serialize`
 /// failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `Display` writes the text of the argument's error on one line. The text may contain a part of
+/// the argument. `Debug` does not show the text.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyError(Box<str>);
+
+impl fmt::Debug for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyError").finish_non_exhaustive()
+    }
+}
 
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,7 +236,7 @@ impl std::error::Error for KeyError {}
 
 impl ser::Error for KeyError {
     fn custom<T: fmt::Display>(message: T) -> KeyError {
-        KeyError(message.to_string().into())
+        KeyError(message.to_string().replace(['\n', '\r'], " ").into())
     }
 }
 

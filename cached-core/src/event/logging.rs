@@ -21,8 +21,17 @@ pub(super) fn log_miss(entry: EventSubject<'_>, report: &MissReport) {
 /// Logs an event, if an operator should know about it.
 pub(super) fn log(event: &Event<'_>) {
     match event {
-        Event::Bypassed { declaration, reason: BypassReason::Key(error), .. } => {
-            write_line!(warn, "`{}` is not cached for this call: {error}", declaration.name());
+        // The text of the error is left out, because it may contain the argument.
+        Event::Bypassed { declaration, reason: reason @ BypassReason::Key(_) }
+            if declaration.key_error_warned.set(()).is_ok() =>
+        {
+            write_line!(
+                warn,
+                "`{}` ({}) is not cached for this call: {reason}; `invalidate` of its entry returns \
+                 that error",
+                declaration.name(),
+                declaration.function()
+            );
         }
         Event::Bypassed { declaration, reason } => {
             write_line!(

@@ -212,7 +212,9 @@ impl fmt::Display for BypassReason<'_> {
         f.write_str(match self {
             BypassReason::CacheOff => "the cache is off",
             BypassReason::NotRegistered => "`ledger().audit()` says why the function is not cached",
-            BypassReason::Key(error) => return error.fmt(f),
+            BypassReason::Key(_) => {
+                "the key could not be encoded, because the `Serialize` of an argument failed"
+            }
             BypassReason::Recursion => "the function called itself with the same key",
             BypassReason::OtherType => "the value of its key has another type of the same path",
             BypassReason::InObserver => "an observer of events made the call",

@@ -15,7 +15,8 @@ pub enum BypassReason<'e> {
     /// The function has no entries, for example because another function has the same cache name.
     /// `ledger().audit()` says why.
     NotRegistered,
-    /// The arguments could not be encoded as a key.
+    /// The arguments could not be encoded as a key. `Display` and `Debug` of this reason show no
+    /// argument. The `Display` of the error may show one.
     Key(&'e KeyError),
     /// The function called itself with the same key.
     Recursion,

@@ -4,10 +4,11 @@
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
+use cached_core::event::{Event, Observer};
 use cached_core::{Cache, Finding, RequestScope, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown, collect_logs, logged};
 use log::Level;
@@ -211,4 +212,58 @@ async fn a_hash_set_inside_another_type_is_found() {
     };
     local_cache().await.scope(test).await;
     assert!(unordered_key_findings("sorted_set").is_empty());
+}
+
+/// A card number whose `Serialize` always fails, with the number in the text of the error.
+struct InvalidCard(&'static str);
+
+impl Serialize for InvalidCard {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom(format!("{}\nis not a card number", self.0)))
+    }
+}
+
+#[coordinator_cached(name = "card_key", version = card, entry = card_entry)]
+async fn card(card: InvalidCard) -> FetchResult<String> {
+    Ok("card".into())
+}
+
+/// An observer that collects the `Debug` and the `Display` text of the reasons of bypasses.
+#[derive(Default)]
+struct BypassTexts(Mutex<Vec<String>>);
+
+impl Observer for BypassTexts {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Bypassed { reason, .. } = event {
+            let mut texts = self.0.lock().expect("no thread panics while it holds the lock");
+            texts.push(format!("{event:?} {reason}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_error_shows_no_argument() {
+    collect_logs();
+    let texts = Arc::new(BypassTexts::default());
+    let builder = Cache::builder().observer(Arc::clone(&texts) as Arc<dyn Observer>);
+    let cache = builder.build().await.expect("the settings are valid");
+    let error = cache
+        .scope(async {
+            for _ in 0..3 {
+                assert_eq!(card(InvalidCard("4111")).await, Ok("card".into()));
+            }
+            card_entry(InvalidCard("4111")).invalidate().await
+        })
+        .await
+        .expect_err("the key cannot be encoded");
+    let source = std::error::Error::source(&error).expect("the error has a cause");
+    assert_eq!(
+        source.to_string(),
+        "the key could not be encoded: 4111 is not a card number",
+        "the caller sees the text, on one line"
+    );
+    let texts = texts.0.lock().expect("no thread panics while it holds the lock");
+    assert!(texts.len() == 3 && !texts.iter().any(|text| text.contains("4111")), "{texts:?}");
+    let lines = logged(Level::Warn, "`card_key`");
+    assert!(lines.len() == 1 && !lines[0].contains("4111"), "one line for a function: {lines:?}");
 }
