@@ -117,8 +117,9 @@ impl Console {
     /// Lets clients that know `token` invalidate single entries.
     ///
     /// The token must be random and must have at least 16 bytes, because the console does not limit
-    /// how often a client may guess. If the token is shorter, the console writes an error to the
-    /// log, and nothing can be invalidated. The page asks its user for the token, and sends the
+    /// how often a client may guess. It must consist of visible ASCII characters. Line ends after
+    /// it, as in a file, are removed. With any other token, the console writes an error to the log,
+    /// and [nothing can be invalidated](Self::offers_invalidation). The page asks its user for the token, and sends the
     /// token in the header `x-cache-token`. Neither a URL nor a log line ever contains the token.
     ///
     /// ```
@@ -135,6 +136,22 @@ impl Console {
     pub fn token(mut self, token: impl Into<String>) -> Console {
         self.access.set_token(token.into());
         self
+    }
+
+    /// Returns true if clients can invalidate entries: a usable [`token`](Self::token) is set. A
+    /// program can refuse to start without one.
+    ///
+    /// ```
+    /// # use cached_core::{Cache, console::Console};
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let console = Console::new(Cache::from_env().await?).token("short");
+    /// assert!(!console.offers_invalidation());
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn offers_invalidation(&self) -> bool {
+        self.access.offers_invalidation()
     }
 
     /// Lets clients on other machines see the console.

@@ -321,7 +321,7 @@ impl Declaration {
     #[cold]
     pub(crate) fn note_unordered_key(&self, collection: &'static str) {
         if self.unordered_key.set(collection).is_ok() {
-            log::warn!("{}", self.unordered_key_finding(collection));
+            crate::telemetry::write_line!(warn, "{}", self.unordered_key_finding(collection));
         }
     }
 

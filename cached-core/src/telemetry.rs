@@ -34,3 +34,33 @@ pub(crate) use spans::in_current_span;
 #[cfg(feature = "tracing")]
 pub(crate) use spans::logs;
 pub(crate) use spans::{FetchSpan, accepts_debug, accepts_miss_lines, write_line};
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Returns the lines in the Rust files of a folder that call a macro of the crate `log`.
+    fn direct_log_lines(folder: &Path, found: &mut Vec<String>) {
+        for entry in folder.read_dir().expect("the folder is readable") {
+            let path = entry.expect("the folder is readable").path();
+            if path.is_dir() {
+                direct_log_lines(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("the file is readable");
+                let levels = ["error", "warn", "info", "debug", "trace"];
+                let is_direct = |line: &&str| {
+                    levels.iter().any(|level| line.contains(&format!("log::{level}!")))
+                };
+                let lines = text.lines().filter(is_direct);
+                found.extend(lines.map(|line| format!("{}: {line}", path.display())));
+            }
+        }
+    }
+
+    #[test]
+    fn every_log_line_can_go_to_tracing() {
+        let mut found = Vec::new();
+        direct_log_lines(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        assert!(found.is_empty(), "`write_line!` must write these lines: {found:#?}");
+    }
+}

@@ -4,9 +4,9 @@
 //! copies the counters to the recorder. `telemetry/durations.rs` records the two histograms.
 
 use std::convert::Infallible;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
@@ -17,10 +17,14 @@ use crate::stats::DeclarationStats;
 use crate::stats::{ServerState, ServerStats};
 #[cfg(feature = "memcached")]
 use crate::telemetry::durations::server_labels;
-use crate::telemetry::durations::{CacheLabels, EXCHANGE_DURATION, FETCH_DURATION};
+use crate::telemetry::durations::{
+    CacheLabels, EXCHANGE_DURATION, FETCH_DURATION, catch_recorder_panic,
+};
 
 /// The shortest interval of [`Cache::publish_metrics_every`].
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the publishing thread checks during a longer interval whether its cache still exists.
+const LIFE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Cache {
     /// Copies the counters and gauges of this cache to the recorder of the crate `metrics`.
@@ -85,8 +89,8 @@ impl Cache {
     /// Starts a thread that calls [`publish_metrics`](Self::publish_metrics) at once, and then once
     /// in each interval. The interval is at least 10 ms.
     ///
-    /// The thread ends when the returned [`MetricsPublisher`] is dropped, or when all clones of the
-    /// cache are dropped. The thread needs no runtime, so a slow recorder delays no task. The
+    /// The thread ends when the returned [`MetricsPublisher`] is dropped, or within a second after
+    /// all clones of the cache are dropped. A panic of the recorder is caught. The thread needs no runtime, so a slow recorder delays no task. The
     /// thread uses the global recorder, and not a recorder of `metrics::with_local_recorder`. After
     /// a `fork`, the child process does not have the thread.
     ///
@@ -111,15 +115,30 @@ impl Cache {
         let cache: Weak<CacheInner> = Arc::downgrade(&self.inner);
         let (stop, stopped) = channel();
         thread::Builder::new().name("cached-metrics".into()).spawn(move || {
+            let is_alive = || cache.strong_count() > 0;
             while let Some(inner) = cache.upgrade() {
-                Cache { inner }.publish_metrics();
-                if stopped.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
+                catch_recorder_panic(|| Cache { inner }.publish_metrics());
+                if !wait(&stopped, interval, is_alive) {
                     return;
                 }
             }
         })?;
         Ok(MetricsPublisher { stop })
     }
+}
+
+/// Waits for the interval. Returns false, before the end of the interval, if the sender of
+/// `stopped` is dropped or `is_alive` returns false.
+fn wait(stopped: &Receiver<Infallible>, interval: Duration, is_alive: impl Fn() -> bool) -> bool {
+    let began = Instant::now();
+    while let Some(left) = interval.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+        if stopped.recv_timeout(left.min(LIFE_POLL_INTERVAL)) != Err(RecvTimeoutError::Timeout)
+            || !is_alive()
+        {
+            return false;
+        }
+    }
+    true
 }
 
 /// A thread that publishes the metrics of a cache. Dropping this value ends the thread.

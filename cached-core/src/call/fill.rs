@@ -36,7 +36,8 @@ impl PendingCall {
             self.end_uncached(fetch, &value);
             return value;
         }
-        if handle.ttl(Some(&decision)).is_zero() {
+        let has_ttl = !handle.ttl(Some(&decision)).is_zero();
+        if !has_ttl {
             self.report_uncached(UncachedReason::ZeroTtl);
         }
         let PlannedFetch { leader, fill_token, target, .. } = fetch;
@@ -60,7 +61,7 @@ impl PendingCall {
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }
-        let is_queued = self.fill_remote(target, fill_token, &value, weight, ttls);
+        let is_queued = has_ttl && self.fill_remote(target, fill_token, &value, weight, ttls);
         self.trace(|report| {
             // If the entry was invalidated during the fetch, the remote tier refuses the write.
             report.time_left = match (is_queued && handle.is_current(fill_token), is_local) {

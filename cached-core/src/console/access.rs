@@ -13,6 +13,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 
 use super::Refusal;
+use crate::telemetry::write_line;
 
 /// The header that carries the token. A script of another site cannot send this header, because a
 /// browser first asks the console for permission (CORS), and the console never gives it.
@@ -23,10 +24,21 @@ const SHORTEST_TOKEN: usize = 16;
 /// console never trusts their contents. Unless the program calls `allow_remote`, a request with any
 /// of them is refused, even if it comes from this machine. A proxy on this machine that adds none of
 /// them is not recognised.
-const PROXY_HEADERS: [&str; 6] =
-    ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"];
+const PROXY_HEADERS: [&str; 11] = [
+    "cf-connecting-ip",
+    "cf-ray",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "forwarded",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-real-ip",
+    "x-appengine-user-ip",
+];
 /// The beginnings of the other headers that proxies add.
-const PROXY_PREFIXES: [&str; 2] = ["x-forwarded-", "x-envoy-"];
+const PROXY_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-forwarded-", "x-envoy-", "x-azure-"];
 
 /// The access rules of one console.
 #[derive(Default)]
@@ -38,12 +50,17 @@ pub(super) struct AccessRules {
 
 impl AccessRules {
     pub(super) fn set_token(&mut self, token: String) {
-        self.token = InvalidationToken::new(token);
-        if self.token.is_none() {
-            log::error!(
-                "the token of the cache's console has fewer than {SHORTEST_TOKEN} bytes, so nothing can be invalidated there; use a longer random token"
-            );
-        }
+        self.token = match InvalidationToken::new(&token) {
+            Ok(token) => Some(token),
+            Err(why) => {
+                write_line!(
+                    error,
+                    "nothing can be invalidated in the cache's console, because its token {why}; \
+                     use a random token of at least {SHORTEST_TOKEN} letters and digits"
+                );
+                None
+            }
+        };
     }
 
     pub(super) fn allow_remote(&mut self) {
@@ -194,9 +211,19 @@ fn host(request: &Request) -> Option<Authority> {
 struct InvalidationToken(String);
 
 impl InvalidationToken {
-    /// Returns `None` if the token is too short.
-    fn new(token: String) -> Option<InvalidationToken> {
-        (token.len() >= SHORTEST_TOKEN).then_some(InvalidationToken(token))
+    /// Removes line ends after the token: a token that is read from a file often has one. Returns
+    /// what is wrong with the token if no client could guess or send it.
+    fn new(token: &str) -> Result<InvalidationToken, &'static str> {
+        let token = token.trim_end_matches(['\r', '\n']);
+        if token.len() < SHORTEST_TOKEN {
+            return Err("is too short");
+        }
+        // A header can carry more characters, but neither a browser nor a shell sends all of them
+        // unchanged.
+        match token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(InvalidationToken(token.to_owned())),
+            false => Err("has a space or a character outside of ASCII"),
+        }
     }
 
     /// Returns true if `given` is the token. The comparison takes a time that depends only on the
@@ -373,12 +400,22 @@ mod tests {
     }
 
     #[test]
-    fn a_short_token_allows_nothing() {
-        for token in ["", "secret", "fifteen-bytes--"] {
+    fn a_line_end_is_not_part_of_the_token() {
+        let mut access = AccessRules::default();
+        access.set_token(format!("{SECRET}\r\n"));
+        let headers = [(TOKEN_HEADER, SECRET)];
+        assert!(access.check_token(request(&headers).headers()).is_ok());
+    }
+
+    #[test]
+    fn an_unusable_token_allows_nothing() {
+        let unusable =
+            ["", "secret", "fifteen-bytes--", "fifteen-bytes--\n", "with a space in it-"];
+        for token in unusable {
             let mut access = AccessRules::default();
             access.set_token(token.to_owned());
             assert!(!access.offers_invalidation(), "{token}");
-            let headers = [(TOKEN_HEADER, token)];
+            let headers = [(TOKEN_HEADER, token.trim_end())];
             let refused = access.check_token(request(&headers).headers());
             assert!(refused.is_err_and(|refusal| refusal.line.contains("sets no valid token")));
         }

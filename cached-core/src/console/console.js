@@ -602,8 +602,15 @@ function invalidation(entry) {
   const form = make('form', { id: 'invalidate-form', submit: async (event) => {
     event.preventDefault();
     said.replaceChildren();
+    const given = token.value.trim();
+    // A header cannot carry such a token, and no console accepts it.
+    if (!/^[\x21-\x7e]*$/.test(given)) {
+      said.replaceChildren(spoken('bad', 'The token is wrong.'));
+      token.select();
+      return;
+    }
     try {
-      const answer = await ask(`api/entries/${encodeURIComponent(entry.key)}`, { method: 'DELETE', headers: { 'x-cache-token': token.value } });
+      const answer = await ask(`api/entries/${encodeURIComponent(entry.key)}`, { method: 'DELETE', headers: { 'x-cache-token': given } });
       drawFound(answer.entry);
       by('found').append(spoken('good', `The entry was removed from ${removedFrom(answer.entry)}. Other processes may keep a local entry for their local_ttl.`));
       by('key').focus();

@@ -78,6 +78,9 @@ pub(super) fn keep_in_background(state: &Arc<ConsoleState>) {
         }
     };
     if thread::Builder::new().name("cached-console".to_owned()).spawn(run).is_err() {
-        log::warn!("the cache's console keeps no history, because its thread could not be started");
+        crate::telemetry::write_line!(
+            warn,
+            "the cache's console keeps no history, because its thread could not be started"
+        );
     }
 }

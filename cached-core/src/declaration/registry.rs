@@ -20,6 +20,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::{DECLARATIONS, Declaration, Finding, NOT_CACHED};
 use crate::sync::lock;
+use crate::telemetry::write_line;
 
 /// Returns all declarations except copies, sorted by name. The first call also numbers them.
 pub(super) fn registry() -> &'static [&'static Declaration] {
@@ -73,7 +74,7 @@ pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
     let mut functions = lock(&NOT_LINKED);
     if !functions.contains(&(name, function)) {
         functions.push((name, function));
-        log::warn!("{}", Finding::NotLinked { name, function });
+        write_line!(warn, "{}", Finding::NotLinked { name, function });
     }
 }
 
@@ -89,7 +90,10 @@ pub(super) fn not_linked() -> Vec<Finding> {
 /// the program, so that nothing is cached.
 pub(crate) fn warn_if_inventory_is_empty() {
     if let Some(finding) = not_linked().first().filter(|_| DECLARATIONS.is_empty()) {
-        log::warn!("no function of this program is cached, its inventory is empty: {finding}");
+        write_line!(
+            warn,
+            "no function of this program is cached, its inventory is empty: {finding}"
+        );
     }
 }
 

@@ -24,13 +24,15 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::FetchStarted { entry } => of(entry).fetches.add(),
         Event::FetchEnded { entry, outcome, took, is_answer } => {
             let counters = of(entry);
-            counters.record_fetch(*took);
-            if *is_answer {
-                counters.misses.add();
-            }
             match outcome {
                 FetchOutcome::Value => counters.estimate_fetch_time(*took),
                 FetchOutcome::Error => counters.fetch_errors.add(),
+            }
+            // `Stats::read` reads the durations first. They must be recorded after the error, so
+            // that a reader never counts a failed fetch as a successful one.
+            counters.record_fetch(*took);
+            if *is_answer {
+                counters.misses.add();
             }
         }
         Event::FetchCancelled { entry, .. } => of(entry).fetches_cancelled.add(),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::Event;
 use crate::clock::CoarseInstant;
 use crate::stats::ObserverStats;
+use crate::telemetry::write_line;
 
 /// If one call of an observer has been running for longer than this, the observer counts as stuck.
 /// After the call, the observer is paused.
@@ -182,7 +183,10 @@ impl ObserverGuard {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             if self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
                 let name = &self.named.name;
-                log::warn!("the observer `{name}` has panicked; its later panics are only counted");
+                write_line!(
+                    warn,
+                    "the observer `{name}` has panicked; its later panics are only counted"
+                );
             }
         }
     }
@@ -218,7 +222,8 @@ impl ObserverGuard {
 
     fn warn_of_pause(&self) {
         if !self.has_warned_of_pause.swap(true, Ordering::Relaxed) {
-            log::warn!(
+            write_line!(
+                warn,
                 "the observer `{}` takes more than {MAX_CALL:?} in one call, or more than {:?} \
                  within {BUDGET_PERIOD:?} on all threads, so it receives no events for {PAUSE:?}; \
                  `Stats::observers` counts what it misses, now and whenever this happens again",

@@ -28,17 +28,18 @@ pub(crate) struct LiveHistogram {
 }
 
 impl LiveHistogram {
+    /// Adds a duration. A reader that sees the duration also sees what this thread counted before.
     pub(crate) fn record(&self, duration: Duration) {
         let nanos = nanos(duration);
         // Most fetches fall into one of the first buckets, so the search is short.
         let bucket = BOUNDS_NANOS.iter().position(|bound| nanos <= *bound).unwrap_or(BOUND_COUNT);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.buckets[bucket].fetch_add(1, Ordering::Release);
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> DurationHistogram {
         DurationHistogram {
-            buckets: self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed)),
+            buckets: self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Acquire)),
             sum_nanos: self.sum_nanos.load(Ordering::Relaxed),
         }
     }

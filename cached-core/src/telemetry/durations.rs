@@ -4,7 +4,10 @@
 //! The recorders of `metrics` cannot set a whole histogram at once, so each duration is recorded
 //! when it is known. `cache/metrics.rs` publishes the counters and gauges.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 #[cfg(feature = "memcached")]
 use std::time::Instant;
 
@@ -51,8 +54,30 @@ impl CacheLabels {
                 FetchOutcome::Value => "value",
                 FetchOutcome::Error => "error",
             };
-            let labels = self.with([("cache", entry.name()), ("outcome", outcome)]);
-            metrics::histogram!(FETCH_DURATION, labels).record(took.as_secs_f64());
+            let labels = || self.with([("cache", entry.name()), ("outcome", outcome)]);
+            record(FETCH_DURATION, labels, *took);
+        }
+    }
+}
+
+fn record(histogram: &'static str, labels: impl FnOnce() -> Vec<Label>, took: Duration) {
+    catch_recorder_panic(|| {
+        metrics::histogram!(histogram, labels()).record(took.as_secs_f64());
+    });
+}
+
+/// Runs code of the program's recorder. A panic of the recorder must not reach the call that is
+/// measured. The first panic in the process is logged.
+pub(crate) fn catch_recorder_panic(run: impl FnOnce()) {
+    static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        // Dropping the panic's payload runs code of the program, which may panic too.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+        if !HAS_PANICKED.swap(true, Ordering::Relaxed) {
+            super::write_line!(
+                warn,
+                "the recorder of the crate `metrics` has panicked; its later panics are not logged"
+            );
         }
     }
 }
@@ -77,11 +102,14 @@ impl ExchangeTimer {
     /// `None` if the exchange succeeded.
     pub(super) fn end(self, error: Option<&'static str>) {
         let took = self.began.elapsed();
-        let mut labels = server_labels(&self.address);
-        labels.push(Label::from_static_parts("db.system.name", "memcached"));
-        labels.push(Label::from_static_parts("db.operation.name", self.operation));
-        labels.extend(error.map(|kind| Label::from_static_parts("error.type", kind)));
-        metrics::histogram!(EXCHANGE_DURATION, labels).record(took.as_secs_f64());
+        let labels = || {
+            let mut labels = server_labels(&self.address);
+            labels.push(Label::from_static_parts("db.system.name", "memcached"));
+            labels.push(Label::from_static_parts("db.operation.name", self.operation));
+            labels.extend(error.map(|kind| Label::from_static_parts("error.type", kind)));
+            labels
+        };
+        record(EXCHANGE_DURATION, labels, took);
     }
 }
 

@@ -4,6 +4,8 @@
 //! A span is entered for each poll, and never held across an await. If no subscriber wants the
 //! spans, a fetch and an exchange each pay for one comparison.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::NoSubscriber;
 use tracing::{Span, dispatcher, field};
@@ -75,16 +77,18 @@ macro_rules! write_line {
 }
 pub(crate) use write_line;
 
-/// Returns the outcome of a span that is dropped before its end.
-fn outcome_of_drop() -> &'static str {
-    if std::thread::panicking() { "panicked" } else { "cancelled" }
-}
-
 /// The span `cache.fetch` around one run of an annotated function.
 ///
-/// If the span is dropped before [`end`](Self::end), its outcome is `cancelled` or `panicked`. The
-/// span is in a box to keep a call small: most spans are turned off, and calls are moved often.
-pub(crate) struct FetchSpan(Option<Box<Span>>);
+/// If the span is dropped before [`end`](Self::end), its outcome is `cancelled`, or `panicked` if the
+/// function has panicked. The span is in a box to keep a call small: most spans are turned off, and
+/// calls are moved often.
+pub(crate) struct FetchSpan(Option<Box<FetchSpanState>>);
+
+struct FetchSpanState {
+    span: Span,
+    /// True during a poll of the function. Stays true if the poll panics.
+    is_in_poll: AtomicBool,
+}
 
 /// Creates the span of a fetch. `parent` is given for a span that is not a child of the current
 /// span.
@@ -141,14 +145,20 @@ impl FetchSpan {
     #[cold]
     fn start(span: impl FnOnce() -> Span) -> FetchSpan {
         let span = span();
-        FetchSpan((!span.is_disabled()).then(|| Box::new(span)))
+        let state = |span| Box::new(FetchSpanState { span, is_in_poll: AtomicBool::new(false) });
+        FetchSpan((!span.is_disabled()).then(|| state(span)))
     }
 
     /// Runs one poll of the function in the span.
     #[inline]
     pub(crate) fn in_scope<T>(&self, poll: impl FnOnce() -> T) -> T {
         match &self.0 {
-            Some(span) => span.in_scope(poll),
+            Some(state) => {
+                state.is_in_poll.store(true, Ordering::Relaxed);
+                let output = state.span.in_scope(poll);
+                state.is_in_poll.store(false, Ordering::Relaxed);
+                output
+            }
             None => poll(),
         }
     }
@@ -156,17 +166,17 @@ impl FetchSpan {
     /// Ends the span with this outcome.
     #[inline]
     pub(crate) fn end(&mut self, outcome: &'static str) {
-        if let Some(span) = self.0.take() {
-            span.record("cache.outcome", outcome);
+        if let Some(state) = self.0.take() {
+            state.span.record("cache.outcome", outcome);
         }
     }
 
     /// Ends the span of a function that returned an error. The type of the error is not known here,
     /// so `error.type` has the value that OpenTelemetry gives to such errors.
     pub(crate) fn end_with_error(&mut self) {
-        if let Some(span) = &self.0 {
-            span.record("error.type", "_OTHER");
-            span.record("otel.status_code", "ERROR");
+        if let Some(state) = &self.0 {
+            state.span.record("error.type", "_OTHER");
+            state.span.record("otel.status_code", "ERROR");
         }
         self.end("error");
     }
@@ -175,8 +185,10 @@ impl FetchSpan {
 impl Drop for FetchSpan {
     #[inline]
     fn drop(&mut self) {
-        if self.0.is_some() {
-            self.end(outcome_of_drop());
+        if let Some(state) = &self.0 {
+            // `std::thread::panicking` is also true if other code of the task has panicked.
+            let has_panicked = state.is_in_poll.load(Ordering::Relaxed);
+            self.end(if has_panicked { "panicked" } else { "cancelled" });
         }
     }
 }
@@ -271,7 +283,7 @@ impl Drop for ExchangeSpan {
     #[inline]
     fn drop(&mut self) {
         if !self.0.is_disabled() {
-            self.0.record("cache.outcome", outcome_of_drop());
+            self.0.record("cache.outcome", "cancelled");
         }
     }
 }

@@ -303,13 +303,16 @@ impl LocalTier {
         if expiry.ttl.is_zero() || self.policy.has_no_capacity() {
             return false;
         }
+        // An earlier entry that has expired and was not swept yet is evicted as expired.
+        let mut reason = EvictionReason::Expired;
         let insertion = {
             let Some(guard) = self.index_guard() else { return false };
             let Some(_locked) = self.lock_if_current(fill_token) else { return false };
-            if let Some((live, _)) = self.find_live(&guard, key)
-                && (mode == WriteMode::Once || live.sequence.is_after(fill_token.sequence))
-            {
-                return false;
+            if let Some((live, _)) = self.find_live(&guard, key) {
+                if mode == WriteMode::Once || live.sequence.is_after(fill_token.sequence) {
+                    return false;
+                }
+                reason = EvictionReason::Replaced;
             }
             let weight = entry_weight(key.len(), weight);
             let FillToken { sequence, epoch, .. } = fill_token;
@@ -317,7 +320,7 @@ impl LocalTier {
             self.insert(&guard, key, new, expiry)
         };
         if insertion.has_replaced_entry {
-            let (entry, reason) = (EventSubject::of(key), EvictionReason::Replaced);
+            let entry = EventSubject::of(key);
             self.events.emit(&Event::Evicted { entry, reason });
         }
         self.tell_policy(&insertion);

@@ -284,7 +284,7 @@ async fn serve(
         Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
     let metrics =
         metrics_router(cache.clone()).map_err(|error| ExitFailure(1, error.to_string()))?;
-    let routes = broker.router().nest_service("/_cache", console(&cache)).merge(metrics);
+    let routes = broker.router().nest_service("/_cache", console(&cache)?).merge(metrics);
     // The console answers only clients on this machine, so the server must pass on the clients'
     // addresses.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
@@ -340,11 +340,17 @@ async fn serve(
 
 /// Returns the page that shows the cache at work. Whoever knows the token in CACHE_CONSOLE_TOKEN may
 /// invalidate entries there.
-fn console(cache: &Cache) -> Router {
+fn console(cache: &Cache) -> Result<Router, ExitFailure> {
     let console = Console::new(cache.clone());
-    match std::env::var("CACHE_CONSOLE_TOKEN") {
-        Ok(token) => console.token(token).router(),
-        Err(_) => console.router(),
+    let Some(token) = std::env::var_os("CACHE_CONSOLE_TOKEN") else { return Ok(console.router()) };
+    let console = console.token(token.to_string_lossy());
+    match console.offers_invalidation() {
+        true => Ok(console.router()),
+        false => Err(mistake(
+            "CACHE_CONSOLE_TOKEN is not a token; write a random text of 16 letters and digits or \
+             more"
+                .to_owned(),
+        )),
     }
 }
 

@@ -2,10 +2,12 @@
 //! upstream and of memcached.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Memcached, Scrape, Upstream, UpstreamDown, poll_once};
+use metrics::{Key, KeyName, Metadata, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::functions::new_process_cache;
@@ -228,4 +230,74 @@ async fn a_publisher_ends_with_guard_or_cache() {
     assert_eq!(publisher_threads(), 1);
     drop(cache);
     wait_until(&|| publisher_threads() == 0);
+}
+
+/// A recorder whose histograms panic.
+struct PanickingRecorder;
+
+impl metrics::HistogramFn for PanickingRecorder {
+    fn record(&self, _: f64) {
+        std::panic::resume_unwind(Box::new("the recorder panics"));
+    }
+}
+
+impl metrics::Recorder for PanickingRecorder {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> metrics::Counter {
+        metrics::Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> metrics::Gauge {
+        metrics::Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::from_arc(Arc::new(PanickingRecorder))
+    }
+}
+
+#[tokio::test]
+async fn a_panicking_recorder_harms_no_call() {
+    let memcached = Memcached::start();
+    let (cache, upstream) = (new_process_cache(&memcached).await, Upstream::default());
+    let _guard = metrics::set_default_local_recorder(&PanickingRecorder);
+    let shared = || cache.scope(measured(&upstream, 1, 1));
+    let answers = tokio::join!(shared(), shared(), shared());
+    assert!(answers.0.is_ok() && answers.1.is_ok() && answers.2.is_ok());
+    cache.flush().await;
+    let again = new_process_cache(&memcached).await;
+    again.scope(measured(&upstream, 1, 1)).await.expect("memcached answers");
+    assert_eq!(upstream.fetches(), 1);
+}
+
+/// `absolute` never lowers a counter, so a figure that is too high once stays too high.
+#[test]
+fn failed_fetches_are_never_published_as_values() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().expect("the runtime starts");
+    let cache = runtime.block_on(async { Cache::builder().build().await });
+    let cache = cache.expect("the settings are valid");
+    let upstream = Upstream::default();
+    upstream.fail();
+    for task in 0..2 {
+        let upstream = upstream.clone();
+        runtime.spawn(cache.scope(async move {
+            loop {
+                let _ = measured(&upstream, task, 1).await;
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    let give_up = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < give_up {
+        let stats = cache.stats();
+        let ended = stats.fetch_durations("measured").expect("the function is declared").count();
+        let errors = stats.get("measured").expect("the function is declared").fetch_errors;
+        assert!(errors >= ended, "{ended} fetches have ended, {errors} with an error");
+    }
+    runtime.shutdown_background();
+    assert!(upstream.fetches() > 100, "there is a load");
 }

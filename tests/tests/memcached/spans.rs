@@ -252,3 +252,18 @@ async fn a_line_appears_once() {
     assert_eq!(logged(Level::Warn, &address).len(), 1, "without a subscriber the log has the line");
     assert!(spans.events("").is_empty());
 }
+
+/// Other code of the task panics, and the call's future is dropped while the thread unwinds.
+#[tokio::test]
+async fn a_panic_of_other_code_is_not_one_of_the_fetch() {
+    let test = TestCache::local();
+    let (spans, _guard) = SpanCollector::install();
+    let upstream = Upstream::default().taking_millis(60_000);
+    let task = tokio::spawn(test.cache().scope(async move {
+        let mut call = pin!(traced(&upstream, 1, 1));
+        assert!(poll_once(call.as_mut()).await.is_none(), "the fetch takes a minute");
+        panic!("this code is not the fetch");
+    }));
+    assert!(task.await.expect_err("the task panics").is_panic());
+    assert_eq!(field(&spans.span("cache.fetch"), "cache.outcome"), "cancelled");
+}

@@ -210,6 +210,11 @@ fn a_wrong_argument_prints_one_line() {
     assert_one_line(&run(&["serve", "--upstream", "ftp://127.0.0.1"], None), "http://");
     assert_one_line(&run(&[], Some("redis://127.0.0.1:6379")), "redis");
     assert_one_line(&run(&["serve"], Some("memcache://127.0.0.1:port")), "port");
+    let output = coordinator(&["serve", "--port", "0"], None)
+        .env("CACHE_CONSOLE_TOKEN", "short")
+        .output()
+        .expect("the program runs");
+    assert_one_line(&output, "CACHE_CONSOLE_TOKEN");
 
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
     let port = taken.local_addr().expect("a bound socket has an address").port().to_string();
