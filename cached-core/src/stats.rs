@@ -146,8 +146,8 @@ counters! {
     /// Runs of the function's body that did not end, because the caller dropped the call or the
     /// function panicked.
     fetches_cancelled: Counter, "fetches cancelled", Shown::IfCounted;
-    /// Entries that `invalidate` removed, and local entries that `invalidate_all` and `clear`
-    /// removed.
+    /// Calls of `invalidate`, whether or not there was an entry, and local entries that
+    /// `invalidate_all` and `clear` removed.
     invalidations: Counter, "invalidated", Shown::IfCounted;
     /// Entries that `overwrite` replaced.
     overwrites: Counter, "overwritten", Shown::IfCounted;

@@ -98,6 +98,9 @@ impl RequestScopeLayer {
     /// Each forced miss fetches from an upstream, so a client that can force misses can overload
     /// the upstreams. If strangers can reach the service, the predicate should also check who sent
     /// the request.
+    ///
+    /// If a service is wrapped in two layers, the inner layer starts a request of its own, and only
+    /// its predicate counts for the calls in it.
     pub fn force_miss_if(
         mut self,
         predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static,

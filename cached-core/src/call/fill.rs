@@ -63,8 +63,11 @@ impl PendingCall {
         }
         let is_queued = has_ttl && self.fill_remote(target, fill_token, &value, weight, ttls);
         self.trace(|report| {
-            // If the entry was invalidated during the fetch, the remote tier refuses the write.
-            report.time_left = match (is_queued && handle.is_current(fill_token), is_local) {
+            // If the entry was invalidated or added during the fetch, the remote tier refuses the
+            // write.
+            let is_refused =
+                !handle.is_current(fill_token) || (!is_local && handle.local_value().is_some());
+            report.time_left = match (is_queued && !is_refused, is_local) {
                 (true, _) => Some(ttls.remote),
                 (false, true) => Some(local_ttl),
                 (false, false) => None,

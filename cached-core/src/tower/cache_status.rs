@@ -50,7 +50,8 @@ impl CacheStatus {
     /// Sets whether the header has the parameter `key`: the cache name and the digest of one key,
     /// such as `key="payment:9f86…"`. If the header says `fwd`, this is the key of the first call
     /// with that reason, for example the first call that ran or awaited a fetch. If it says `hit`,
-    /// this is the key of the first call.
+    /// this is the key of the first call. Only the 64 calls that ended first are searched, so the
+    /// parameter may be missing after many calls.
     ///
     /// The digest does not show the call's arguments. But a reader who knows all possible arguments
     /// can compute their digests and compare. This method needs the feature `memcached`.

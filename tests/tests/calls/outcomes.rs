@@ -603,3 +603,24 @@ async fn outcomes_and_counters_agree_for_each_result() {
     assert_eq!(all.to_string(), "2 calls: 1 miss, 1 paused");
     assert_agree(&all, test.stats("outcome_paused"));
 }
+
+/// An entry that was added during the fetch stays, so no tier has the fetched value.
+#[tokio::test]
+async fn a_fetch_beside_an_add_is_not_stored() {
+    for test in [TestCache::local(), TestCache::new()] {
+        let upstream = Upstream::default().taking_millis(20);
+        let both = async {
+            let add = async {
+                yield_now().await;
+                course_entry(5, 1).add(77).await
+            };
+            tokio::join!(with_outcome(course(&upstream, 5, 1)), add)
+        };
+        let ((answer, outcome), added) = test.run(both).await;
+        assert_eq!((answer, added), (Ok(1), true));
+        let outcome = outcome.expect("the call has an answer");
+        assert_outcome(&outcome, CallResult::Miss, None);
+        assert!(!outcome.is_stored() && outcome.time_left().is_none(), "{outcome:?}");
+        assert_eq!(test.run(course(&upstream, 5, 1)).await, Ok(77));
+    }
+}
