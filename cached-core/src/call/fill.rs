@@ -2,6 +2,7 @@
 //! the value.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{FillTarget, PendingCall, PlannedFetch};
@@ -9,7 +10,10 @@ use crate::entry_handle::EntryHandle;
 use crate::event::{Event, FillRefusal, UncachedReason};
 use crate::flight::FlightOutcome;
 use crate::tier::local::{Expiry, FillToken, WriteMode, run_deferred_drops};
-use crate::tier::remote::{Permit, RemoteErrorKind, RemoteStore, Store, WriteOutcome, WritePermit};
+use crate::tier::remote::{
+    DecodedFrame, IfMissing, Item, Permit, ReadHandler, ReadOutcome, RemoteError, RemoteErrorKind,
+    RemoteStore, Store, WriteOutcome, WritePermit,
+};
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
@@ -111,7 +115,8 @@ impl PendingCall {
             None => weight,
         };
         let (handle, value) = (self.handle.clone(), Arc::clone(value));
-        let write = RemoteFill { began: handle.now(), handle, value, permit, fill_token, ttls };
+        let (began, was_begun) = (handle.now(), AtomicBool::new(false));
+        let write = RemoteFill { began, was_begun, handle, value, permit, fill_token, ttls };
         let write = Arc::new(write);
         let run = move || {
             let write = Arc::clone(&write);
@@ -135,6 +140,23 @@ struct RemoteFill {
     ttls: EntryTtls,
     /// When the background write was planned, just after the local entry was stored.
     began: Instant,
+    /// True once the write was begun.
+    was_begun: AtomicBool,
+}
+
+/// A handler that compares the frame of an item with the frame of a value.
+struct FrameComparison<'f>(&'f [u8]);
+
+impl ReadHandler for FrameComparison<'_> {
+    type Decoded = bool;
+
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<bool> {
+        DecodedFrame::Value(frame == self.0)
+    }
+
+    fn read_failed(&self, _: &RemoteError) {}
+
+    fn lease_held_elsewhere(&self) {}
 }
 
 impl RemoteFill {
@@ -170,8 +192,13 @@ impl RemoteFill {
             self.extend_local_entry();
             return Err(FillRefusal::NotStorable);
         };
+        let is_repeated = self.was_begun.swap(true, Ordering::Relaxed);
+        let copy = is_repeated.then(|| frame.clone());
         match self.permit.write(frame, self.ttls.remote, self.ttls.stale).await {
-            Ok(WriteOutcome::NotStored) => Err(FillRefusal::Overtaken),
+            Ok(WriteOutcome::NotStored) => match copy {
+                Some(frame) if self.is_stored(&frame).await => Ok(WriteOutcome::Stored),
+                _ => Err(FillRefusal::Overtaken),
+            },
             Ok(outcome) => Ok(outcome),
             Err(error) => {
                 self.handle.report_failure(&error);
@@ -181,5 +208,13 @@ impl RemoteFill {
                 Err(FillRefusal::Failed)
             }
         }
+    }
+
+    /// Returns true if the remote tier has this frame. If the first run of the write was cut off
+    /// after the store had carried it out, a repeated write finds its own value and is refused.
+    async fn is_stored(&self, frame: &[u8]) -> bool {
+        let Some((store, key)) = self.handle.remote_tier_and_key() else { return false };
+        let read = store.read(&key, &FrameComparison(frame), IfMissing::Report).await;
+        matches!(read, Ok(ReadOutcome::Item(Item { value: Some(true), .. })))
     }
 }
