@@ -1,5 +1,5 @@
-//! [`CacheEntry`], with which a program looks up, adds, invalidates or overwrites an entry of an
-//! annotated function.
+//! Defines [`CacheEntry`]. A program uses it to look up, add, invalidate or overwrite an entry of
+//! an annotated function.
 //!
 //! For the option `entry = …`, the attribute generates a *companion*. This function takes the
 //! arguments of the annotated function and returns the `CacheEntry`.
@@ -55,7 +55,7 @@ mod sealed {
     impl Sealed for super::Overwritable {}
 }
 
-/// One entry of an annotated function: the place in a cache for the value of one key.
+/// A handle to the cache entry for one key of an annotated function. The entry might have no value.
 ///
 /// The option `entry = …` names a function that the attribute generates, the *companion*. The
 /// companion takes the arguments of the annotated function and returns the entry.
@@ -203,18 +203,18 @@ impl<V, P> CacheEntry<V, P> {
     ///   still receive its result.
     /// - The current [`RequestScope`](crate::RequestScope) forgets its answer. Other requests keep
     ///   the answers that they have.
-    /// - Another process may keep its local entry for up to the `local_ttl`. The default is 5 s for
+    /// - Another process can keep its local entry for up to the `local_ttl`. The default is 5 s for
     ///   an overwritable entry, and the ttl for a write-once entry. If the other process is already
-    ///   fetching the entry, its callers may receive the result of that fetch until 5 s after the
+    ///   fetching the entry, its callers might receive the result of that fetch until 5 s after the
     ///   fetch ends.
-    /// - During a rollout, two builds with different value types store two entries. Both entries
-    ///   are removed.
+    /// - During a rollout, two builds with different value types store separate entries for the
+    ///   same key. Both entries are removed.
     ///
     /// # Errors
     /// - [`CacheError::Remote`] if the memcached server of the key did not confirm the removal. The
-    ///   tiers of this process are cleared in spite of the error. This process does not read the
-    ///   entry from the server again before the server has removed the entry. Until the removal,
-    ///   other processes may read the old value.
+    ///   tiers of this process are cleared in spite of the error. This process stops reading the
+    ///   entry from the server until the server has removed it. Until then, other processes might
+    ///   read the old value.
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
@@ -252,8 +252,8 @@ impl<V, P> CacheEntry<V, P> {
     }
 }
 
-/// A guard that removes an entry from the tiers of this process when it is dropped. The guard is
-/// also dropped if the change is cancelled.
+/// A guard whose drop removes an entry from the tiers of this process. A change to the entry holds
+/// the guard, so the entry is also removed if the change is cancelled.
 pub(crate) struct RemoveOnDrop<'s> {
     cache: &'s Cache,
     key: &'s Arc<[u8]>,
@@ -388,8 +388,9 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             return false;
         }
         let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else { return false };
-        // The fill token is out of date once the entry is changed. It must be taken before the
-        // write to memcached. Otherwise an invalidation during the write would go unnoticed.
+        // The fill token permits this call to store a value in the local tier, and is out of date
+        // once the entry is changed. It must be taken before the write to memcached. Otherwise an
+        // invalidation during the write would go unnoticed.
         let mut fill_token = handle.fill_token();
         let mut local_ttl = supplied.ttls.local;
         let mut is_in_memcached = false;
@@ -398,8 +399,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
                 AddOutcome::Written(outcome) => {
                     is_in_memcached = outcome != WriteOutcome::NotStored;
                     local_ttl = supplied.local_ttl_after(outcome);
-                    // memcached has this value, so this value must win over the value of a fetch
-                    // that began during the write.
+                    // memcached has stored this value. If a fetch that began during the write
+                    // returns a different value, the local tier must prefer this one.
                     handle.assign_read_sequence(&mut fill_token);
                 }
                 AddOutcome::EntryExists => return false,
@@ -412,18 +413,18 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
 
     /// Replaces the entry in the tiers of this process and in memcached.
     ///
-    /// - A fetch that is already running replaces the new value neither in memcached nor in this
+    /// - A fetch that is already running does not replace the new value in memcached or in this
     ///   process.
-    /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by
-    ///   default. If the other process is already fetching the entry, its callers may receive the
+    /// - Another process can keep its local entry for up to the `local_ttl`, which is 5 s by
+    ///   default. If the other process is already fetching the entry, its callers might receive the
     ///   result of that fetch until 5 s after the fetch ends.
     /// - If `cache_if` refuses the value, the entry is invalidated instead. A `None` also
     ///   invalidates the entry, unless the function declares `none_ttl`.
     /// - If the function declares no reason to overwrite, a call of `overwrite` does not compile.
     ///
     /// # Errors
-    /// - [`CacheError::Remote`] if memcached did not confirm the write. Memcached may serve the old
-    ///   value until the old value expires, and this process keeps the new value for at most 5 s.
+    /// - [`CacheError::Remote`] if memcached did not confirm the write. memcached might serve the
+    ///   old value until that value expires. This process keeps the new value for at most 5 s.
     /// - [`CacheError::NotStorable`] if memcached cannot store the value. The old value is removed,
     ///   and this process keeps the new value for at most 5 s.
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
@@ -493,10 +494,10 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             }
         }
         std::mem::forget(remove_if_cancelled);
-        // Another call of this process may have stored the old value during the write, so the entry
-        // is removed again. If another caller has changed the entry during the write, there is no
-        // new token, and this process stores nothing. Later calls then read the value that
-        // memcached has.
+        // Another call of this process might have stored the old value during the write, so the
+        // entry is removed again. If another caller has changed the entry during the write,
+        // `remove_from_process` returns no token, and this process stores nothing. Later calls then
+        // read the value that memcached has.
         let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
         let local_ttl = match written {
             Ok(outcome) => supplied.local_ttl_after(outcome),

@@ -1,7 +1,8 @@
-//! The keys of a cache whose last fetch failed a short time ago, under the option `error_ttl`.
+//! Implements the option `error_ttl`: after a key's fetch has failed, the key is *paused* for this
+//! time.
 //!
-//! While a key is *paused*, the calls of this process do not fetch it. A call that finds no value
-//! returns the error of the failed fetch.
+//! While a key is paused, the calls of this process do not fetch it. A call that finds no value in
+//! the cache returns the error of the failed fetch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -11,11 +12,11 @@ use crate::key::KeyHeader;
 use crate::sync::lock;
 use crate::value::SharedError;
 
-/// The largest number of paused keys in one cache. When another fetch fails, the pause that would
-/// end first is dropped.
+/// The largest number of paused keys in one cache. A pause beyond this number removes the one that
+/// would end first.
 const MAX_PAUSES: usize = 4096;
 
-/// The longest pause. A time of the clock plus this duration does not overflow.
+/// The longest pause. It is short enough that adding it to an `Instant` does not overflow.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The paused keys of one cache.
@@ -24,7 +25,7 @@ pub(crate) struct FetchPauses {
     paused: Mutex<PausedKeys>,
 }
 
-/// The paused keys, with an index by the end of the pause.
+/// The data behind the lock of [`FetchPauses`].
 #[derive(Default)]
 struct PausedKeys {
     by_key: HashMap<Arc<[u8]>, FetchPause>,
@@ -69,7 +70,7 @@ impl FetchPauses {
         let _dropped_after_the_lock = lock(&self.paused).remove(key);
     }
 
-    /// Ends the pauses of the function whose declaration has this index, or all pauses.
+    /// Ends the pauses of the function whose declaration has this index. `None` ends all pauses.
     pub(crate) fn end_all(&self, index: Option<usize>) {
         let mut paused = lock(&self.paused);
         let is_of_function =

@@ -13,7 +13,7 @@
 //! 11. [`ledger`]: what is cached here, and why?
 //! 12. [`performance`]: what does a call cost?
 //! 13. [`events`]: what is the cache doing?
-//! 14. [`on_call`]: what does this figure mean, and what do I do?
+//! 14. [`on_call`]: what does a figure in the statistics mean, and what do I do about it?
 //! 15. [`console`]: what is the cache doing right now?
 //! 16. [`telemetry`]: how do I get metrics and traces?
 //! 17. [`errors`] and [`compile_errors`]: what does this message mean?
@@ -21,10 +21,11 @@
 //! 19. [`security`]: what does the library protect against, and how do I report a vulnerability?
 //! 20. [`changelog`]: what changed?
 
-// The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
-// whose targets are file paths. `links.md` defines the same labels with module paths, and is
-// included before each chapter. In rustdoc, the first definition of a label takes effect, so the
-// links work in the files and in the documentation.
+// The chapters are Markdown files: all files in `docs/guide`, and three files from other folders.
+// Each file ends with link definitions whose targets are file paths. `links.md` defines the same
+// labels with module paths, and is included before each chapter. In rustdoc, the first definition
+// of a label takes effect. So a link in the documentation leads to a module, and a link in the
+// Markdown file leads to a file.
 
 /// Declares one module for each chapter.
 macro_rules! chapters {

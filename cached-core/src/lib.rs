@@ -76,8 +76,8 @@ pub use cache::MetricsPublisher;
 /// [`Returned`]. With the option `infallible`, the function may return any type. A plain `fn` whose
 /// body is one `async` block and a method under `#[async_trait]` may have the attribute too.
 ///
-/// The body runs in the caller's task, so the body may borrow. With `refresh_ahead`, the body may
-/// also run in a background task, so the function must own its parameters, or declare
+/// The body runs in the caller's task, so the body may borrow. With `refresh_ahead`, a background
+/// task also runs the body to refresh a value. The function must then own its parameters or declare
 /// `refresh_with`.
 ///
 /// # Cancellation
@@ -89,7 +89,7 @@ pub use cache::MetricsPublisher;
 /// #[coordinator_cached(
 ///     name = "attribute_doc",
 ///     version = edition,
-///     // A course of another edition than the caller asked for is not kept.
+///     // The cache keeps a course only if its edition is the requested one.
 ///     cache_if = |course| course.ends_with(&format!("edition {edition}"))
 /// )]
 /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {

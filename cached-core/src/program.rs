@@ -1,7 +1,8 @@
 //! The fingerprint of the running program: a hash of the file that holds its code.
 //!
-//! Two processes with the same fingerprint run the same build. A value that serde buffers while
-//! decoding (untagged enums, `flatten`) is shared only between such processes; see
+//! Two processes with the same fingerprint run the same build. Serde buffers some values while it
+//! decodes them, for example untagged enums and structs with `flatten`. Processes share such a
+//! value only if they run the same build; see
 //! [`EncodedView::is_safe_to_read`](crate::encoded::EncodedView::is_safe_to_read).
 
 use std::fs::File;
@@ -39,7 +40,7 @@ pub(crate) fn find_fingerprint() -> impl Future<Output = ()> {
     }
 }
 
-/// Hashes the whole file, eight bytes at a time.
+/// Hashes the file that holds the program's code, eight bytes at a time.
 ///
 /// The hash only tells builds apart, so it need not be cryptographic. Cryptographic hashes are slow
 /// in a build without optimization.

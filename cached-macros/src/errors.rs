@@ -39,8 +39,8 @@ pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A third of the letters may be wrong, but at least one. So `identfire`, which has two slips,
-    // is close enough to `identifier`, but `tag` is not close enough to `ttl`.
+    // Allows one edit for every three letters of the word, and one edit in a shorter word. Thus
+    // `identfire` with its two slips is close enough to `identifier`, but `tag` is not to `ttl`.
     let max_distance = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -52,8 +52,8 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns true if one word is the beginning of the other, as `stat` is of `state`. The shorter
-/// word must have three letters or more.
+/// Returns true if one word begins with the other, as `state` begins with `stat`. The shorter word
+/// must have three letters or more.
 fn is_abbreviation(word: &str, candidate: &str) -> bool {
     let (short, long) =
         if word.len() < candidate.len() { (word, candidate) } else { (candidate, word) };

@@ -1,7 +1,8 @@
-//! Another attribute may copy the annotated function, as `#[axum::debug_handler]` does for a check.
-//! Nothing calls the copy, and the copy does not count as a declaration.
+//! Tests functions that a second attribute copies. `#[axum::debug_handler]`, for example, copies an
+//! annotated function to check it. Nothing calls the copy, and the copy does not count as a
+//! declaration.
 //!
-//! These tests are a program of their own because they declare two functions of one name.
+//! These tests are a separate program because some of their functions share a cache name.
 #![allow(missing_docs)]
 
 use cached_core::{Cache, Finding, coordinator_cached};
@@ -56,8 +57,8 @@ async fn a_copied_function_is_not_a_declaration() {
     };
 }
 
-/// Writes a method for each type. The methods have one cache name and one place in the source, the
-/// macro call.
+/// Writes a method for each type. The methods have the same cache name. They also have the same
+/// place in the source, because each method's place is the macro call.
 macro_rules! at_one_place {
     ($($client:ident = $answer:literal)*) => {$(
         struct $client;
@@ -89,8 +90,8 @@ async fn macro_generated_functions_share_a_name() {
         .await;
 }
 
-/// Writes a function and a method with different code. Both have one cache name and one place in
-/// the source, the macro call.
+/// Writes a function and a method with different code. Both have the same cache name, and the place
+/// of both in the source is the macro call.
 macro_rules! function_and_method {
     ($name:literal) => {
         #[coordinator_cached(name = $name, version = number, infallible)]

@@ -1,6 +1,9 @@
-//! Measures how long a crate of 200 annotated functions takes to build. For comparison, three other
-//! crates have the same functions: without a cache, with calls of the runtime written by hand, and
-//! with the attribute of the crate `cached`.
+//! Measures how long a crate of 200 annotated functions takes to build. For comparison, three more
+//! crates have the same functions in other forms:
+//!
+//! - `plain`: without a cache
+//! - `hand`: with handwritten calls of `cached_core::private`, which the attribute's code calls too
+//! - `cached`: with the attribute of the crate `cached`
 //!
 //! `cargo run --release` prints medians of five rounds and their ratios; `cargo run --release -- 9`
 //! makes nine rounds. A round builds each crate in turn, without its dependencies and without
@@ -46,7 +49,7 @@ fn hand(number: usize) -> String {
 }
 
 fn cached(number: usize) -> String {
-    // The key of `cached` is every argument, or the result of `convert`.
+    // Without `convert`, the key of `cached` would include all arguments, even `client`.
     let options = "max_size = 10_000, ttl_secs = 1800, key = \"(String, u8)\", \
         convert = r#\"{ (order.to_owned(), state) }\"#";
     function(&format!("#[cached::macros::cached({options})]"), number, &body(number))
@@ -187,7 +190,7 @@ fn main() {
     println!("{FUNCTIONS} functions, {TYPES} types, the crate itself, median of {rounds} rounds\n");
     println!("          plain    hand    ours  cached   ours/hand  ours/cached");
     for command in ["check", "build"] {
-        // The first build is for the dependencies.
+        // These builds are not measured, because they also build the dependencies.
         for (name, _) in CRATES {
             build(&crates, command, name);
         }

@@ -25,8 +25,8 @@ impl Cache {
     ///   still receive its result.
     /// - The current [`RequestScope`](crate::RequestScope) forgets its answers from this cache.
     ///   Other requests keep the answers that they have.
-    /// - **memcached keeps its entries**, and a running fetch may still store its value there. The
-    ///   next call may read an old value from memcached. To remove an entry from memcached too,
+    /// - **memcached keeps its entries**, and a running fetch can still store its value there. The
+    ///   next call might read an old value from memcached. To remove an entry from memcached too,
     ///   call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
     /// - Other processes keep their entries.
     ///
@@ -36,7 +36,7 @@ impl Cache {
     ///
     /// # Cancellation
     /// If the future is dropped after its first poll, the entries are still removed, but the
-    /// current request may keep its answers.
+    /// current request might keep its answers.
     ///
     /// ```
     /// # use cached_core::{Cache, coordinator_cached};
@@ -89,7 +89,8 @@ impl Cache {
     /// ```
     pub async fn invalidate_all(&self, name: &str) -> Result<usize, UnknownNameError> {
         let declaration = Declaration::by_name(name)?;
-        // A function without an index shares its name with another function, and is not cached.
+        // A declaration without an index is not cached, for example because another function has
+        // the same cache name.
         if declaration.index().is_none() {
             return Ok(0);
         }
@@ -101,7 +102,8 @@ impl Cache {
             0..=MAX_REMOVED_BY_CALLER => self.remove_all_here(function),
             _ => self.remove_all_on_thread(function).await,
         };
-        // The request tier comes last, as in `remove_from_process`.
+        // The request tier is cleared last, because another task of the request might have found an
+        // old value until now.
         if let Some(request) = RequestHandle::current() {
             request.remove_all(self.id(), function.and_then(Declaration::index));
         }
@@ -129,8 +131,8 @@ impl Cache {
     fn remove_all_here(&self, function: Option<&'static Declaration>) -> usize {
         let index = function.and_then(Declaration::index);
         let entries = self.inner.local.begin_clearing(index).finish();
-        // A flight may have found an old value before its removal, so no later caller may join the
-        // flight.
+        // A *flight* is one key's fetch, which several callers can share. The flight might have
+        // found an old value before the clearing, so later callers must not join it.
         self.inner.flights.detach_all(index);
         self.inner.fetch_pauses.end_all(index);
         self.emit(Event::Cleared { function, entries });

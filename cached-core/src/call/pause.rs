@@ -12,8 +12,8 @@ use crate::flight::FlightOutcome;
 use crate::value::SharedError;
 
 impl PendingCall {
-    /// Returns the error of the failed fetch if the fetches of the key are paused. A request that
-    /// forces misses ignores the pause.
+    /// If a failed fetch has paused the fetches of the key, returns that fetch's error. A request
+    /// that forces misses ignores the pause.
     pub(crate) fn pause(&self) -> Option<SharedError> {
         let handle = &self.handle;
         if handle.declaration().declared_error_ttl().is_zero() || self.force_miss() {
@@ -36,18 +36,19 @@ impl PendingCall {
         let error = if ttl.is_zero() { None } else { share() }?;
         let pauses = handle.cache.fetch_pauses();
         pauses.begin(&handle.key, Arc::clone(&error), handle.now(), ttl);
-        // An invalidation first makes the fill token out of date, and then ends the key's pause. An
-        // invalidation that came before this pause began did not end it, but has made the token out
-        // of date.
+        // The fill token is out of date once the entry was changed after the fetch began. An
+        // invalidation first makes the token out of date, and then ends the key's pause. An
+        // invalidation before `begin` cannot end the new pause, so this method must end it.
         if !handle.is_current(fetch.fill_token) {
             pauses.end(&handle.key);
         }
         Some(error)
     }
 
-    /// Returns the plan to run the function, unless the key is paused. `pause` is the error of an
-    /// earlier failed fetch. If it is `Some`, the plan is to return a stale value or, without one,
-    /// this error. The followers of the flight receive the same answer.
+    /// Returns the plan to run the function, unless the key is paused. `pause` is the error of the
+    /// failed fetch that began the pause, or `None` if there is no pause. During a pause, the plan
+    /// is to return a stale value or, without one, this error. The calls that wait for this fetch
+    /// receive the same answer.
     pub(super) fn fetch_unless_paused(
         &self,
         fetch: PlannedFetch,

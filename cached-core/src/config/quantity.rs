@@ -1,14 +1,14 @@
 //! Parses the durations, sizes and numbers in `CACHE_URL`.
 //!
-//! The attribute accepts the same durations, but its crate has its own parser. The tests of both
-//! crates read the same table of accepted and refused durations.
+//! `#[coordinator_cached]` accepts the same durations, but the macro crate parses them with its own
+//! code. The tests of both crates read the same table of accepted and refused durations.
 
 use std::time::Duration;
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The units of a duration, in milliseconds. A duration must have its units in this order, and each
-/// unit at most once.
+/// Each unit of a duration, with its length in milliseconds. A duration must list its units in this
+/// order, and must not repeat one.
 const DURATION_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 

@@ -1,4 +1,5 @@
-//! Parses the value of `CACHE_URL`: `off`, `local:` or `memcache://…`, with settings after a `?`.
+//! Parses the value of the environment variable `CACHE_URL`: `off`, `local:` or `memcache://…`. The
+//! last two take settings after a `?`.
 
 use std::borrow::Cow;
 
@@ -90,10 +91,9 @@ impl CacheBuilder {
             );
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
-        // The text before an `@` may be a password with any characters, even `?` and `,`, and an
-        // error must not quote it. An address must not contain an `@`. So only the last `@` and the
-        // text after it are passed to `check_server`, which returns an error that quotes no more
-        // than this.
+        // An address must not contain an `@`, so `check_server` returns an error that quotes its
+        // argument. The text before the `@` can be a password, with any characters, even `?` and
+        // `,`. The argument therefore begins at the last `@`.
         if let Some(at) = rest.rfind('@') {
             let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
             super::memcached::check_server(server)?;

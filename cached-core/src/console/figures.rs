@@ -1,4 +1,6 @@
-//! Writes the counters of the functions, the local tier and the servers as JSON for the console.
+//! Collects figures as JSON for the console, a web page that shows the state of a cache. The
+//! figures are the counters of the cached functions, of the local tier, and of the memcached
+//! servers.
 
 use serde_json::{Map, Value, json};
 
@@ -7,16 +9,17 @@ use super::history::SampleRow;
 use crate::cache::Cache;
 use crate::stats::{DeclarationStats, DurationHistogram, Health, Stats};
 
-/// The counters of one function or of all functions. For one function, also the durations of its
-/// fetches.
+/// The counters of one function or of all functions. If they belong to one function, `fetches`
+/// holds the durations of its fetches.
 struct CallFigures {
     counters: DeclarationStats,
     fetches: Option<DurationHistogram>,
 }
 
 impl CallFigures {
-    /// Returns the number of calls that needed no fetch of their own, because a tier or another
-    /// call's fetch answered them.
+    /// Returns the number of calls that got an answer without a fetch of their own. Such an answer
+    /// comes from a tier or from another call's fetch. It can also be an earlier fetch's error,
+    /// which the option `error_ttl` repeats.
     fn calls_saved(&self) -> u64 {
         let DeclarationStats { waits, paused_answers, .. } = self.counters;
         self.counters.hits() + waits + paused_answers
@@ -72,7 +75,7 @@ fn durations(histogram: &DurationHistogram) -> Option<Value> {
     }))
 }
 
-/// Returns the names of all functions, in the order of [`SampleRow::place`].
+/// Returns the names of all functions. [`SampleRow::place`] is an index into this list.
 pub(super) fn names(cache: &Cache) -> Vec<&'static str> {
     cache.stats().iter().map(|(name, _)| name).collect()
 }
@@ -91,7 +94,7 @@ pub(super) fn sample(cache: &Cache) -> Box<[SampleRow]> {
     called.map(row).collect()
 }
 
-/// Returns everything that the page polls regularly, except for the servers.
+/// Returns all figures that the console's page polls regularly, except those of the servers.
 pub(super) fn report(state: &ConsoleState) -> Value {
     let cache = &state.cache;
     let stats = cache.stats();

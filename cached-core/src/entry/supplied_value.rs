@@ -60,16 +60,16 @@ impl SuppliedValue {
         })
     }
 
-    /// Returns how long the local tier may keep the value after a write. The time is short if
-    /// a substitute server stored the value, because the key's own server could not be reached. The
-    /// substitute server soon drops the value, and another process may then fetch a newer one.
+    /// Returns how long the local tier may keep the value after a write. If the key's own server
+    /// could not be reached, a substitute server has stored the value, and this time is short. The
+    /// substitute server soon drops the value, and another process might then fetch a newer one.
     pub(super) fn local_ttl_after(&self, outcome: WriteOutcome) -> Duration {
         let local = self.ttls.local;
         if outcome == WriteOutcome::StoredBriefly { local.min(UNCONFIRMED_TTL) } else { local }
     }
 
-    /// Stores the value in the tiers of this process, unless the entry was changed since the token
-    /// was taken. Returns true if the local tier stores the value.
+    /// Stores the value in the tiers of this process, unless the entry was changed after this call
+    /// took `fill_token`. Returns true if the local tier stores the value.
     pub(super) fn publish(
         self,
         handle: &EntryHandle,
@@ -127,8 +127,9 @@ pub(super) async fn add_remote(
     let EntryTtls { remote: ttl, stale, .. } = supplied.ttls;
     // A second attempt is made if the entry changes between the read and the write.
     for _ in 0..2 {
-        // The read must come first. A server that receives a value above its size limit removes the
-        // item that it has, even if the condition of the write is not met.
+        // The read must come first, because a conditional write alone does not protect an entry. If
+        // the new value is above the server's size limit, the server removes the key's item even if
+        // the condition is not met.
         let permit = match store.read(key, handle, IfMissing::PermitWithoutLease).await {
             Ok(ReadOutcome::Permit(permit)) => permit,
             Ok(ReadOutcome::Item(item)) => {
@@ -138,7 +139,8 @@ pub(super) async fn add_remote(
                 }
                 item.permit
             }
-            // Without a permit, a write could replace another caller's entry.
+            // This reply contains no permit (the condition for a write). An unconditional write
+            // could replace another caller's entry.
             Ok(ReadOutcome::Busy | ReadOutcome::Missing) => return AddOutcome::EntryExists,
             // The read has already reported the error through `handle`.
             Err(_) => return AddOutcome::Failed,

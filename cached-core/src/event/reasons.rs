@@ -12,8 +12,8 @@ use crate::key::KeyError;
 pub enum BypassReason<'e> {
     /// The cache is off.
     CacheOff,
-    /// The function has no entries, for example because another function has the same cache name.
-    /// `ledger().audit()` says why.
+    /// The cache could not register the function, for example because another function has the same
+    /// cache name. `ledger().audit()` says why.
     NotRegistered,
     /// The arguments could not be encoded as a key. `Display` and `Debug` of this reason show no
     /// argument. The `Display` of the error may show one.
@@ -46,7 +46,7 @@ pub enum FetchOutcome {
 pub enum UncachedReason {
     /// The value is a `None`, and the function does not declare `none_ttl`.
     AbsentValue,
-    /// The value of a function with the option `infallible` is an `Err`.
+    /// The function has the option `infallible`, and it returned an `Err`.
     ErrorValue,
     /// `cache_if` returned false.
     CacheIf,
@@ -64,7 +64,8 @@ pub enum FillRefusal {
     NotStorable,
     /// The value's ttl is too short for the remote tier.
     TtlTooShort,
-    /// The lease was lost, or the entry was changed during the fetch.
+    /// During the fetch, this process lost its lease (its right to fetch the value), or the entry
+    /// was changed.
     Overtaken,
     /// The exchange with the server failed.
     Failed,
@@ -74,7 +75,7 @@ pub enum FillRefusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StaleReason {
-    /// The fetch of this call failed, or the fetch of another call that this call waited for.
+    /// This call fetched, or waited for another call's fetch, and the fetch failed.
     FetchFailed,
     /// An earlier fetch failed, and the option `error_ttl` delays the next fetch of the key.
     FetchPaused,

@@ -2,9 +2,11 @@
 //!
 //! A `current_thread` runtime runs tasks only during `block_on`, and no runtime runs tasks while
 //! all its threads are blocked. Timers and sockets of an undriven runtime wake no task. A probe is
-//! a spawned task that only sets a flag. A driven runtime runs the probe soon. The
-//! [`watchdog`](super::watchdog) is a thread that checks the *leaders* of flights; see the header
-//! of [`flight`](super).
+//! a spawned task that only sets a flag. A driven runtime runs the probe soon.
+//!
+//! If several calls miss the same key, one of them, the *leader*, finds or fetches the value for
+//! all (see [`flight`](super)). The [`watchdog`](super::watchdog) is a thread that checks the
+//! leaders, and uses probes to do so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +18,8 @@ use tokio::runtime::Handle;
 /// not make its runtimes look undriven.
 const MAX_ROUNDS: u32 = 9;
 
-/// The probes of the watchdog, at most one for each runtime. The watchdog probes the runtime of a
-/// leader that was neither woken nor polled for a while.
+/// The watchdog's probes, at most one for each runtime. If a leader was neither woken nor polled
+/// for a while, the watchdog probes the leader's runtime.
 #[derive(Default)]
 pub(super) struct RuntimeProbes(Vec<RuntimeProbe>);
 

@@ -1,4 +1,4 @@
-//! A buffer for the bytes of a key.
+//! A buffer that holds the encoded bytes of a cache key while they are written.
 
 use std::ops::Deref;
 
@@ -9,7 +9,7 @@ use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::unordered::unordered_name;
 use super::{DynKeyPart, KeyError, KeyHeader};
 
-/// A key of up to this many bytes stays on the stack. Ordinary keys are not longer.
+/// A key of up to this many bytes stays on the stack. Most keys are short enough.
 const INLINE: usize = 192;
 
 /// A buffer for the bytes of a key, or of a part of a key.
@@ -17,11 +17,12 @@ const INLINE: usize = 192;
 /// The buffer is not a `SmallVec`, because an append to a `SmallVec` takes more instructions.
 pub struct KeyBytes {
     inline: [u8; INLINE],
-    /// The number of bytes in `inline`. `INLINE + 1` if the bytes are in `heap`.
+    /// The number of bytes in `inline`, or `INLINE + 1` if all bytes are in `heap`.
     inline_length: usize,
     /// All bytes, if there are more than [`INLINE`].
     heap: Vec<u8>,
-    /// The type name of a collection without a stable order, if the key contains one.
+    /// The type name of a collection in the key that has no stable order, if there is one. Such a
+    /// collection can give equal values different bytes.
     unordered: Option<&'static str>,
 }
 
@@ -116,8 +117,8 @@ impl<'b> KeySink for &'b mut KeyBytes {
     }
 }
 
-/// An encoder of the fields of a struct or the entries of a map. When all fields are encoded, it
-/// sorts them.
+/// Encodes a struct's fields or a map's entries, and finally sorts them. The key then does not
+/// depend on the order in which they were added.
 pub struct FieldEncoder<'b> {
     bytes: &'b mut KeyBytes,
     offsets: FieldOffsets,

@@ -1,4 +1,5 @@
-//! The encoding of a key: a serde serializer that writes a prefix code.
+//! A serde serializer that writes the arguments of a call as the bytes of a cache key. The encoding
+//! is a prefix code: no value's bytes are the beginning of another value's bytes.
 //!
 //! The serializer writes to a [`KeySink`]: a buffer, a hasher or a comparer.
 
@@ -42,7 +43,7 @@ pub(super) const NEGATIVE: u8 = 0x40;
 /// Each method takes the sink by value and returns the sink, so that a small sink stays in
 /// registers.
 pub trait KeySink: Sized {
-    /// The reason why a part cannot be written.
+    /// The reason why a value cannot be written.
     type Error: ser::Error;
     /// Collects the fields of a struct, or the entries of a map, while they are written.
     type Fields: FieldSink<Self>;
@@ -50,16 +51,16 @@ pub trait KeySink: Sized {
     /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and
     /// the bytes between the parts of a key.
     ///
-    /// A hasher hashes each field separately, so the bytes around the fields are not needed. The
-    /// bytes around a sequence are hashed, because otherwise `[[1], [2]]` and `[[1, 2]]` would have
-    /// the same hash.
+    /// A hasher does not need the bytes around fields, because it hashes each field separately. It
+    /// does need the bytes around a sequence, which [`piece`](Self::piece) writes. Without them,
+    /// `[[1], [2]]` and `[[1, 2]]` would have the same hash.
     fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
 
     /// Writes `prefix`, which is a tag, a length or both, and then the bytes of the value.
     fn piece<const N: usize>(self, prefix: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
 
-    /// Writes a number in as few bytes as possible, the highest byte first. The number of bytes is
-    /// added to the tag.
+    /// Writes an integer without its leading zero bytes, in big-endian order. The written tag is
+    /// `tag` plus the length of the integer in bytes.
     #[inline]
     fn number(self, tag: u8, magnitude: u128) -> Result<Self, Self::Error> {
         let bytes = magnitude.to_be_bytes();
@@ -72,19 +73,18 @@ pub trait KeySink: Sized {
     /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
-    /// Tells the sink that the elements of a `Collection` follow. Only the buffer sink uses this
-    /// call, to find collections without a stable order.
+    /// Tells the sink that the elements of a `Collection` follow. All sinks but the buffer ignore
+    /// this call. The buffer uses it to find collections without a stable order, such as hash sets.
     #[inline(always)]
     fn collection<Collection>(self) -> Self {
         self
     }
 
-    /// Writes one part. Each kind of sink calls a different method of [`KeyPart`].
+    /// Writes one part of a key. Each kind of sink calls its own method of [`KeyPart`].
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 
-/// The destination of the fields of a struct or the entries of a map. The order of the fields or
-/// entries does not change the result.
+/// The destination of a struct's fields or a map's entries. Their order does not change the key.
 pub trait FieldSink<S: KeySink> {
     /// Begins the next field or entry.
     fn begin(&mut self);
@@ -119,7 +119,7 @@ impl<S: KeySink> KeySerializer<S> {
     }
 }
 
-/// Returns the length of the bytes if the LEB128 form of the length is one byte.
+/// Returns the number of bytes, or `None` if this number needs more than one byte in LEB128.
 #[inline(always)]
 fn one_byte_length(bytes: &[u8]) -> Option<u8> {
     (bytes.len() < 0x80).then_some(bytes.len() as u8)
@@ -343,8 +343,8 @@ impl fmt::Write for DisplayBuffer {
     }
 }
 
-/// A serializer of the elements of a sequence or a tuple. It contains `None` after an element has
-/// failed.
+/// Serializes the elements of a sequence or a tuple. It contains `None` after an element could not
+/// be written.
 pub(crate) struct SequenceSerializer<S>(Option<S>);
 
 impl<S: KeySink> SequenceSerializer<S> {
@@ -391,8 +391,8 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// A serializer of the fields of a struct or the entries of a map. It contains `None` after a field
-/// has failed.
+/// Serializes a struct's fields or a map's entries. It contains `None` after a field or entry could
+/// not be written.
 pub(crate) struct MapSerializer<S: KeySink>(Option<S::Fields>);
 
 impl<S: KeySink> MapSerializer<S> {

@@ -1,8 +1,8 @@
 //! Recognizes collections whose elements have no stable order, in a key that is being encoded.
 //!
-//! The `Serialize` of a standard collection passes a reference to the collection to the serializer,
-//! even if the collection is inside another type. The name of the reference's type is all that a
-//! serializer can learn about the type, so this module compares names.
+//! When a standard collection is serialized, the serializer receives a reference to the collection,
+//! even if another type contains the collection. The serializer can learn only the name of the
+//! reference's type, so this module compares names.
 
 use std::any::type_name;
 use std::collections::{BinaryHeap, HashSet};
@@ -11,8 +11,8 @@ use std::collections::{BinaryHeap, HashSet};
 /// it.
 const HASHBROWN_SET: &str = "hashbrown::set::HashSet<";
 
-/// Returns the name of the type that `Reference` refers to, if equal values of this type may have
-/// different orders.
+/// Returns the name of the type that `Reference` refers to, if equal values of this type can list
+/// their elements in different orders.
 #[inline]
 pub(super) fn unordered_name<Reference>() -> Option<&'static str> {
     let name = type_name::<Reference>().strip_prefix('&')?;

@@ -17,15 +17,15 @@ pub struct ServerStats {
     pub state: ServerState,
     /// Exchanges that have ended, including exchanges in the background.
     pub exchanges: u64,
-    /// Exchanges that failed. The server replied to no command, refused the connection, or was too
-    /// late with a reply.
+    /// Exchanges that failed because the server refused the connection, replied to no command, or
+    /// was too late with a reply.
     pub errors: u64,
     /// Exchanges in which the server did not reply in time. They also count as `errors`.
     pub timeouts: u64,
     /// How many times the server was taken out of rotation.
     pub ejections: u64,
-    /// The durations of the exchanges. If a connection had to be opened first, the time for this is
-    /// included.
+    /// The durations of the exchanges. If an exchange had to open a connection first, its duration
+    /// includes that time.
     pub durations: DurationHistogram,
 }
 
@@ -35,8 +35,8 @@ pub struct ServerStats {
 pub enum ServerState {
     /// Calls use the server.
     Up,
-    /// Calls do not use the server, because it has failed several times in a row or may have missed
-    /// changes. This process tries in the background to use it again.
+    /// Calls do not use the server, because it has failed several times in a row or might have
+    /// missed changes to its entries. This process tries in the background to recover the server.
     Ejected,
 }
 

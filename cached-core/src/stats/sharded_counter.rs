@@ -80,8 +80,8 @@ impl Drop for ShardReleaseGuard {
 
 #[cold]
 fn claim_shard() {
-    // A thread that is ending has already dropped its thread-locals. It could not release an index,
-    // so it uses the shared shard.
+    // If `try_with` fails, the thread is ending and has already dropped its guard. It could not
+    // release an index any more, so it uses the shared shard.
     let number = RELEASE_GUARD.try_with(|_| claim_free_shard()).unwrap_or(SHARED_INDEX);
     THREAD_SHARD.set(number);
 }

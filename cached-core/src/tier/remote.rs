@@ -8,10 +8,12 @@
 //! These words are used here and in the modules below:
 //!
 //! - A *fetch* is a run of the annotated function.
+//! - An *item* or *entry* is a value that the store holds under a key.
+//! - A *permit* is the right to store one value under one key.
 //! - A *lease* is the right to fetch a missing value. Only one process at a time holds the lease of
 //!   a key.
-//! - A *refresh claim* is the right to fetch the value of an item again while the item is still in
-//!   the store. A read can win the claim shortly before the store removes the item.
+//! - A *refresh claim* is the right to fetch a value again while the old item is still in the
+//!   store. A read can win the claim shortly before the store removes the item.
 //! - A *build* is one compiled version of the program. During a rollout, processes of two builds
 //!   share the store.
 
@@ -57,10 +59,10 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Conditional writes.** A permit does not write if the key's entry has changed since the read
 ///   that gave the permit. A removal, an overwrite, or a write under another permit changes the
 ///   entry. This promise holds across restarts of the store.
-/// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads an older value from
-///   the key's own server, and no older permit can write. A server that stands in for the key's own
-///   server may serve an older value for a few seconds. When `remove` returns an error, this
-///   process reads no older value either, but other processes may.
+/// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads the removed value
+///   from the key's own server, and no older permit can write. A server that stands in for the
+///   key's own server can serve the removed value for a few seconds. Even when `remove` returns an
+///   error, this process no longer reads the old value. Other processes might still read it.
 /// - **Builds.** During a rollout, one build may be unable to decode the other build's frames. The
 ///   store then keeps two entries under one key, one for each build. An overwrite leaves only the
 ///   new entry, and a removal leaves none.
@@ -106,8 +108,9 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Removes the key's entry. If the removal is part of a larger change, `started` is the time at
-    /// which the change began. The timeout counts from `started`.
+    /// Removes the key's entry. If this removal is one step of a longer operation, `started` is the
+    /// time at which the operation began. The timeout counts from `started`, or from now if it is
+    /// `None`.
     ///
     /// # Errors
     /// The store did not confirm the removal. This process repeats the removal once the store
@@ -159,23 +162,24 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Stops renewing the permit's lease once the fetch that `leader` monitors has stopped.
+    /// Ties the permit's lease to a fetch: the store renews the lease only until the fetch that
+    /// `leader` monitors has stopped.
     fn hold_while(&self, leader: LeaderMonitor);
 
-    /// Moves the renewal of the permit's lease to the current runtime, because the runtime that won
-    /// the lease may have ended.
+    /// From now on, renews the permit's lease on the current async runtime. The runtime on which
+    /// the lease was won might have shut down.
     fn renew_here(&self);
 
-    /// Returns true if the store answers, but has not stored values of the permit's function for a
-    /// while, for example because it has no memory left.
+    /// Returns true if the store answers, but has not kept any value of this permit's annotated
+    /// function for a while, for example because the store has no memory left.
     fn is_store_full(&self) -> bool;
 
-    /// Returns true if this process has seen another process hold the refresh claim of the permit's
-    /// item for longer than `limit`. Only one caller gets true, and later callers wait for `limit`
-    /// again.
+    /// Returns true if another process has held the item's refresh claim for longer than `limit`,
+    /// as far as this process has seen. Only one caller gets true: the time is then measured anew.
     ///
-    /// The item must be due for a refresh, and the read that gave the permit must not have won the
-    /// claim.
+    /// The item must be close enough to its removal for a claim
+    /// ([`LeaseOptions::refresh_before_removal`]). The read that gave this permit must not have won
+    /// the claim.
     fn is_claim_abandoned(&self, limit: Duration) -> bool;
 }
 
@@ -206,13 +210,14 @@ pub(crate) enum DecodedFrame<V> {
     Corrupt,
 }
 
-/// The action of a read that finds no entry for the key.
+/// Tells a read what to do if it finds no entry for the key.
 #[derive(Clone, Copy)]
 pub(crate) enum IfMissing {
     /// Returns [`ReadOutcome::Missing`].
     Report,
-    /// Returns a permit at once, even while another process holds the lease. Returns
-    /// [`ReadOutcome::Busy`] if the store's reply does not identify that lease.
+    /// Returns a permit at once, even while another process holds the lease. This permit needs the
+    /// identity of that lease. If the store's reply lacks it, the read returns
+    /// [`ReadOutcome::Busy`].
     PermitWithoutLease,
     /// Takes the lease, or waits while another process holds the lease.
     Lease(LeaseOptions),
@@ -244,9 +249,9 @@ pub(crate) enum ReadOutcome<V, P> {
     Missing,
 }
 
-/// An item that a read found.
 pub(crate) struct Item<V, P> {
-    /// `None` if this build cannot decode the item's frame. Any caller may then replace the item.
+    /// `None` if this build cannot decode the item's frame. Such an item can be replaced without a
+    /// refresh claim.
     pub(crate) value: Option<V>,
     /// The earliest time at which the store may remove the item.
     pub(crate) removable_from: Instant,
@@ -310,7 +315,7 @@ impl RefreshClaimOutcome {
     }
 }
 
-/// The effect of a write that the store has answered.
+/// The store's answer to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
     Stored,
@@ -374,8 +379,8 @@ impl TtlLimits {
 pub(crate) type BackgroundWriteFn =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The error of a command to the remote tier that failed or was not sent. `Display` gives the
-/// reason, and in most cases the server.
+/// The reason why a command to the remote tier failed or was not sent. `Display` gives the reason,
+/// and in most cases the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteError {
     kind: RemoteErrorKind,

@@ -1,5 +1,7 @@
-//! Compares the counts that the parts of the broker have made during a load. Each part that counts
-//! is a *witness*. The counts of all witnesses must be equal.
+//! Checks that the broker's cache counts correctly. After a load test, this module compares five
+//! sources of the same counts, called *witnesses*: the upstream services, the cache's own counters,
+//! two HTTP pages, and the headers that the customers received. Witnesses that know the same count
+//! must agree on it.
 
 use crate::broker::http_client;
 use cached_core::Cache;
@@ -8,7 +10,7 @@ use serde_json::Value;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The sums of the counts in the `Cache-Status` headers that the customers have received.
+/// Adds up the counts from all `Cache-Status` headers that the customers have received.
 #[derive(Default)]
 pub(crate) struct HeaderCounts {
     calls: AtomicU64,
@@ -54,7 +56,7 @@ struct Counts {
 pub(crate) struct Agreement(Vec<(&'static str, Counts)>);
 
 impl Agreement {
-    /// Asks every witness. `upstream` is the number of reads that the upstream services have counted.
+    /// Asks every witness. `upstream` is the number of reads that the upstream services counted.
     ///
     /// # Errors
     /// Returns an error if the broker at this address does not answer.
@@ -97,7 +99,7 @@ impl Agreement {
         ]))
     }
 
-    /// Returns true if all witnesses have the same counts.
+    /// Returns true if all witnesses that know a count have the same number for it.
     pub(crate) fn holds(&self) -> bool {
         let agree = |figure: fn(&Counts) -> Option<u64>| {
             let mut known = self.0.iter().filter_map(|(_, counts)| figure(counts));
@@ -109,7 +111,7 @@ impl Agreement {
     }
 }
 
-/// Returns the body of the broker's answer.
+/// Gets this path from the broker, and returns the response's body.
 async fn read(address: &str, path: &str) -> Result<String, String> {
     let failed = |error: reqwest::Error| format!("{path}: {error}");
     let answer = http_client().get(format!("http://{address}{path}")).send().await;

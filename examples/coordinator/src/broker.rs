@@ -27,9 +27,9 @@ use std::time::Duration;
 /// Fetches a payment. A payment changes only when its state changes, so the state is the version in
 /// the key.
 ///
-/// Each state has its own entry, and no entry is ever overwritten. A broker may be wrong about the
-/// state, so `cache_if` keeps a payment in another state out of the cache. Two clients may call two
-/// upstreams, so the key has the upstream's address.
+/// Each state has its own entry, and no entry is ever overwritten. A broker can ask for an outdated
+/// state, so `cache_if` rejects a payment whose state is not the one in the key. Two clients can
+/// call different upstreams, so the key includes the upstream's address.
 #[coordinator_cached(
     name = "payment",
     identifier = (client.base.as_str(), number),
@@ -80,8 +80,8 @@ impl Client {
         self.get(&["orders", number, &revision.to_string()]).await
     }
 
-    /// Fetches a profile. A profile has no version, so a change overwrites the entry. Without a
-    /// reason, the function would not compile.
+    /// Fetches a profile. A profile has no version, so a change overwrites the entry. The option
+    /// `overwrite` compiles only with a `reason`.
     #[coordinator_cached(
         name = "profile",
         identifier = (self.base.as_str(), id),
@@ -309,20 +309,20 @@ impl Broker {
     }
 }
 
-/// Returns true if the client does not want cached answers. The calls of the request then fetch
-/// again.
+/// Returns true if the client does not want cached answers. Every cached function that the request
+/// calls then fetches its answer again.
 fn asks_for_fresh_answers(request: &Parts) -> bool {
     request.headers.get("cache-control").is_some_and(|value| value == "no-cache")
 }
 
-/// Answers 200 even while memcached is lost. The broker answers every request without memcached, so
-/// a load balancer must not take the broker out of rotation.
+/// Answers 200 even while memcached is lost. The broker can still answer every request then, so a
+/// load balancer must not take the broker out of rotation.
 async fn health(State(broker): State<Broker>) -> String {
     format!("the broker is up; its cache is {}\n", broker.cache.health())
 }
 
-/// Returns the ledger, with the findings about functions and the functions that are not worth
-/// caching.
+/// Returns the ledger, which lists the annotated functions. Below the list are the problems that an
+/// audit found, and the functions that are not worth caching.
 fn ledger_page(cache: &Cache) -> String {
     let ledger = cached_core::ledger();
     let findings = ledger.audit().into_iter().chain(ledger.not_worth_caching(cache));
@@ -389,8 +389,8 @@ async fn status_page(
     }))
 }
 
-/// Returns the address for the receipt. The page has called the same function before, so the
-/// request tier answers this call. Both parts of the page show the same address.
+/// Returns the address for the receipt. The status page has already called `profile` for this user,
+/// so the request tier answers this call, and both parts of the page show the same address.
 async fn receipt_address(client: &Client, order: &Order) -> Result<String, UpstreamError> {
     Ok(client.profile(&order.user).await?.email)
 }

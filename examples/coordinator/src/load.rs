@@ -1,4 +1,5 @@
-//! The load of the example: checkout sessions that call the broker over HTTP, as browsers do.
+//! Generates the example's load: the checkout sessions of many customers. Like a browser, each
+//! session sends HTTP requests to a *broker*, the example's web service.
 
 use crate::agreement::HeaderCounts;
 use crate::broker::{CoursePage, StatusPage, http_client};
@@ -24,11 +25,11 @@ const PAUSE: Duration = Duration::from_millis(8);
 /// machine time for the watcher's browser.
 const CALM_PAUSE: Duration = Duration::from_millis(60);
 
-/// All sessions of the load. Both runs play the same sessions.
+/// The checkout sessions, which [`play`](Load::play) can run several times.
 pub(crate) struct Load {
     sessions: Vec<CheckoutSession>,
-    /// A number that is part of every identifier, so that memcached has no entries of an earlier
-    /// run.
+    /// A number that is part of every identifier. If the number is new, memcached has no entries
+    /// for these identifiers.
     run: u64,
 }
 
@@ -67,8 +68,8 @@ impl Load {
         polls / SESSIONS
     }
 
-    /// Plays the load with new broker processes and new upstream services. If a memcached is given, it is
-    /// killed during the run, and started again later.
+    /// Plays the load with new broker processes and new upstream services. If a memcached is given,
+    /// it is killed during the run, and started again later.
     pub(crate) async fn play(
         &self,
         label: &'static str,
@@ -134,9 +135,9 @@ async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outa
     Ok(Outage { killed, restarted, is_restarted })
 }
 
-/// Plays checkout sessions against a running broker, until the broker closes. Each of a few
-/// customers plays one session after the other. Returns the counts from the headers of the
-/// responses.
+/// Plays checkout sessions against a running broker, until `closing` is set. Several customers play
+/// at the same time, and each plays one session after the other. Returns the counts that were
+/// collected from the response headers.
 pub(crate) async fn play_until_closed(broker: String, closing: ClosingFlag) -> HeaderCounts {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let run = now.map_or(0, |time| time.as_micros() as u64);
@@ -232,7 +233,7 @@ impl CheckoutSession {
             browser.webhook(&format!("/payments/{number}/{state}")).await?;
             for poll in 0..polls {
                 if state == PaymentState::Processing && poll == polls / 2 {
-                    // The customer continues on the phone, which uses another broker.
+                    // The customer continues on a phone. The phone uses the next broker.
                     browser.at += 1;
                 }
                 let page: StatusPage =
@@ -348,8 +349,8 @@ impl Browser {
     }
 }
 
-/// The progress of a run, on standard error: a bar on a terminal, and otherwise a line for each
-/// quarter.
+/// Counts the requests of a run, and shows the progress on standard error. On a terminal it shows a
+/// bar. Otherwise it writes one line for each quarter of the requests.
 struct Progress {
     label: &'static str,
     bar: Option<ProgressBar>,

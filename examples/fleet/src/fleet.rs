@@ -81,8 +81,9 @@ impl Fleet {
         let builder = Cache::builder()
             .namespace("fleet")
             .memcached(&addresses)
-            // The paused clock jumps, so a fetch seems to take no time. By default, a call waits
-            // for another call's lease only twice as long as a fetch takes.
+            // If another process is already fetching a key, a call waits for that fetch. By
+            // default, the call waits at most twice as long as a fetch usually takes. That would be
+            // too short here: the paused clock jumps, so a fetch seems to take no time.
             .lease_wait(Duration::from_secs(60));
         let first = TestCache::with(builder).expect("the addresses are well-formed");
         let mut processes: Vec<TestCache> =
@@ -97,7 +98,7 @@ impl Fleet {
         &self.processes[0]
     }
 
-    /// Lets all processes call with one key at once. No cache has the key yet.
+    /// Makes every process call `payment` for the same key at once. No cache holds that key yet.
     pub(crate) async fn stampede(&mut self) -> PhaseCounters {
         let calls = (0..self.processes.len()).map(|process| (process, 0)).collect();
         self.run_calls("all processes call with one cold key", 1, calls).await
@@ -172,7 +173,7 @@ impl Fleet {
             .collect()
     }
 
-    /// Returns the server that holds each key of version 2.
+    /// Finds, for every payment in version 2, the server that holds it.
     pub(crate) fn homes(&self) -> KeyHomes {
         let servers: Vec<_> = self
             .addresses
@@ -215,18 +216,18 @@ impl Fleet {
         }
     }
 
-    /// Moves the clock until every entry has expired.
+    /// Moves the clock forward by 31 minutes, after which every entry has expired.
     pub(crate) fn half_an_hour_later(&self) {
         self.any_process().advance(Duration::from_secs(31 * 60));
     }
 }
 
-/// The server that holds each key.
+/// A map from each payment number to the address of the server that holds it.
 pub(crate) struct KeyHomes(BTreeMap<u32, String>);
 
 impl KeyHomes {
-    /// Counts the keys that are in both maps, and the keys among them that have moved to another
-    /// server.
+    /// Counts the keys that are in both `self` and `later`, and how many of these keys have moved
+    /// to another server.
     pub(crate) fn moved_until(&self, later: &KeyHomes) -> MovedKeys {
         let both = self.0.iter().filter_map(|(key, home)| Some((home, later.0.get(key)?)));
         let (mut moved, mut keys) = (0, 0);

@@ -1,5 +1,5 @@
-//! During one request a key has only one answer, so a page never shows two prices of the same
-//! course.
+//! In a request scope, all calls with the same arguments return the same value. So a page never
+//! shows two prices for one course, even if the price changes while the page is rendered.
 //!
 //! Run it with `cargo run -p cached-examples --bin request_scope`.
 
@@ -21,7 +21,7 @@ async fn fetch_price(course: &str) -> Result<u64, Infallible> {
     Ok(PRICE.load(Ordering::Relaxed))
 }
 
-/// Corrects the price, as another user may do while the page is made.
+/// Corrects the price, as another user might do while the page is rendered.
 async fn correct_price() {
     PRICE.store(5_400, Ordering::Relaxed);
     // The overwrite can fail only with a remote tier.

@@ -1,11 +1,12 @@
-//! A state machine of one key, two processes and two servers. The key's *home server* stores its
-//! values. While a process cannot reach the home server, it uses the key's *gutter server*. Each
-//! process may lose the connection to either server, and may *eject* a server that it has lost: it
-//! stops using the server. A *hint* is a process's note that it must still remove the key from a
-//! server. A *fill* is the write of a fetched value. A *lease* is the right to fill a missing item.
-//! A *CAS number* identifies a write: the server numbers its writes.
+//! A model of one key, two processes and two servers. The tests search the model's states for
+//! broken promises. The key's *home server* stores its values. While a process cannot reach the
+//! home server, it uses the key's *gutter server*. Each process can lose the connection to either
+//! server. A process that stops using a lost server *ejects* the server. A *hint* is a process's
+//! note that it must still remove the key from a server. An *item* is what a server stores under
+//! the key. A *fill* is the write of a fetched value. A *lease* is the right to fill a missing
+//! item. A *CAS number* identifies a write: the server numbers its writes.
 //!
-//! The machine has no local tier and no *flights* (a flight is a fetch with the calls that wait for
+//! The model has no local tier and no *flights* (a flight is a fetch with the calls that wait for
 //! it), because the servers do not affect these.
 
 mod canonical;
@@ -28,7 +29,7 @@ fn has(values: ValueSet, value: Value) -> bool {
 const HOME: usize = 0;
 const GUTTER: usize = 1;
 
-/// The operations of one search, and how often each may happen.
+/// The options of one search: how often each operation can happen, and which rule is broken.
 #[derive(Clone, Copy, Debug)]
 struct Scenario {
     calls: u8,

@@ -1,6 +1,7 @@
-//! Checks the promises of `docs/guide/consistency.md`. `model` and `gutter` are state machines,
-//! which the tests search in every order of steps. `replay` runs the library and a memcached
-//! process in the worst of these orders.
+//! Checks the promises of `docs/guide/consistency.md`. `model` and `gutter` are state machines that
+//! stand for the library and its servers; the tests try every order of their steps. `gutter` covers
+//! the servers that stand in for a failed server. `replay` takes the most dangerous orders, and
+//! repeats them with the real library and a real memcached process.
 //!
 //! These tests have a package of their own because the search is slow unless the package is
 //! optimized.
@@ -35,7 +36,7 @@ fn assert_holds(scenario: Scenario) {
     assert!(states > 10_000, "the model has many states: {states}");
 }
 
-/// Lets the model break one rule of the library. Returns the trace of steps to the violation.
+/// Lets the model break one rule of the library. Returns the steps that lead to a broken promise.
 fn counterexample(scenario: Scenario, fault: InjectedFault) -> String {
     let found = search::<SystemState>(&Scenario { fault, ..scenario });
     let trace =
@@ -106,8 +107,8 @@ fn a_cas_that_outlives_its_server_is_detected() {
     assert!(trace.contains("comes back empty"), "{trace}");
 }
 
-/// memcached breaks this rule, not the library: memcached may execute a write after the timeout, as
-/// `docs/guide/consistency.md` says.
+/// This violation is not the library's fault: memcached can execute a write after the client has
+/// timed out. `docs/guide/consistency.md` documents this exception.
 #[test]
 fn late_writes_of_memcached_break_the_promise() {
     let trace = counterexample(OVERWRITABLE, InjectedFault::LateWrites);

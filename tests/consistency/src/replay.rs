@@ -1,7 +1,8 @@
-//! Replays the worst traces of the model with the library and a memcached process.
+//! Runs the library against a memcached process, in the order of steps that broke a faulty protocol.
 //!
-//! Two caches stand for two processes. The test fixes the order of steps: it holds fetches in the
-//! upstream, and commands to memcached in a proxy.
+//! This crate's model of the protocol has found these orders of steps, its *traces*. Two caches
+//! stand for two processes. To fix the order, an upstream delays each fetch, and a proxy delays
+//! commands to memcached.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -75,7 +76,8 @@ async fn new_process_cache(address: &str) -> Cache {
     new_process_cache_with_lease(address, 20).await
 }
 
-/// Returns a cache like [`new_process_cache`], whose leases last `lease_secs` seconds.
+/// Returns a cache like [`new_process_cache`] does, but with leases of `lease_secs` seconds. A lease
+/// is one caller's right to fetch a key and store its value in memcached.
 async fn new_process_cache_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")
@@ -103,7 +105,7 @@ async fn read(cache: &Cache) -> (Option<Tier>, Option<u32>) {
     (found.tier(), found.into_option())
 }
 
-/// A proxy before memcached. The proxy holds each command that begins with `held`, until the test
+/// A proxy in front of memcached. The proxy holds each command that begins with `held`, until the test
 /// releases the command.
 struct HoldingProxy {
     address: String,
@@ -165,8 +167,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Replays the trace of a fill (a write of a fetched value) that checks no CAS number. The
-/// library's fill must be refused.
+/// Replays a trace in which a fill (a write of a fetched value) ignores the item's CAS number.
+/// Here, memcached must refuse the fill.
 #[tokio::test]
 async fn a_fill_after_an_invalidation_is_refused() {
     let memcached = Memcached::start();
@@ -248,8 +250,8 @@ async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     assert_eq!(read(&new_process_cache(&memcached.address()).await).await.1, Some(2));
 }
 
-/// Replays the trace of a process that clears its local tier only once. Another caller reads the
-/// old value from memcached before the delete is executed.
+/// Replays a trace in which an invalidation clears the local tier only once, before it deletes the
+/// value from memcached. In between, a call in the same process reads the old value from memcached.
 #[tokio::test]
 async fn values_read_during_an_invalidation_are_dropped() {
     let memcached = Memcached::start();
@@ -264,8 +266,8 @@ async fn values_read_during_an_invalidation_are_dropped() {
     proxy.wait_for_command().await;
     assert_eq!(answer_of(call(&b, &upstream)).await, 1);
     assert_eq!(read(&b).await, (Some(Tier::Local), Some(1)), "the call began before the change");
-    // memcached keeps two items for a key, one for each of two builds. So an invalidation is two
-    // commands.
+    // A key can have two items in memcached, because two builds of a program can encode the value
+    // differently. An invalidation deletes both items, and the proxy holds both commands.
     proxy.release();
     proxy.release();
     invalidation.await.expect("no task panics").expect("memcached is reached");
@@ -320,8 +322,8 @@ async fn an_overwritten_fetch_replaces_nothing() {
     }
 }
 
-/// A restarted server has lost a lease. The fetch under that lease stores nothing, and no call
-/// waits for it.
+/// A memcached server loses its leases when it restarts. A fetch whose lease was lost stores nothing
+/// in memcached.
 #[tokio::test]
 async fn a_restarted_server_refuses_earlier_leases() {
     let mut memcached = Memcached::start();

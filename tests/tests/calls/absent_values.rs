@@ -1,4 +1,5 @@
-//! Absent values, which are not cached: `None`, and the `Err` of an `infallible` function.
+//! Tests that absent values are not cached. A `None` is absent, and so is an `Err` that a function
+//! with the option `infallible` returns.
 //!
 //! The Rust type of a value decides whether the value is absent. Its serialized form does not
 //! matter.
@@ -142,7 +143,7 @@ async fn none_ttl_without_an_option_is_a_finding() {
         })
         .await;
     let findings: Vec<Finding> = cached_core::ledger().audit();
-    // Functions of other modules have findings of other kinds.
+    // The audit covers functions of other test modules too, and reports other problems of theirs.
     let findings = findings.iter().filter(|finding| matches!(finding, Finding::NeverNone { .. }));
     let findings: Vec<String> = findings.map(ToString::to_string).collect();
     let [finding] = &findings[..] else { panic!("{findings:?}") };

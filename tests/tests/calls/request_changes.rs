@@ -1,5 +1,5 @@
-//! The answers that a request gets after the entry was changed, by the request itself or by other
-//! code.
+//! Tests which value a call in a request returns after the entry was changed. Either the request
+//! itself or other code makes the change.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-/// Starts `first`, runs `then` to its end, and then ends `first`. `first` must wait longer than
-/// `then`.
+/// Runs two futures concurrently, and polls `first` before `then`. `first` must take longer, which
+/// puts all of `then` between the start and the end of `first`.
 async fn join_in_order<A, B>(
     first: impl Future<Output = A>,
     then: impl Future<Output = B>,
@@ -131,7 +131,8 @@ struct Price {
     /// The lowest price that a call outside the request may return.
     floor_outside: AtomicU64,
     fetches: AtomicU64,
-    /// Held during a change. If two changes were concurrent, either could come last.
+    /// Held during a change. If two changes were concurrent, the test would not know which of them
+    /// the cache applied last.
     change_lock: Mutex<()>,
 }
 
@@ -205,8 +206,8 @@ async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: 
 }
 
 /// Runs three tasks in a request and one task outside the request, all concurrently. One of the
-/// tasks in the request records its calls. While that task is polled, the lookup that is inlined
-/// into each annotated function does not see the answers of the request.
+/// tasks in the request records its calls. Each annotated function contains an inlined lookup. This
+/// lookup does not see the request's values while the recording task is polled.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
     let price = Arc::new(Price::default());
     let [a, b, c, outside] = steps;
@@ -238,8 +239,7 @@ proptest! {
     }
 }
 
-/// Checks that calls also see earlier changes of their request if the values pass through
-/// memcached. All cases share one server.
+/// Repeats the test above with a cache that has a memcached tier. All cases share one server.
 #[test]
 fn calls_see_earlier_changes_through_memcached() {
     let memcached = Memcached::start();

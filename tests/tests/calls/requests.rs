@@ -1,4 +1,5 @@
-//! The request tier: within one request a key has one answer.
+//! Tests the request tier, which remembers every answer until the request ends. Within one request,
+//! all calls with the same key get the same answer.
 
 use cached_core::RequestScope;
 use cached_tests::Upstream;
@@ -16,7 +17,7 @@ async fn within_a_request_a_key_has_one_answer() {
             RequestScope::new()
                 .run(async {
                     let first = profile(&upstream, 7).await;
-                    // Another request replaces the entry. This request keeps its answer.
+                    // A second request replaces the entry, but the first one keeps the old answer.
                     let other =
                         RequestScope::new().force_miss(true).run(profile(&upstream, 7)).await;
                     assert_ne!(first, other);

@@ -96,7 +96,7 @@ async fn first_found_tries_versions_in_order() {
     assert_eq!(b.scope(both()).await.expect("an entry is found").fetched, 1);
     a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;
-    // The local value of the second entry does not hide the first entry in memcached.
+    // Process `b` now holds "processing" locally, but it still looks for "paid" in memcached first.
     assert_eq!(b.scope(both()).await.expect("an entry is found").fetched, 2);
     assert!(b.scope(first_found([payment_entry("8", "paid")])).await.is_none());
 }
@@ -135,7 +135,8 @@ async fn a_late_add_does_not_undo_an_invalidation() {
             let mut add = Box::pin(entry.add(value));
             while memcached.remaining_ttl(&entry.key().to_string()).is_none() {
                 assert!(poll_once(add.as_mut()).await.is_none());
-                // `add` reads before it writes, and the runtime has to read the answer.
+                // `add` waits for memcached's answer to a read before it writes. Yielding lets the
+                // runtime receive that answer.
                 tokio::task::yield_now().await;
             }
             payment_entry("7", "paid").invalidate().await.expect("memcached is reached");
@@ -180,8 +181,9 @@ async fn force_miss_keeps_write_once_entries_locally() {
     );
 }
 
-/// memcached delays its answer to the delete. In the meantime another call of this process reads
-/// the old value. The invalidation is dropped before it gets an answer.
+/// `invalidate` sends a delete, but memcached is suspended and does not answer yet. Another call in
+/// the same process then reads the old value. The future of `invalidate` is dropped before it
+/// receives its answer.
 #[tokio::test]
 async fn a_dropped_invalidation_clears_the_local_tier() {
     let memcached = Memcached::start();
@@ -196,8 +198,8 @@ async fn a_dropped_invalidation_clears_the_local_tier() {
         let mut invalidate = Box::pin(entry.invalidate());
         memcached.suspend();
         assert!(poll_once(invalidate.as_mut()).await.is_none());
-        // memcached may answer this call before it executes the delete. The call then stores the
-        // old value after the local tier was cleared.
+        // memcached can answer the next call before it executes the delete. The call then stores
+        // the old value in the local tier, which `invalidate` has already cleared once.
         memcached.resume();
         payment(&upstream, "7", "paid").await.expect("the call succeeds");
         drop(invalidate);

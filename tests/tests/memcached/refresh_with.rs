@@ -1,4 +1,5 @@
-//! `refresh_ahead` of methods that borrow: the option `refresh_with`.
+//! Tests the option `refresh_with`. A background refresh needs it for a method with `&self`: the
+//! option makes a copy of the receiver, because the refresh can outlive the caller's receiver.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -55,7 +56,8 @@ impl Prices for Client {
         cache_if = |price| price.starts_with(&self.region) && price.contains(course)
     )]
     async fn price(&self, course: &str, days: &[u8]) -> Result<String, UpstreamDown> {
-        /// An item in the body. Its `self` is not the receiver of `price`.
+        /// A type within the function's body. The `self` of its methods is not the `self` of
+        /// `price`.
         struct DaysFormat<'a>(&'a [u8]);
         impl DaysFormat<'_> {
             fn days(&self) -> String {
@@ -110,8 +112,8 @@ impl Rates for Client {
     }
 }
 
-/// Calls a function of a client when a refresh is due, and drops the client. Checks that the call
-/// is served at once, and that the refresh stores the next value.
+/// Calls a method of a client one minute before the entry expires, and drops the client. Checks
+/// that the call returns the cached value, and that a background refresh stores the next value.
 macro_rules! assert_refreshed {
     ($test:expr, $client:ident => $call:expr, $expected:literal) => {{
         let (test, keeper): (TestCache, _) = ($test, Client::new());

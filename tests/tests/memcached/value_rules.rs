@@ -1,4 +1,5 @@
-//! `cache_if` that mentions parameters, between processes that share a memcached.
+//! Tests `cache_if` conditions that compare a value with the function's parameters. A value that
+//! fails its condition must not be stored, nor reach another process through memcached.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use cached_tests::Memcached;
 
 use crate::functions::new_process_cache;
 
-/// The state at the upstream. It may be older than the state that the caller passes.
+/// The state that the simulated upstream returns. A test can make it lower (older) than the `state`
+/// that the caller asks for.
 static ACTUAL: AtomicU64 = AtomicU64::new(0);
 
 #[coordinator_cached(
@@ -40,7 +42,7 @@ async fn a_value_contradicting_its_version_is_not_shared() {
     assert_eq!(first.scope(state("1", 2)).await, Ok(2), "the state that is high enough is shared");
 }
 
-/// The rate at the upstream.
+/// The rate that the simulated upstream returns.
 static RATE: AtomicU64 = AtomicU64::new(0);
 
 /// Returns a rate. A rate below `least` is outdated and is not cached.

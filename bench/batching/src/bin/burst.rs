@@ -1,8 +1,13 @@
-//! Calls for many cold keys at once, and then for the same keys from the cache of another process:
-//! `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`.
+//! Measures a burst of calls. At once, the first cache looks up many keys that memcached does not
+//! have yet. Then a second cache, which stands for another process, looks up the same keys.
 //!
-//! Each pair of arguments makes one line: the share of failed lookups, the share of dropped fills,
-//! the share of keys that the second process found, and the median times of a call.
+//! Usage: `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`. The benchmark prints one line
+//! for each pair of arguments, with these columns:
+//!
+//! - for the first cache: the shares of failed lookups and of dropped fills, and the median and the
+//!   longest time of a call;
+//! - for the second cache: the share of keys that memcached answered, the number of failed lookups,
+//!   and the median time of a call.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,7 +43,8 @@ fn memcached() -> (Memcached, String) {
     (Memcached(memcached), format!("127.0.0.1:{port}"))
 }
 
-/// Calls for all keys at once. Returns the median and the longest time of a call in milliseconds.
+/// Calls `burst` for all keys at once. Returns the median and the longest time of a call in
+/// milliseconds.
 async fn all_at_once(cache: &Cache, keys: usize) -> (f64, f64) {
     let calls: Vec<_> = (0..keys)
         .map(|number| {

@@ -1,14 +1,17 @@
-//! Makes each measurement in a child process. The functions of the crate `cached` have one store
-//! for the whole process, and a measurement must not reuse memory that another one has freed.
+//! Makes each measurement in a child process of its own. In the crate `cached`, each function's
+//! store lives until the process ends, so two measurements would share the store. A measurement
+//! also must not reuse memory that an earlier measurement has freed.
 
 use std::process::{Command, Stdio};
 
 use crate::harness::Results;
 
-/// The first argument of a child process, which makes one measurement and prints its rows.
+/// The first command-line argument of a child process. With this argument, the program makes only
+/// one measurement, and prints the rows of the result.
 pub const ALONE: &str = "--alone";
 
-/// Makes one measurement in a child process.
+/// Starts this program as a child process that makes one measurement, and returns its results.
+/// `of` selects what is measured, for example a library's name or a number of keys.
 pub fn run(measurement: &str, of: &str) -> Results {
     let program = std::env::current_exe().expect("the program has a path");
     let child = Command::new(program)

@@ -30,7 +30,7 @@ pub fn bars(title: &str, unit: &str, rows: &[(String, f64)]) -> String {
     svg + "</svg>\n"
 }
 
-/// Draws one line for each row. Both axes are logarithmic, so that equal ratios have equal heights.
+/// Draws one line for each row. Both axes are logarithmic: equal ratios have equal distances.
 pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
     const COLORS: [&str; 6] = ["#1f77b4", "#2ca02c", "#9467bd", "#7f7f7f", "#17a2b8", "#8c564b"];
     const HEIGHT: usize = 400;
@@ -89,7 +89,7 @@ pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
         let (name, points) = &rows[index];
         let ours = name.starts_with("cached-core");
         let color = if ours { OURS } else { others.next().expect("the colours never end") };
-        // The second of this library's lines is dashed.
+        // This library's first line is row 0. If the library has a second line, it is dashed.
         let dashes = if ours && index > 0 { " stroke-dasharray=\"6 3\"" } else { "" };
         let path: Vec<String> =
             points.iter().map(|(x, y)| format!("{:.1} {:.1}", across(*x), up(*y))).collect();

@@ -1,4 +1,5 @@
-//! The ledger as JSON and as Markdown.
+//! Writes the ledger as JSON and as Markdown. The ledger is the list of all *declarations*: one for
+//! each annotated function.
 
 use std::fmt::Write;
 

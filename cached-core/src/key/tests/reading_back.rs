@@ -98,8 +98,8 @@ impl KeyDecoder<'_> {
     }
 }
 
-/// Returns the value that the decoder should return. Integers are signed only if they are negative,
-/// all NaNs are one value, and entries and fields are sorted.
+/// Brings `value` into the form that decoding its key gives: only negative integers are `Signed`,
+/// all NaNs are one value, and map entries and struct fields are sorted.
 fn canonical(value: &SerdeValue) -> SerdeValue {
     let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, SerdeValue)]| {

@@ -6,10 +6,10 @@
 //! thread. The `Drop` could then wait for a lock that its own thread holds. So the drop of an entry
 //! only moves the entry's value into a queue.
 //!
-//! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper,
-//! and when a cache is dropped. At these points the thread holds no lock and is not the *leader* of
-//! a flight. (A leader is a call that runs a fetch for which other calls wait. A value's `Drop` on
-//! the leader's thread could wait for this fetch.)
+//! A lookup, a fill or an invalidation drops queued values at its end. The sweeper (a background
+//! thread) and the drop of a cache do so too. At these points the thread holds no lock, and is not
+//! the leader of a flight. A *flight* is a fetch that other calls wait for, and its *leader* is the
+//! call that runs it. A value's `Drop` on the leader's thread could wait for this fetch.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ pub(super) struct DeferredDrop(Option<Value>);
 /// The queued values of all threads. With a queue for each thread, a blocked thread would keep its
 /// values in memory.
 static QUEUE: Mutex<VecDeque<Value>> = Mutex::new(VecDeque::new());
-/// The length of [`QUEUE`]. It changes while the queue is locked.
+/// The length of [`QUEUE`]. It changes only while the queue is locked.
 static QUEUE_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
 /// The most values that one call drops. A call queues far fewer values, so the queue does not grow.

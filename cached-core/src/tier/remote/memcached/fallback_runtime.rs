@@ -1,11 +1,12 @@
-//! A tokio runtime that belongs to this library. It finishes background writes whose own runtime
-//! has ended or is not running, for example a write that was under way when `main` returned.
+//! A tokio runtime that belongs to this library. It finishes background writes that the program's
+//! own runtime can no longer run, for example a write that was under way when `main` returned.
 //!
-//! The fallback runtime runs on its own thread. A runtime that is shutting down waits a short time
-//! for the writes that it hands over. A program that ends without [`flush`](crate::Cache::flush)
-//! therefore usually still stores its values in memcached, and gives back its leases. If a program
-//! is killed or calls `std::process::exit`, its writes are lost, and its leases expire after a few
-//! seconds.
+//! The fallback runtime runs on its own thread. When a runtime of the program shuts down, it hands
+//! its unfinished writes over to the fallback runtime, and waits a short time for them. A program
+//! that ends without [`flush`](crate::Cache::flush) therefore usually still stores its values in
+//! memcached, and gives back its leases. (A *lease* is the right to fetch a missing value, which
+//! memcached grants to one process.) If a program is killed or calls `std::process::exit`, its
+//! writes are lost, and its leases expire after a few seconds.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,10 +17,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::join::BoxedFuture;
 use crate::sync::lock;
 
-/// The longest time that the shutdown of a runtime waits for the futures that the runtime hands
-/// over.
+/// A runtime that shuts down waits at most this long for the futures that it has handed over.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// If two shutdowns are further apart than this, each may wait for [`MAX_WAIT`].
+/// A shutdown gets a full [`MAX_WAIT`] if the previous shutdown's wait ended at least this long
+/// ago. Otherwise it gets only what the recent waits have left.
 const WAIT_RESETS_AFTER: Duration = Duration::from_secs(10);
 
 /// The channel to the fallback thread, and the id of the process that started the thread. After a

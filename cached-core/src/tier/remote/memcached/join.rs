@@ -1,8 +1,8 @@
 //! Awaits several futures in one task.
 //!
-//! If each future had its own task, the future would wait for its turn on the runtime at every
-//! step. With a hundred thousand runnable tasks, a task waits a second for its turn, and a write
-//! would come too late.
+//! A task for each future would be too slow under load. With a hundred thousand runnable tasks,
+//! each step of a task waits a second for its turn on the runtime. Background writes and renewals
+//! of leases would then come too late.
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -1,7 +1,8 @@
 //! One memcached server of the cache.
 //!
-//! This module sends single commands to the server. ([`command`](super::command) defines the words
-//! *lease* and *refresh claim*.) The submodules do the rest:
+//! This module sends single commands to the server. A *lease* lets one call fill a missing key
+//! while other calls wait. A *refresh claim* lets one caller replace an item before it expires.
+//! ([`command`](super::command) defines both.) The submodules do the rest:
 //!
 //! - [`recovery`] decides whether the server is used, and recovers a server that has failed.
 //! - [`removal`] removes keys from the server, and [`hints`] remembers the keys that the server has
@@ -46,8 +47,9 @@ use rendezvous::RendezvousSeed;
 
 /// The longest time from a background command's start to its result.
 pub(super) const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
-/// The shortest timeout for the renewal of a lease. The server's timeout applies if it is longer. A
-/// late renewal is still useful, because a lease lasts longer than a call waits.
+/// The shortest timeout for the renewal of a lease. The server's timeout applies if it is longer.
+/// A renewal that takes longer than the server's timeout is still useful if it arrives before the
+/// lease ends.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A memcached server: the pipelines to the server, its health, and the changes that have not
@@ -218,8 +220,8 @@ impl Server {
         Exchange::start(subject, is_awaited)
     }
 
-    /// Returns the guard of a *probe*: a later check whether a lease has ended. Returns `None` if
-    /// enough probes are planned already.
+    /// Reserves a *probe*, which is a later check whether a lease has ended, and returns the
+    /// probe's guard. Returns `None` if enough probes are planned already.
     pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
         LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }
@@ -287,7 +289,7 @@ impl Server {
         }
     }
 
-    /// Returns the error for a write whose condition held and that the server did not carry out.
+    /// Returns the error for a write that the server ignored although its lease was still valid.
     pub(super) fn ignored_write(&self) -> RemoteError {
         self.error(RemoteErrorKind::Refused, &"it did not store a value whose lease it still has")
     }
@@ -302,8 +304,9 @@ impl Server {
     }
 }
 
-/// Creates the identity of a server. The identity fences the server if another memcached process
-/// has taken the server's place.
+/// Creates the identity of a server. The identity notices that another memcached process has taken
+/// the server's place. If the items of that process may be stale, the identity raises the server's
+/// fence, and this process no longer trusts these items.
 fn identity(server: &Weak<Server>) -> ServerIdentity {
     let call = |server: &Weak<Server>, method: fn(&Server)| {
         let server = Weak::clone(server);

@@ -1,12 +1,12 @@
-//! A circuit breaker for waits on other callers' leases.
+//! A circuit breaker that stops callers from waiting for leases if a server does not end them.
 //!
-//! A *lease* is the right to run the annotated function for a missing value. Another caller that
-//! reads the key waits until the lease ends.
+//! A *lease* is the right to run the annotated function for a missing value. While one caller holds
+//! the lease of a key, other callers that read the key wait until the lease ends.
 //!
-//! A faulty server may report a lease forever. Every call for the key would then wait for the
-//! longest time allowed. This process therefore *probes* a lease after a caller has given up
-//! waiting: it pauses, and then reads the lease again. The lease of a killed process usually ends
-//! during the pause. A lease that still exists after the pause is *endless*. After a few endless
+//! A faulty server might report a lease forever. Every call for the key would then wait for the
+//! longest time allowed. Therefore, after a caller has given up waiting, this process *probes* the
+//! lease: the process pauses, and then reads the lease again. The lease of a killed process usually
+//! ends during the pause. A lease that the pause has not changed is *endless*. After a few endless
 //! leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the server.
 //! A slow function does not open the breaker: its lease is renewed during the pause, and the probe
 //! finds a newer version of the lease.
@@ -29,8 +29,8 @@ const MOST_PROBES: u32 = 8;
 pub(super) struct LeaseWaitBreaker {
     /// The number of endless leases in a row.
     endless: AtomicU32,
-    /// The time at which the breaker closes, as [`CoarseInstant::millis`]; 0 if the breaker is
-    /// closed.
+    /// The time until which the breaker is open, as [`CoarseInstant::millis`]. It is 0 if the
+    /// breaker has not opened since the last lease ended.
     open_until: AtomicU64,
     /// The number of [`LeaseProbeGuard`]s.
     probes: AtomicU32,
@@ -69,7 +69,7 @@ impl LeaseWaitBreaker {
 
     pub(super) fn record_endless(&self) {
         if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= ENDLESS_LEASES_TO_OPEN {
-            // After this time, one more endless lease opens the breaker again.
+            // Once the breaker has closed, a single endless lease opens it again.
             self.endless.store(ENDLESS_LEASES_TO_OPEN - 1, Ordering::Relaxed);
             let until = CoarseInstant::now().millis().saturating_add(OPEN_TIME.as_millis() as u64);
             self.open_until.store(until, Ordering::Relaxed);

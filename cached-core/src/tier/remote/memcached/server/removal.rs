@@ -28,7 +28,7 @@ impl<'s> KeyRemoval<'s> {
     /// Sends a delete for each key.
     ///
     /// # Errors
-    /// The server has not confirmed every delete. All keys become hints.
+    /// The server has not confirmed every delete. In this case, all keys become hints.
     pub(in crate::tier::remote::memcached) async fn send(
         mut self,
         deadline: Instant,
