@@ -1,5 +1,6 @@
-//! A fake memcached that behaves like versions that are not installed. Like these versions, the
-//! fake may refuse a command that carries a value. It then reads the value as further commands.
+//! A fake memcached server. It imitates old versions and faulty servers, which the tests cannot
+//! start as real processes. Some of these refuse a command after its first line, and then misread
+//! the command's value as further commands. The fake does the same.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,7 +17,7 @@ pub enum ServerKind {
     Memcached1_6_0,
     /// memcached 1.6.10 to 1.6.12, where `md` with a CAS removes nothing.
     Memcached1_6_10,
-    /// A server that asks for a password and refuses every command without it.
+    /// A server that refuses every command, because the client has not sent a password.
     NeedsPassword,
     /// A server that answers reads but has no memory left for values.
     Full,

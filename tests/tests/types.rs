@@ -1,9 +1,10 @@
-//! Types that programs commonly cache. No type leads to a wrong value or an error.
+//! Checks that types that programs commonly cache cause neither wrong values nor errors.
 //!
 //! For each type one of two things happens. Either a second process reads the value from memcached,
-//! or the value stays in the process that fetched it and the audit reports the function.
+//! or the value stays in the process that fetched it. In the second case the audit, the library's
+//! report on the program's annotated functions, names the function.
 //!
-//! The tests are a program of their own because each test starts this program as a second process.
+//! This file is a test program of its own because each test starts the program a second time.
 #![allow(missing_docs, clippy::type_complexity)]
 
 use std::borrow::Cow;
@@ -30,8 +31,7 @@ async fn new_process_cache(memcached: &Memcached) -> Cache {
     builder.remote_timeout(Duration::from_secs(5)).build().await.expect("the settings are valid")
 }
 
-/// The environment variable of a second process, which only reads. Its value is the address of
-/// memcached.
+/// The environment variable that makes a process the second one. Its value is memcached's address.
 const READER: &str = "CACHED_TYPES_READER";
 
 /// The environment variable that tells a second process what to expect: `hit` or `fetch`.
@@ -43,7 +43,7 @@ fn finding_about(name: &str) -> Option<String> {
     findings.iter().map(ToString::to_string).find(|finding| finding.contains(&format!("`{name}`")))
 }
 
-/// Writes a test for each type, with the cache name, the type and a value.
+/// Generates one test for each line: `test_name "cache_name" Type = value;`.
 macro_rules! types {
     ($($what:ident $name:tt $type:ty = $value:expr;)*) => {$(
         #[tokio::test]
@@ -245,8 +245,8 @@ types! {
     skipped_default "skipped_default" SkippedField = SkippedField { amount: 7, seen: false };
 }
 
-/// memcached would lose the content of a field with `#[serde(skip)]`. So such a value stays in the
-/// process that fetched it.
+/// serde does not encode a field with `#[serde(skip)]`, so another process would read a different
+/// value. The library therefore does not store such a value in memcached.
 #[tokio::test]
 async fn a_skipped_field_is_not_lost() {
     #[cached_core::coordinator_cached(name = "skipped_alone", version = number, entry = entry)]
@@ -262,14 +262,14 @@ async fn a_skipped_field_is_not_lost() {
     }
     let finding = finding_about("skipped_alone").expect("the audit says so");
     assert!(finding.contains("types::Skipped") && finding.contains("#[serde(skip)]"), "{finding}");
-    // A value that the program adds is compared too.
+    // A value that the program itself puts into the cache is not stored in memcached either.
     let added = SkippedField { amount: 8, seen: true };
     a.scope(async { entry(8).add(added.clone()).await }).await;
     assert_eq!(b.scope(value(8)).await, Ok(added));
     assert_eq!(b.stats().total().remote_hits, 0);
 }
 
-/// The audit names the innermost part that no codec can write.
+/// If a part of a type cannot be encoded, the audit names the innermost such part.
 #[tokio::test]
 async fn the_audit_names_the_unstorable_part() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -302,7 +302,8 @@ async fn the_audit_names_the_unstorable_part() {
     }
 }
 
-/// Calls the function of this test in another process. Returns true if the process had to fetch.
+/// Runs `program`, this program or a copy of it, so that it calls the annotated function of `test`.
+/// Returns true if memcached had no value that the program could read.
 fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> bool {
     let run = |expected: &str| {
         let output = std::process::Command::new(program)
@@ -318,8 +319,9 @@ fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> b
     !run("hit") && run("fetch")
 }
 
-/// serde decodes a derived untagged type from a buffer. There the library cannot check what each
-/// part reads. So a process reads such a value only if the same program has written it.
+/// serde first copies the input of an untagged type to a buffer. The library cannot check how the
+/// parts of the type are decoded from that buffer. Therefore a process reads such a value only if
+/// the same build of the program has written it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn only_the_same_program_reads_buffered_values() {
@@ -552,7 +554,7 @@ struct PaymentMessage {
     note: Option<String>,
 }
 
-/// A message of another crate, without serde.
+/// A protobuf message without serde's traits, as another crate might define it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct BareMessage {
     #[prost(string, tag = "1")]

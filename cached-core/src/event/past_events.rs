@@ -1,4 +1,5 @@
-//! Remembers the last events of some entries, so that a log line can say why an entry is missing.
+//! Remembers why entries are missing: because they were evicted, for example, or because the fetch
+//! failed. When a call misses such an entry, its log line can state the cause.
 //!
 //! Events are remembered only while the log or a `tracing` subscriber accepts the level `debug`.
 
@@ -14,7 +15,7 @@ use crate::telemetry::accepts_debug;
 /// The number of entries whose last event is remembered. Each takes 32 bytes.
 const SLOTS: usize = 4096;
 
-/// An event that explains why an entry is missing later.
+/// An event after which the entry is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PastEvent {
     Evicted(EvictionReason),
@@ -23,8 +24,8 @@ pub(crate) enum PastEvent {
     FillRefused(FillRefusal),
 }
 
-/// The last events of some entries, in a fixed number of slots. If two entries share a slot, the
-/// later event replaces the earlier one.
+/// The last event of each entry, in a fixed number of slots. If two entries share a slot, the later
+/// event replaces the earlier one.
 #[derive(Default)]
 pub(super) struct PastEvents {
     slots: OnceLock<Mutex<Box<[Option<RememberedEvent>]>>>,
@@ -38,7 +39,8 @@ struct RememberedEvent {
 }
 
 impl PastEvents {
-    /// Remembers the event if it could explain a later miss of the entry.
+    /// Remembers the event if the entry is missing after it. If the event stores a value, forgets
+    /// the entry's earlier event.
     ///
     /// Some events are reported while the local tier frees memory. This method therefore must not
     /// call the program's logger.
@@ -77,7 +79,8 @@ impl PastEvents {
         }
     }
 
-    /// Returns the last event of the entry with this header, and how long ago it was.
+    /// Returns the last event of the entry whose key begins with this header, and how long ago the
+    /// event was.
     pub(super) fn last(&self, header: KeyHeader) -> Option<(PastEvent, Duration)> {
         let slots = lock(self.slots.get()?);
         let remembered = slots[slot_of(header)].filter(|found| found.header == header)?;

@@ -14,9 +14,9 @@ use crate::round_trip::{RoundTripCheck, RoundTripFns};
 use crate::tier::Tier;
 use crate::value::{ErrorSharing, ReturnOperations, SharedError, ValueRules, weight_fn};
 
-/// A call of an annotated function that the lookup in this process did not complete. The lookup
-/// found no value, or a value that may have to be refreshed. `'p` is the lifetime of the parameters
-/// that `cache_if` and `ttl_with` mention.
+/// A call of an annotated function that has begun, but has not been answered. Its lookup in this
+/// process has found no value, or a value that might need a refresh. A call that bypasses the cache
+/// is also a `Call`. `'p` is the lifetime of the parameters that `cache_if` and `ttl_with` mention.
 pub struct Call<'p, R, V> {
     returns: ReturnOperations<R, V>,
     rules: ValueRules<'p, V>,
@@ -54,7 +54,7 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Sets how a value is compared with what memcached would return.
+    /// Sets the functions that check whether a value survives the way to memcached and back.
     pub(super) fn round_trip(mut self, functions: RoundTripFns) -> Self {
         if let Some(handle) = self.handle_mut() {
             handle.round_trip_check = RoundTripCheck::from(functions);
@@ -74,9 +74,9 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Sets how the error of a failed fetch is shared with other calls. `share` is generated code
-    /// that passes the function of the option `share_error` to
-    /// [`error_copier`](super::error_copier).
+    /// Sets how the error of a failed fetch is shared with other calls. The macro generates the
+    /// function `share`. It calls [`error_copier`](super::error_copier) with the value of the
+    /// option `share_error`.
     #[must_use]
     pub fn share_error(mut self, share: fn(&R) -> Option<SharedError>) -> Self
     where
@@ -93,8 +93,9 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Returns empty rules for a function with `refresh_ahead`. The generated code adds the rules
-    /// only when the body has to run, so a hit copies no parameters.
+    /// Returns rules without `cache_if` and `ttl_with`, for a function with `refresh_ahead`. The
+    /// generated code adds these two only when the body might run. A plain hit therefore copies no
+    /// parameters.
     pub fn no_rules(&self) -> RefreshRules<V> {
         RefreshRules(ValueRules::NONE)
     }
@@ -109,8 +110,8 @@ impl<'p, R, V> Call<'p, R, V> {
     }
 }
 
-/// The `cache_if` and `ttl_with` of a function with `refresh_ahead`. These functions may be called
-/// in the background, so they own the parameters that they mention.
+/// The options `cache_if` and `ttl_with` of a function with `refresh_ahead`, as closures. A refresh
+/// calls the closures in the background, so they own the parameters that they mention.
 pub struct RefreshRules<V>(ValueRules<'static, V>);
 
 impl<V> RefreshRules<V> {
@@ -133,8 +134,8 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
     /// Completes the call as [`complete`](Call::complete) does. If the entry is due for a refresh,
     /// this method returns the cached value and runs the fetch in the background.
     ///
-    /// `fetch` returns the function's rules and the future of its body. It is called only if the
-    /// body may have to run.
+    /// `fetch` returns the function's rules and the future of its body. This method calls `fetch`
+    /// only if the body might have to run.
     pub async fn complete_with_refresh<F>(
         self,
         fetch: impl FnOnce() -> (RefreshRules<V>, Pin<Box<F>>),

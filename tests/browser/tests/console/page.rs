@@ -1,4 +1,4 @@
-//! The console's page in a real browser.
+//! Tests the console, the web page that shows the state of a cache, in a real browser.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ async fn open(browser: &Browser, program: &Program) {
     browser.wait_for("document.body.dataset.state === 'live'").await;
 }
 
-/// Checks that no script has failed, and that the page has not violated its own policy.
+/// Checks that no script has failed, and that the browser has blocked nothing because of the page's
+/// content security policy.
 async fn assert_quiet(browser: &Browser) {
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "the browser complains: {complaints:#?}");
@@ -144,7 +145,7 @@ async fn only_the_right_token_removes_an_entry() {
         .wait_for("document.querySelector('#found').innerText.includes('The token is wrong')")
         .await;
     assert!(entry.get().await.is_found());
-    // The browser's console lists each answer with the status 403.
+    // The browser logs the failed request, because the server answered it with the status 403.
     let complaints = browser.complaints().await;
     assert!(complaints.len() == 1 && complaints[0].contains("403"), "{complaints:?}");
 
@@ -244,8 +245,8 @@ async fn an_invalidation_names_memcached_only_if_the_function_uses_it() {
 
 // -------------------------------------------------------------------------- layout and accessibility
 
-/// Serves a console whose figures are made up: 200 functions, names of 48 characters, numbers of a
-/// thousand million, and a server that is out.
+/// Serves a console with made-up figures that fill the page: 200 functions, names of 48 characters,
+/// numbers in the billions, and an ejected server.
 async fn crowded() -> Program {
     let cache = local_cache().await;
     let json = |value: Value| {
@@ -286,7 +287,7 @@ fn crowd() -> Value {
     })
 }
 
-/// Returns the samples of five minutes in which the hit rates rise.
+/// Returns five minutes of made-up samples. The hit rate rises from sample to sample.
 fn crowded_history() -> Value {
     let sample = |moment: u64| {
         let row = |n: u64| {
@@ -464,7 +465,7 @@ async fn the_keyboard_reaches_everything() {
     let unnamed = "window.usable.filter((e) => !(e.innerText || e.getAttribute('aria-label') || e.labels?.length)).map((e) => e.outerHTML)";
     assert_eq!(browser.value(unnamed).await, json!([]), "each has a name");
 
-    // The arrow keys select earlier values in a plot.
+    // In a plot, the arrow keys move a marker to an earlier or a later sample.
     play(&cache, 5).await;
     browser.wait_for("document.querySelectorAll('.plot path.line').length >= 1").await;
     browser.run("document.querySelector('.plot .canvas').focus()").await;
@@ -517,8 +518,8 @@ async fn screenshots_of_a_working_cache() {
     assert_quiet(&browser).await;
 }
 
-/// Serves requests of a shop: popular and rare keys, more requests at some times than at others, and
-/// a cache that is cleared now and then.
+/// Imitates the load of a shop. Some keys are popular and others rare, and the request rate rises
+/// and falls. The cache is cleared now and then.
 async fn lively_load(cache: Cache) {
     for turn in 0_u64.. {
         let wave = 7.0 + 5.0 * (turn as f64 / 900.0).sin();
