@@ -238,7 +238,7 @@ fn errors_page_shows_the_compile_fail_cases() {
         std::fs::read_to_string(root.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     };
     let mut page = String::from(
-        "# The twenty most likely mistakes\n\n\
+        "# The most likely mistakes\n\n\
          Each section shows the compiler's message and what to write instead. Where a message says *result*,\n\
          it means the function's answer. ([All chapters][guide])\n\n\
          The page is written by `tests/tests/errors_page.rs` from the compile-fail cases in `tests/ui`; do not\n\
