@@ -1,4 +1,5 @@
-//! The clock that decides when entries expire. Tests can advance the clock.
+//! The clock that decides when entries expire. With the feature `testing`, tests can advance the
+//! clock.
 
 use std::ops::Add;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ pub(crate) struct CoarseInstant(u64);
 impl CoarseInstant {
     #[inline]
     pub(crate) fn now() -> CoarseInstant {
-        // `coarsetime::Instant::now` would also write to memory that all threads share.
+        // Avoids `coarsetime::Instant::now`, which also writes to memory that all threads share.
         CoarseInstant(coarsetime::Instant::now_without_cache_update().as_ticks())
     }
 
@@ -61,7 +62,7 @@ impl Clock {
         Instant::now()
     }
 
-    /// Returns `time` unchanged, because no test can advance this clock.
+    /// Returns `time` unchanged, because without the feature `testing` nothing advances the clock.
     #[cfg(not(feature = "testing"))]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {

@@ -131,8 +131,8 @@ pub use subject::EventSubject;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'e> {
-    /// A call found its value in a tier, but not in the inlined lookup. Lookups with
-    /// `CacheEntry::get` and `first_found` emit this event too.
+    /// A call's inlined lookup missed, and the full lookup then found the value in a tier. Lookups
+    /// with `CacheEntry::get` and `first_found` emit this event too.
     #[non_exhaustive]
     Hit {
         /// The entry that was found.
@@ -140,9 +140,9 @@ pub enum Event<'e> {
         /// The tier that had the value.
         tier: Tier,
     },
-    /// A call did not find its value in the request tier or the local tier, or skipped the local
-    /// tier because its request forces a miss. The call goes on. Memcached or another call's fetch
-    /// may still answer it.
+    /// A call did not find its value in the request tier or the local tier. A call also emits this
+    /// event if it skips the local tier because of `RequestScope::force_miss`. The call goes on:
+    /// memcached or another call's fetch might still answer it.
     #[non_exhaustive]
     LocalMiss {
         /// The entry that was looked up.
@@ -186,9 +186,10 @@ pub enum Event<'e> {
         outcome: FetchOutcome,
         /// How long the function ran.
         took: Duration,
-        /// True if the call returns the result of the function, so the call was a miss. False for a
-        /// refresh in the background, and if the call returns an expired value because the fetch
-        /// failed.
+        /// True if a call returns the function's result, which makes the call a miss.
+        ///
+        /// False if the function ran for a refresh in the background. Also false if the function
+        /// failed and the call returns an expired value instead.
         is_answer: bool,
     },
     /// A run of the function ended without a result, or its result was not used. The call or the
@@ -221,7 +222,7 @@ pub enum Event<'e> {
         entry: EventSubject<'e>,
     },
     /// A call fetches although another process has the lease. The call has waited too long for that
-    /// process, or does not wait because its request forces a miss.
+    /// process, or does not wait because of `RequestScope::force_miss`.
     #[non_exhaustive]
     LeaseTimedOut {
         /// The entry whose lease is held.
@@ -258,7 +259,7 @@ pub enum Event<'e> {
         /// The entry whose fetches are paused.
         entry: EventSubject<'e>,
     },
-    /// A refresh of an entry that has not expired starts in the background.
+    /// A background refresh starts, although the entry has not expired yet.
     #[non_exhaustive]
     RefreshStarted {
         /// The entry that is refreshed.
@@ -292,8 +293,8 @@ pub enum Event<'e> {
         /// The error. It names the server in most cases.
         error: &'e RemoteError,
     },
-    /// A value of a function cannot be stored in the remote tier. Each function emits this event
-    /// once, for its first such value.
+    /// A function returned a value that cannot be stored in the remote tier. The cache emits this
+    /// event only for the first such value of each function.
     #[non_exhaustive]
     NotStorable {
         /// The function.
@@ -356,17 +357,17 @@ pub enum Event<'e> {
         /// The driver that is missing.
         missing: &'static str,
     },
-    /// A server's address now leads to another memcached process. The other memcached was already
-    /// running when this process last changed an entry, so it may have missed the change. The cache
-    /// therefore ignores the items that the other memcached has stored so far.
+    /// A server's address now leads to a different memcached. The new memcached was already running
+    /// when this cache last changed an entry, but the change might have gone to the earlier one.
+    /// The cache therefore ignores the items that the new memcached has stored so far.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerReplaced {
         /// The server's address, as it was configured.
         address: &'e str,
     },
-    /// A server answers, but has stored no value of a function for a while. A server emits this
-    /// event once, and again only after a write has succeeded.
+    /// A server answers, but for a while all writes of a function's values have failed. The event
+    /// is emitted once. It is emitted again only if a write succeeds and later writes fail again.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerStoresNothing {
@@ -376,7 +377,8 @@ pub enum Event<'e> {
         error: &'e RemoteError,
     },
     /// A server may have missed changes, so the cache ignores the items that the server has stored
-    /// so far. The cache does not use the server until it can tell older items from newer ones.
+    /// so far. Until the cache can tell these items from newer ones, it does not use the server at
+    /// all.
     #[cfg(feature = "memcached")]
     #[non_exhaustive]
     ServerFenced {
@@ -451,7 +453,7 @@ impl EventDispatcher {
         }
     }
 
-    /// Sets the labels of the metrics that these events record.
+    /// Sets the labels with which the dispatcher records events as metrics.
     pub(crate) fn with_labels(self, labels: CacheLabels) -> EventDispatcher {
         EventDispatcher { labels, ..self }
     }
@@ -463,7 +465,8 @@ impl EventDispatcher {
         &self.counters
     }
 
-    /// Returns the counters of each observer, in the order in which the builder received them.
+    /// Returns each observer's counters. The observers are in the order in which the program gave
+    /// them to the builder.
     pub(crate) fn observer_stats(&self) -> Vec<ObserverStats> {
         self.observers.iter().map(ObserverGuard::stats).collect()
     }

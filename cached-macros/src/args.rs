@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// The names of the options that the user wrote, including those that could not be parsed. A
     /// misspelt option is listed under its correct name.
     attempted: Vec<&'static str>,
-    /// True if a syntax error ended the parsing. The user may have written further options.
+    /// True if a syntax error ended the parsing. The rest of the options is then unknown.
     is_truncated: bool,
 }
 
@@ -190,10 +190,11 @@ pub(crate) const OPTIONS: &[OptionSyntax] = &[
 
 /// The reason why an option was refused.
 enum OptionError {
-    /// The option is not written like its example. Holds the tokens that the error underlines. If
-    /// the stream is empty, the error underlines the option's name.
+    /// The option is not written like its example. Holds the tokens that the error underlines.
+    /// Without tokens, the error underlines the option's name.
     Malformed(TokenStream),
-    /// The syntax is clear, but a rule forbids it. Holds the error of that rule.
+    /// The parser understands the option but refuses it, for example because it is given twice.
+    /// Holds the error for the user.
     Forbidden(syn::Error),
     /// The option's tokens are not valid Rust syntax, so the parser cannot tell where the option
     /// ends.
@@ -221,7 +222,8 @@ impl Args {
     }
 
     /// Returns true if the user wrote the option, or if a syntax error hides whether the user did.
-    /// An option that could not be parsed is not missing: the user already gets an error about it.
+    /// An option that could not be parsed counts as written: the user already gets an error about
+    /// it.
     pub(crate) fn was_attempted(&self, option: &str) -> bool {
         self.is_truncated || self.attempted.contains(&option)
     }
@@ -300,8 +302,8 @@ fn set<T>(field: &mut Option<Arg<T>>, key: Ident, value: T) -> Result<(), Option
     Ok(())
 }
 
-/// Parses `= EXPR`. Even where only a string, a name or a path is allowed, the parser accepts any
-/// expression at first: it then knows where a wrong expression ends and the next option begins.
+/// Parses `= EXPR`. This function accepts any expression, even if the option must have a string, a
+/// name or a path. The parser therefore knows where a wrong expression ends.
 fn parse_value(input: ParseStream<'_>) -> Result<Expr, OptionError> {
     if !input.peek(Token![=]) || input.peek(Token![==]) {
         return Err(OptionError::Malformed(next_token(input)));

@@ -1,5 +1,5 @@
-//! The attribute `#[coordinator_cached]` of the crate `cached_core`, which re-exports and documents
-//! the attribute.
+//! Implements the attribute `#[coordinator_cached]`. The crate `cached_core` re-exports and
+//! documents the attribute.
 //!
 //! One expansion takes three steps:
 //!
@@ -7,16 +7,17 @@
 //! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration`, `failures`,
 //!    `literal` and `value_function`. If no rule is broken, `validate` returns a
 //!    `ValidatedFunction`.
-//! 3. `expand` writes the tokens that replace a `ValidatedFunction`. If the option `entry` names a
-//!    companion, `companion` writes that function: a companion returns a cache entry.
+//! 3. `expand` writes the tokens that replace a `ValidatedFunction`. If the option `entry` is
+//!    given, `companion` writes a second function with the name in `entry`. This *companion* takes
+//!    the arguments that make the key, and returns a handle to the cache entry.
 //!
 //! These modules help in several steps:
 //!
 //! - `errors` collects the errors.
 //! - `mentions` and `shadowing` find the parameters that an expression uses.
 //! - `lifetimes` finds the borrows in a type.
-//! - `unordered` finds the collections in a type that cannot be in a key.
-//! - `receiver` writes code with another name in place of `self`.
+//! - `unordered` finds collections without an order in a type. They cannot be part of a key.
+//! - `receiver` replaces `self` by another name in a piece of code.
 //! - `source_text` writes an expression as text.
 //! - `trait_impl` finds out whether a method is in a trait impl.
 

@@ -1,7 +1,8 @@
-//! The memory that an entry of the local tier takes.
+//! Tests how much memory an entry of the local tier takes, compared with an entry of a moka cache.
 //!
-//! The test runs in a process of its own because it counts allocated bytes, and moka may free
-//! memory of other caches at any time.
+//! The local tier has its own hash table, and uses moka to decide which entries to evict. The test
+//! counts allocated bytes in a process of its own, because moka can free the memory of another
+//! test's cache at any time.
 #![allow(missing_docs)]
 
 use std::ops::Range;
@@ -30,9 +31,8 @@ fn number_of(number: usize, digits: usize) -> String {
 
 #[test]
 fn an_entry_needs_little_more_than_in_moka() {
-    // The keys have two lengths.
     for digits in [6, 60] {
-        // moka holds a record of each entry only when more than half of the capacity is used.
+        // The local tier adds its entries to moka only after they fill half of the capacity.
         for is_filling in [true, false] {
             let alone = bytes_in_moka(digits, is_filling);
             let most = if is_filling { alone + 96 } else { alone * 3 / 4 };
@@ -48,8 +48,8 @@ const ENTRIES: usize = 52_000;
 /// measurement.
 ///
 /// The local tier keeps its entries in a hash table of the crate papaya, which has 262,144 places
-/// here. It grows when a search takes too long, which depends on the random seed of the hash. In a
-/// measurement with three quarters of the places in use, one table in three had grown. Each of
+/// here. The table grows when a search takes too long, and this depends on the hash's random seed.
+/// In a measurement with three quarters of the places in use, one table in three had grown. Each of
 /// moka's 64 segments has 4,096 places.
 const ENTRIES_BEFORE: usize = 128_000;
 
@@ -78,7 +78,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
         let cache = cache.expect("the settings are valid");
         if is_filling {
             call_all(&cache, 0..ENTRIES_BEFORE).await;
-            // Up to a second passes until moka knows all entries.
+            // The local tier needs up to a second to add all entries to moka.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         cache
@@ -86,7 +86,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
     let measured = measure(|| {
         runtime.block_on(async {
             call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
-            // moka does a part of its work during later calls.
+            // moka postpones a part of its work until later calls.
             tokio::time::sleep(Duration::from_millis(500)).await;
             call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
         });

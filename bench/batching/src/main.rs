@@ -1,6 +1,8 @@
-//! Compares remote hits of 1 to 256 callers with gets of the same items by the memcached client
-//! alone: `cargo run --release [-- CALLERS…]`. The rounds alternate on one memcached, and the table
-//! shows medians and ratios.
+//! Compares the library's memcached hits with bare gets, in which the memcached client alone reads
+//! the same items. Run it with `cargo run --release [-- CALLERS…]`.
+//!
+//! Each caller is a task, and the default is to measure 1 to 256 callers. The kinds of get take
+//! turns on one memcached process. The table shows medians, and ratios to the bare gets.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +13,8 @@ use memcache::exp::AsyncMetaClient;
 
 const KEYS: usize = 1000;
 const ROUNDS: usize = 21;
-/// The length of a round. It is short, so that other load on the machine affects all kinds of get
-/// alike.
+/// The length of a round, which measures one kind of get. Rounds are short, so that other load on
+/// the machine affects all kinds of get alike.
 const ROUND: Duration = Duration::from_millis(250);
 
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
@@ -36,13 +38,14 @@ impl Drop for Memcached {
 enum Get {
     /// A get of the item by the memcached client alone.
     Bare,
-    /// The `get` of an entry, which makes the key, reads the item and decodes the value.
+    /// The entry handle's `get`, which builds the key, reads the item and decodes the value.
     Entry,
-    /// A call of the function, which adds single-flight.
+    /// A call of the cached function. It does the same as `get` and adds single-flight: concurrent
+    /// calls for one key share one fetch.
     Call,
 }
 
-/// Runs one round. Returns the gets in a second, and the 99th percentile of their times.
+/// Runs one round. Returns the number of gets per second, and the 99th percentile of their times.
 async fn round(
     get: Get,
     client: &AsyncMetaClient,

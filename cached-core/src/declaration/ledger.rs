@@ -1,4 +1,5 @@
-//! The ledger: the list of a program's declarations, and an audit that finds problems with them.
+//! The ledger lists the cached functions of a program, with the options that each declares. An
+//! audit of the ledger finds problems with these functions.
 
 mod review;
 mod text;
@@ -10,8 +11,10 @@ use super::{Declaration, Finding};
 pub use review::{LedgerDrift, LedgerDriftKind};
 
 /// Returns the ledger. It lists every annotated function of the program, even if the function was
-/// never called. For each function it has the version or the reason to overwrite entries, the ttl,
-/// the tiers and the options.
+/// never called.
+///
+/// A function declares either the expression `version`, or the reason why its entries can be
+/// overwritten. The ledger has this declaration, the ttl, the tiers and the other options.
 ///
 /// The ledger also lists the functions of the program's dependencies. In a test program, it also
 /// lists the functions of the tests. [`Ledger::of_crates`] and [`Ledger::without_module`] leave
@@ -112,8 +115,8 @@ impl Ledger {
 
     /// Returns the problems that are known so far.
     ///
-    /// Shared cache names are known from the start. Other problems become known when the function
-    /// or one of its entries is used.
+    /// If two functions share a cache name, this is known from the start. Every other problem
+    /// becomes known when the function or one of its entries is used.
     ///
     /// ```
     /// let findings = cached_core::ledger().audit();

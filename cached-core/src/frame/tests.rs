@@ -1,5 +1,7 @@
-//! Tests that a frame opens only if it is intact and belongs to the key. Golden frames are fixed
-//! bytes that every later version must still write and read.
+//! Tests frames: the bytes in which memcached holds an encoded value.
+//!
+//! A frame must open only if it is intact, and only under the key that it was written for. Golden
+//! frames are fixed bytes that every later version must still write and read.
 
 use std::collections::BTreeMap;
 
@@ -163,7 +165,7 @@ fn golden_frames() {
     );
 }
 
-/// A value that only the named codec writes.
+/// A type that only the codec with field names can write, because of its serde attributes.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Delivery {
     state: Delivered,

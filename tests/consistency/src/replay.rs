@@ -1,8 +1,9 @@
-//! Runs the library against a memcached process, in the order of steps that broke a faulty protocol.
+//! Replays traces against the library and a memcached process. A *trace* is a sequence of steps
+//! that breaks a faulty variant of the protocol. This crate's model of the protocol found the
+//! traces.
 //!
-//! This crate's model of the protocol has found these orders of steps, its *traces*. Two caches
-//! stand for two processes. To fix the order, an upstream delays each fetch, and a proxy delays
-//! commands to memcached.
+//! Two caches stand for two processes. To fix the order of the steps, an upstream delays each
+//! fetch, and a proxy delays commands to memcached.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -76,8 +77,8 @@ async fn new_process_cache(address: &str) -> Cache {
     new_process_cache_with_lease(address, 20).await
 }
 
-/// Returns a cache like [`new_process_cache`] does, but with leases of `lease_secs` seconds. A lease
-/// is one caller's right to fetch a key and store its value in memcached.
+/// Returns a cache like [`new_process_cache`] does, but with leases of `lease_secs` seconds. A
+/// lease is one caller's right to fetch a key and store its value in memcached.
 async fn new_process_cache_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")
@@ -105,8 +106,8 @@ async fn read(cache: &Cache) -> (Option<Tier>, Option<u32>) {
     (found.tier(), found.into_option())
 }
 
-/// A proxy in front of memcached. The proxy holds each command that begins with `held`, until the test
-/// releases the command.
+/// A proxy in front of memcached. The proxy holds each command that begins with `held`, until the
+/// test releases the command.
 struct HoldingProxy {
     address: String,
     held_commands: UnboundedReceiver<()>,
@@ -322,8 +323,8 @@ async fn an_overwritten_fetch_replaces_nothing() {
     }
 }
 
-/// A memcached server loses its leases when it restarts. A fetch whose lease was lost stores nothing
-/// in memcached.
+/// A memcached server loses its leases when it restarts. A fetch whose lease was lost stores
+/// nothing in memcached.
 #[tokio::test]
 async fn a_restarted_server_refuses_earlier_leases() {
     let mut memcached = Memcached::start();

@@ -1,4 +1,4 @@
-//! The effect of each option of the attribute.
+//! Tests what the options of `#[coordinator_cached]` do.
 
 use std::time::{Duration, Instant};
 
@@ -275,7 +275,7 @@ async fn stale_if_error_serves_values_of_other_processes() {
     a.flush().await;
     upstream.fail();
     sleep(2200).await;
-    // After a failed fetch, another process may fetch at once. So no process waits.
+    // After one process's fetch has failed, the next process can fetch at once, without waiting.
     let began = Instant::now();
     for process in [&b, &a, &b] {
         assert_eq!(process.scope(kept(&upstream, 1)).await, Ok(1));

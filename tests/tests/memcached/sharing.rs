@@ -40,8 +40,8 @@ async fn brief(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
     upstream.fetch().await
 }
 
-/// memcached counts seconds by its own clock, so the entries are stored at eight different points
-/// of a second.
+/// Stores eight entries, one every 125 ms, because memcached rounds times to whole seconds of its
+/// own clock.
 #[tokio::test]
 async fn a_local_entry_never_outlives_its_item() {
     let memcached = Memcached::start();
@@ -78,8 +78,8 @@ async fn a_local_entry_never_outlives_its_item() {
     assert!(seen_locally > 0);
 }
 
-/// A type that does not serialize an empty field. A codec without field names would decode the next
-/// field in its place.
+/// A type that leaves out `note` when it is `None`. A codec without field names would then decode
+/// the bytes of `amount` as the `note`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct SkipsEmptyField {
     #[serde(default, skip_serializing_if = "Option::is_none")]
