@@ -131,8 +131,9 @@ pub use subject::EventSubject;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'e> {
-    /// A call's inlined lookup missed, and the full lookup then found the value in a tier. Lookups
-    /// with `CacheEntry::get` and `first_found` emit this event too.
+    /// A call's inlined lookup missed. The full lookup of this call, or of another call that it
+    /// waited for, then found the value in a tier. Lookups with `CacheEntry::get` and `first_found`
+    /// emit this event too.
     #[non_exhaustive]
     Hit {
         /// The entry that was found.
