@@ -262,6 +262,7 @@ async fn serve(
     let address =
         listener.local_addr().map_err(|error| ExitFailure(1, error.to_string()))?.to_string();
     let cache_url = cache_url();
+    let console = console(&cache)?;
     let invitation = match load {
         // Only the simulated customers read the headers of their responses. Requests of anybody
         // else would therefore make the counts differ.
@@ -284,7 +285,7 @@ async fn serve(
         Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
     let metrics =
         metrics_router(cache.clone()).map_err(|error| ExitFailure(1, error.to_string()))?;
-    let routes = broker.router().nest_service("/_cache", console(&cache)?).merge(metrics);
+    let routes = broker.router().nest_service("/_cache", console).merge(metrics);
     // The console answers only clients on this machine, so the server must pass on the clients'
     // addresses.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
