@@ -1,4 +1,5 @@
-//! The companion: the function that the option `entry = NAME` asks for.
+//! Generates the companion: a second function, which the option `entry = NAME` adds beside the
+//! annotated function.
 //!
 //! A companion returns the cache entry of its arguments. Its signature leaves out most parameters
 //! that the option `skip` names, because these parameters do not identify the entry.
@@ -16,7 +17,7 @@ use crate::mentions::{may_mention, mentions};
 use crate::trait_impl::find_trait;
 use crate::value_function::CopyKind;
 
-/// The parts of a companion's signature that differ from the function's.
+/// The parts of a companion's signature that differ from the annotated function's signature.
 pub(crate) struct CompanionSignature<'a> {
     name: &'a Ident,
     arguments: Vec<&'a FnArg>,
@@ -125,19 +126,19 @@ fn entry_type(
     let entry = Ident::new(if is_inferred { "EntryOf" } else { "CacheEntry" }, span);
     let path = krate.at(span);
     let policy = Ident::new(if is_overwritable { "Overwritable" } else { "WriteOnce" }, span);
-    // The compiler suggests a missing bound at the end of a type. The last token of this type has
-    // the span of the last token of `R`, so the compiler makes one suggestion and not two.
+    // If a trait bound is missing, the compiler suggests where to add it: at the last token of the
+    // type. This type and `R` get the same span for that token, so the suggestion appears once.
     let mut end = Punct::new('>', Spacing::Alone);
     let last = return_type.and_then(|ty| ty.to_token_stream().into_iter().last());
     end.set_span(last.map_or(span, |last| last.span()));
     quote_spanned!(span=> #path::#entry<#value, #path::#policy #end)
 }
 
-/// Writes the `declared!` macro call, which finds the function's declaration. The search runs once.
+/// Writes the `declared!` macro call, which finds the function's declaration by name at run time.
 ///
-/// The declaration is a static inside the function's body, so the companion cannot name the static.
-/// The static cannot stand beside the function either: no static is allowed in an `impl` block, and
-/// the attribute does not see whether the function is in one.
+/// The declaration is a static that describes the function. It is inside the function's body, so
+/// the companion cannot name it. It cannot stand beside the function either: an `impl` block must
+/// not contain a static, and the attribute does not see whether the function is in an `impl` block.
 fn declared(expansion: &ExpansionWriter<'_>) -> TokenStream {
     let ExpansionWriter { input, krate } = expansion;
     let declared = krate.private(Span::call_site(), "declared");

@@ -18,16 +18,16 @@ pub(crate) enum ErrorSharing<'a> {
     Borrowed,
     /// `cached_core` copies the error if it can.
     IfPossible,
-    /// `cached_core` copies the error, and the program does not compile if it cannot. The option
-    /// `error_ttl` needs a copy.
+    /// `cached_core` copies the error, because the option `error_ttl` keeps a copy. The program does
+    /// not compile if the error cannot be copied.
     Required,
-    /// The function of the option `share_error` copies the error.
+    /// The function that the option `share_error` names copies the error.
     ByFunction(&'a Expr),
 }
 
 impl ErrorSharing<'_> {
-    /// Returns the name of the method of `cached_core`'s `ErrorProbe` that decides how to copy an
-    /// error.
+    /// Returns the method name that the generated code calls on `cached_core`'s `ErrorProbe`. The
+    /// method decides how to copy an error.
     pub(crate) fn method(&self) -> &'static str {
         match self {
             ErrorSharing::Infallible => "infallible",

@@ -1,15 +1,23 @@
 //! Repeats one operation, so that callgrind can count its instructions:
 //! `cached-instructions OPERATION COUNT [SERVER]`.
 //!
-//! The file `counts` has the counts of four operations: `hit` calls for one key, `hit-10000` for
-//! 10,000 keys in random order, `miss` for new keys, and `remote` reads from memcached. `request`
-//! and `scope` are hits within a request and within a scope. `recorded`, `recorded-request` and
-//! `with-outcome` are hits whose outcomes are recorded, `recorded-miss` are such misses, and
-//! `recorded-remote` such reads from memcached. `look` is the `get` of an entry in memcached, and
-//! `bare` a get of the same item by the memcached client alone.
+//! The file `counts` has the instruction counts of the first four operations:
 //!
-//! The features `tracing` and `metrics` turn on the library's. If the variable RECEIVE is not empty,
-//! a subscriber receives the spans, and a Prometheus recorder the metrics.
+//! - `hit` calls the cached function with one key.
+//! - `hit-10000` calls it with 10,000 keys in random order.
+//! - `miss` calls it with a new key each time.
+//! - `remote` calls a function whose values are only in memcached.
+//! - `request` and `scope` are hits within a `RequestScope` and within `Cache::scope`.
+//! - `recorded` records the outcome of each hit with `with_outcomes`. `recorded-request`,
+//!   `recorded-miss` and `recorded-remote` do this for hits within a request, for misses, and for
+//!   reads from memcached.
+//! - `with-outcome` returns the outcome of each hit with `with_outcome`.
+//! - `look` reads an entry from memcached with `CacheEntry::get`.
+//! - `bare` reads the same memcached item with the memcached client alone.
+//!
+//! The features `tracing` and `metrics` turn on the library's features of the same names. If the
+//! environment variable `RECEIVE` is not empty, a tracing subscriber receives the spans, and a
+//! Prometheus recorder receives the metrics.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -54,7 +62,7 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
     upstream(number, state).await
 }
 
-/// Installs the receivers of what the library's features pass on.
+/// Installs a tracing subscriber and a Prometheus recorder, if their features are on.
 fn install_receivers() {
     #[cfg(feature = "tracing")]
     tracing_subscriber::util::SubscriberInitExt::init(tracing_subscriber::registry());

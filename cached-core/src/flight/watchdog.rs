@@ -1,6 +1,7 @@
-//! The watchdog: a thread that checks the leaders of flights. If a leader is stalled or stuck, or
-//! the leader's runtime is undriven, the watchdog passes the lead on to a follower. The header of
-//! [`flight`](super) defines these words.
+//! The watchdog: a thread that checks flights. A *flight* is one fetch that several callers share:
+//! the *leader* runs the fetch, and the *followers* wait for the result. If a leader is stalled or
+//! stuck, or nothing drives its runtime, the watchdog makes a follower the new leader. The header
+//! of [`flight`](super) tells when a leader is stalled or stuck.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -16,11 +17,11 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How many times a caller tries to lock [`CURRENT`].
 const MAX_LOCK_ATTEMPTS: usize = 100;
 
-/// A list of flights, and the thread that checks the leaders of these flights. The thread needs no
-/// async runtime, and sleeps while the list is empty.
+/// The list of flights that the watchdog's thread checks. The thread needs no async runtime, and
+/// sleeps while the list is empty.
 #[derive(Default)]
 pub(super) struct LeaderWatchdog {
-    /// The flights that have followers, or had followers before.
+    /// The flights that at least one follower has joined, even if it has left again.
     flights: Mutex<Vec<Weak<Flight>>>,
     added: Condvar,
 }
@@ -82,8 +83,8 @@ impl LeaderWatchdog {
                 flights.retain(|flight| flight.strong_count() > 0);
                 flights.iter().filter_map(Weak::upgrade).collect()
             };
-            // Code of the program may run here: a waker, or the `Drop` of a value to which
-            // `flights` has the last reference. The watchdog survives a panic of this code.
+            // User code can run here: a waker, or the `Drop` of a value to which `flights` has the
+            // last reference. If that code panics, the watchdog keeps running.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let now = now_millis();
                 for flight in &flights {

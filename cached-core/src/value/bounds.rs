@@ -1,8 +1,7 @@
-//! The bounds of a cached value, as one trait for each bound.
+//! The trait bounds of a cached value, each as a separate trait with its own error message.
 //!
-//! A single trait could have only one error message, and each of these traits has its own. The
-//! module `private::checked_value` chooses which of the traits a value must implement, so that the
-//! compiler reports a type without serde only once.
+//! The module `private::checked_value` chooses which of these traits a value must implement. A type
+//! without serde then causes one compiler error and not several.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,10 +1,12 @@
-//! A program that calls one cached function and ends without `flush`. The program prints how the
-//! call was answered, and how many milliseconds the call took.
+//! A program that calls one cached function and ends without flushing the cache. The program prints
+//! how the call was answered, and how many milliseconds the call took.
 //!
-//! The variable `FETCH_MS` sets how long the fetch takes. The variable `RUNTIME` selects the
-//! runtime: `current_thread`, or by default one with several threads. The variable `END` sets how
-//! the program ends: by default the call returns, `gives_up` cancels the call after 20 ms, and
-//! `aborts` ends the process during the fetch.
+//! Three environment variables control the program:
+//!
+//! - `FETCH_MS` sets how many milliseconds the fetch takes.
+//! - `RUNTIME=current_thread` selects a runtime with one thread. The default has several threads.
+//! - `END=gives_up` cancels the call after 20 ms. `END=aborts` aborts the process during the fetch.
+//!   By default the call returns.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

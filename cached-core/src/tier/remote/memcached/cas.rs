@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 /// One run of a server process, identified by the process id and the second in which the process
 /// started.
 ///
-/// A server that does not report both is identified by its address. This process then does not
-/// notice the server's restarts.
+/// A server that does not report both is identified by its address. Its restarts then remain
+/// unnoticed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Incarnation(u64);
 
@@ -37,7 +37,8 @@ impl Incarnation {
     }
 }
 
-/// The version of an item. Within one incarnation, no two changes of items get the same number.
+/// The version of an item. Each change of an item gets a number that its server's incarnation has
+/// not used before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Cas {
     pub(super) number: u64,

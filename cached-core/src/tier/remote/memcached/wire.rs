@@ -1,7 +1,8 @@
-//! Exchanges over any byte stream: commands are sent, and their replies arrive in the same order.
+//! An exchange sends commands over a byte stream and reads their replies, which arrive in the same
+//! order.
 //!
-//! Each poll both writes and reads, because a server stops reading commands until its client reads
-//! the replies. A client that first wrote a long list of commands could wait forever.
+//! Each poll both writes and reads. A server whose replies are not read stops reading commands, so
+//! a client that first wrote a long list of commands could wait forever.
 //!
 //! An exchange is a state machine and not an `async fn`: its buffers stay in [`MemcachedStream`]
 //! for the next exchange, and no nested futures are created.
@@ -24,7 +25,7 @@ const MAX_LINE_BYTES: usize = 4096;
 const BATCH_READ_BYTES: usize = 32 << 10;
 /// A buffer with a larger capacity is freed after its exchange.
 const MAX_KEPT_BYTES: usize = 256 << 10;
-/// The input buffer grows by at most this much at a time, because a reply may announce a wrong
+/// The input buffer grows by at most this much at a time, because a reply might announce a wrong
 /// length.
 const MAX_GROWTH_BYTES: usize = 1 << 20;
 
@@ -124,7 +125,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
     /// Advances the exchange. `commands` must be the argument of [`begin`](Self::begin). Calls
     /// `on_result` with the result of each command as soon as the reply is complete.
     ///
-    /// This function checks the deadline itself, because the caller's timer may not fire. tokio
+    /// This function checks the deadline itself, because the caller's timer might not fire: tokio
     /// gives each task a cooperative budget, and tokio's timers do not fire for a task without
     /// budget. If a server sends without a pause, the reads use up the budget.
     pub(super) fn poll(
@@ -177,9 +178,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         Ok(())
     }
 
-    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, or the
-    /// greatest length of a line if the reply's first line has not arrived. Returns `None` if every
-    /// command has a result.
+    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, or `None`
+    /// if every command has a result. While the reply's first line is incomplete, the number is
+    /// [`MAX_LINE_BYTES`].
     fn parse_replies(
         &mut self,
         commands: &[Command],
@@ -222,7 +223,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         Ok(None)
     }
 
-    /// Reads bytes that have arrived. The next reply needs `needed` bytes in all.
+    /// Reads bytes that have arrived. Before that, `input` grows to `needed` bytes, but by at most
+    /// [`MAX_GROWTH_BYTES`].
     fn poll_read(&mut self, needed: usize, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.parsed > 0 {
             self.input.copy_within(self.parsed..self.filled, 0);

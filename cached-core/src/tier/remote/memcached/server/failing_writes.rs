@@ -1,9 +1,9 @@
 //! Notices that a server answers reads but stores no values, for example because it has no memory
 //! left for items of that size. Such a server stays in use, because its reads succeed.
 //!
-//! The writes of an annotated function count as failing after several failures in a row, until a
-//! write succeeds. Each function has its own count, because functions store values of different
-//! sizes.
+//! Each cached function has its own count of failed writes, because functions store values of
+//! different sizes. After several failures in a row, the function's writes count as failing. A
+//! write that succeeds ends this.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -20,7 +20,7 @@ const MAX_FAILURES: u32 = 3;
 /// A failure that follows another failure within this time is not counted, because a server that
 /// has just died fails many writes at once.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(1);
-/// The length of the digest in a key.
+/// The length of a key's digest: the hash that follows the namespace and the cache name.
 const DIGEST_CHARS: usize = 64;
 
 /// The functions whose last write to one server has failed.
@@ -58,8 +58,8 @@ fn function_of(key: &str) -> &str {
 }
 
 impl FailingWrites {
-    /// Counts a failed write. Returns true if the function's writes count as failing from now on,
-    /// and no function's writes counted as failing before.
+    /// Counts a failed write. Returns true if this failure makes the function's writes count as
+    /// failing, and no other function's writes do.
     fn record_failure(&self, key: &str, now: Instant) -> bool {
         let mut functions = lock(&self.functions);
         let is_known = functions.values().any(ConsecutiveFailures::is_failing);
