@@ -80,8 +80,8 @@ macro_rules! __declare {
     }};
 }
 
-/// Finds the declaration of the annotated function for its companion. The companion is the function
-/// that the option `entry = NAME` generates.
+/// Finds the declaration of the annotated function. The function that the option `entry = NAME`
+/// generates uses this macro.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declared {
@@ -98,8 +98,8 @@ macro_rules! __declared {
 /// Returns from the annotated function if the lookup in this process finds a value. Otherwise the
 /// macro evaluates to the [`Call`] that must be completed.
 ///
-/// `$begin` is the name of the method `begin` or `begin_generic`. The attribute passes it, so that
-/// the name has the span of the return type. `$returned` is the return type.
+/// `$begin` is the name of the method `begin` or `begin_generic`. The attribute gives this name the
+/// span of the return type, where compiler errors then point. `$returned` is the return type.
 ///
 /// Most hits are cloned inside a `return` expression. The compiler then writes the clone directly
 /// to the place where the caller expects the result. Moving the clone there later would be slower.
@@ -140,7 +140,7 @@ macro_rules! __begin {
     };
 }
 
-/// Evaluates to the functions that compare a value with the value that memcached would return.
+/// Evaluates to the functions that check whether memcached would return a stored value unchanged.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __round_trip {
@@ -155,8 +155,8 @@ macro_rules! __round_trip {
 /// Binds the parameters of the annotated function again, under their own names.
 ///
 /// The names have the user's spans, so the compiler would show the user the lints of this
-/// statement. The statement therefore allows these lints; they still apply to the body. After the
-/// marker `used`, the body need not use the parameters.
+/// statement. The statement therefore allows these lints; they still apply to the body. With the
+/// marker `used`, the compiler does not warn about a parameter that the body leaves unused.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rebind {
@@ -173,8 +173,8 @@ macro_rules! __rebind {
     };
 }
 
-/// Evaluates to the closure of `cache_if` or `ttl_with`, which owns copies of the parameters that
-/// it mentions.
+/// Evaluates to a closure that applies the rule `$rule`, given as `cache_if` or `ttl_with`. The
+/// closure owns copies of the parameters that the rule mentions.
 ///
 /// The copies are needed because the body of the annotated function consumes the parameters before
 /// the closure is called. Each `$copy` is a `ParameterClone` or an `OwnedParameter`.
@@ -212,8 +212,8 @@ pub use crate::{
     __returns as returns, __round_trip as round_trip, __with_copies as with_copies,
 };
 
-/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit, and sets
-/// how the call's value is compared with what memcached would return.
+/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit. Gives the
+/// call the functions that [`round_trip!`] evaluates to.
 pub fn unwrap_call<'p, R, V>(
     call: Option<Call<'p, R, V>>,
     round_trip: RoundTripFns,

@@ -18,16 +18,16 @@ pub(crate) enum ErrorSharing<'a> {
     Borrowed,
     /// `cached_core` copies the error if it can.
     IfPossible,
-    /// `cached_core` copies the error, because the option `error_ttl` keeps a copy. The program does
-    /// not compile if the error cannot be copied.
+    /// `cached_core` copies the error, because the option `error_ttl` keeps a copy. The program
+    /// does not compile if the error cannot be copied.
     Required,
-    /// The function that the option `share_error` names copies the error.
+    /// The function that is given as `share_error` copies the error.
     ByFunction(&'a Expr),
 }
 
 impl ErrorSharing<'_> {
-    /// Returns the method name that the generated code calls on `cached_core`'s `ErrorProbe`. The
-    /// method decides how to copy an error.
+    /// Returns the name of the method that the generated code calls on `cached_core`'s
+    /// `ErrorProbe`. The method decides how to copy an error.
     pub(crate) fn method(&self) -> &'static str {
         match self {
             ErrorSharing::Infallible => "infallible",

@@ -2,8 +2,8 @@
 //!
 //! Each error is one line that says what is wrong and what to write.
 
-/// The longest cache name, in characters. A key in memcached has at most 250 bytes. It also
-/// contains a namespace and a digest.
+/// The longest cache name, in characters. The name is part of a memcached key, together with a
+/// namespace and a digest, and the whole key has at most 250 bytes.
 const NAME_MAX_LEN: usize = 48;
 
 /// Checks a cache name: `[a-z0-9][a-z0-9._-]{0,47}`.
@@ -77,7 +77,7 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), String> {
 /// Returns the words of a sentence in lower case, without punctuation. Each character of an East
 /// Asian script counts as a word, because scripts such as Chinese put no spaces between words.
 fn words(sentence: &str) -> Vec<String> {
-    /// Unicode places nearly all letters of East Asian scripts from this character on.
+    /// In Unicode, nearly all letters of East Asian scripts are at or after this code point.
     const FIRST_EAST_ASIAN: char = '\u{2E80}';
     let mut words = Vec::new();
     for spaced in sentence.split_whitespace() {

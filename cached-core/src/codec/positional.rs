@@ -1,6 +1,6 @@
-//! The positional codec: bincode.
+//! The positional codec, which stores fields in order and without their names. It uses bincode.
 //!
-//! Only this module uses bincode, because bincode gets no more releases and may be replaced.
+//! Only this module uses bincode, because bincode gets no more releases and might be replaced.
 
 use std::marker::PhantomData;
 
@@ -16,9 +16,9 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 
 /// Decodes a value. Returns `None` if the bytes cannot be decoded, or if bytes are left over.
 ///
-/// bincode stores no types. If the bytes encode a value of another type, bincode may, for example,
-/// read a timestamp as the length of a string. The memory that decoding may allocate is therefore
-/// limited to 4 MiB, 64 MiB or 2 GiB, depending on the number of bytes.
+/// bincode stores no types. If the bytes encode a value of a type other than `V`, bincode can, for
+/// example, read a timestamp as the length of a string. This function therefore limits the memory
+/// that bincode allocates to 4 MiB, 64 MiB or 2 GiB, depending on the number of bytes.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     decode_seed(bytes, PhantomData)
 }
@@ -34,7 +34,7 @@ where
     match bytes.len() {
         0..SMALL => decode_within(bytes, seed, standard().with_limit::<{ SMALL * 64 }>()),
         SMALL..LARGE => decode_within(bytes, seed, standard().with_limit::<{ LARGE * 16 }>()),
-        // Even at its largest setting, memcached accepts no item of more than 1 GiB.
+        // memcached accepts no item of more than 1 GiB, even at the largest `-I` setting.
         _ => decode_within(bytes, seed, standard().with_limit::<{ 1 << 31 }>()),
     }
 }

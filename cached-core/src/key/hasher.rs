@@ -8,11 +8,11 @@ use serde::ser::Serialize;
 use super::serializer::{FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
-/// A sink that hashes the parts of a key, except the bytes that are passed to
-/// [`KeySink::unhashed`].
+/// A [`KeySink`] that hashes the key's bytes instead of storing them. It leaves out the bytes that
+/// are passed to [`KeySink::unhashed`].
 ///
-/// Keys with the same bytes have the same hash in this process. Keys with different bytes may
-/// collide, so a table must compare the keys that it finds.
+/// Keys with the same bytes have the same hash in this process. Keys with different bytes can
+/// collide, so a table must compare a key that it finds with the key that it looks for.
 #[derive(Clone, Copy)]
 pub struct KeyHasher(u64);
 
@@ -127,8 +127,8 @@ fn secret() -> u64 {
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// A hasher of the fields of a struct or the entries of a map. It hashes each field separately and
-/// adds up the hashes, so the order of the fields does not matter.
+/// A [`FieldSink`] that hashes a struct's fields or a map's entries. It hashes each field
+/// separately and adds up the hashes, so the order of the fields does not matter.
 pub struct FieldHasher {
     /// The hash of everything before the struct or map.
     before: KeyHasher,

@@ -43,8 +43,8 @@ impl Serialize for SerdeValue {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             SerdeValue::Bool(value) => s.serialize_bool(*value),
-            // Integers are serialized with different widths, because a key must not depend on the
-            // width.
+            // A small integer is serialized as a narrower type, because a key must not depend on
+            // the width of the type.
             SerdeValue::Signed(value) => match i8::try_from(*value) {
                 Ok(value) => s.serialize_i8(value),
                 Err(_) => s.serialize_i128(*value),
@@ -132,7 +132,7 @@ fn serde_values() -> impl Strategy<Value = SerdeValue> {
     })
 }
 
-/// Returns the encoding of several values, one after the other.
+/// Encodes the values one after the other, into one buffer.
 fn bytes_of(values: &[SerdeValue]) -> Vec<u8> {
     let mut bytes = KeyBytes::default();
     for value in values {

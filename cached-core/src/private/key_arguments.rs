@@ -19,15 +19,15 @@ use crate::key::{
 #[derive(Clone, Copy)]
 pub struct DeclaredFunction {
     declaration: &'static Declaration,
-    /// The type name of a closure in the body of the function or of its companion. The companion is
-    /// the function that the option `entry = NAME` generates.
+    /// The type name of a closure. The closure is in the body of the annotated function, or in the
+    /// function that the option `entry = NAME` generates.
     closure: &'static str,
 }
 
 impl DeclaredFunction {
-    /// Creates the description of a function from its declaration and a closure in its body. The
-    /// closure's type name shows the type arguments of the surrounding `impl` block, which the
-    /// attribute cannot see.
+    /// Describes a function by its declaration and a closure in the function's body. The closure's
+    /// type name shows the type arguments of the surrounding `impl` block, which the attribute
+    /// cannot see.
     #[inline]
     pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> DeclaredFunction {
         DeclaredFunction { declaration, closure: type_name::<Closure>() }
@@ -120,8 +120,8 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// The arguments of a key together with its header. They can be compared with the key of an entry
-/// without being encoded.
+/// The arguments of a key, together with the key's header. The comparison with the key of a cached
+/// entry needs no encoded copy of the arguments.
 pub(super) struct UnencodedKey<A> {
     header: KeyHeader,
     arguments: A,

@@ -164,7 +164,8 @@ async fn an_unpolled_leader_soon_loses_the_lead() {
             let took = began.elapsed();
             assert!(took < Duration::from_millis(2000), "the follower soon fetches: {took:?}");
             assert_eq!(answer.fetched, 2);
-            // The held leader returns an answer of its own. The cached entry stays.
+            // The held leader still returns the result of its own fetch. This result does not
+            // replace the cached entry.
             assert_eq!(held.await.expect("the call succeeds").number, "7");
             assert_eq!(payment(&upstream, "7", PaymentState::Paid).await, Ok(answer));
             assert_eq!(upstream.fetches(), 2);
@@ -203,7 +204,8 @@ async fn a_recursive_call_does_not_deadlock() {
     assert_eq!(answer.expect("the call ends"), Ok(2));
 }
 
-/// Holds a call after its lookup in the local tier, before it becomes a leader or a follower.
+/// A gate at which a call stops. The call has then looked in the local tier, and is not yet a
+/// leader or a follower.
 struct Gate {
     reached: std::sync::mpsc::Sender<()>,
     opened: std::sync::mpsc::Receiver<()>,
@@ -254,7 +256,7 @@ async fn a_late_joiner_does_not_fetch_again() {
 async fn computing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
     upstream.fetch().await?;
-    // Another thread wakes the leader while it computes.
+    // Another thread wakes the leader while the leader blocks its own thread.
     std::thread::spawn(move || waker.wake());
     std::thread::sleep(Duration::from_millis(1500));
     tokio::task::yield_now().await;

@@ -1,4 +1,5 @@
-//! The closures of `cache_if` and `ttl_with`, here called *rules*, may mention parameters.
+//! Tests that the closures given as `cache_if` and `ttl_with` can use the parameters of the
+//! annotated function. These closures are called *rules* here.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use crate::functions::{Payment, PaymentState};
 #[derive(Default, Clone)]
 struct Bank {
     region: String,
-    /// The payment methods that the bank knows, by the number of the payment.
+    /// Maps the number of a payment to the payment's method, for example `card`.
     methods: HashMap<String, String>,
 }
 
@@ -67,7 +68,7 @@ async fn an_added_value_contradicting_its_version_is_refused() {
     .await;
 }
 
-/// A parameter that borrows, and that is `Clone` but not `Copy`.
+/// A parameter type that borrows, and that is `Clone` but not `Copy`.
 #[derive(Clone, Serialize)]
 struct Limit<'a>(&'a str);
 
@@ -100,7 +101,8 @@ async fn a_rule_sees_parameters_that_the_body_takes() {
 }
 
 impl Bank {
-    /// `state` in the closure of `ttl_with` is the value, and not the parameter.
+    /// In `ttl_with`, the closure names the fetched payment `state`. This name shadows the
+    /// parameter `state`.
     #[coordinator_cached(
         name = "rule_of_a_method",
         identifier = (self.region, number),

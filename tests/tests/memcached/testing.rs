@@ -200,7 +200,8 @@ async fn a_lost_field_fails_the_test_even_outside_of_run() {
     test.cache().flush().await;
 }
 
-/// Only a `TestCache` compares `Debug` texts. A plain `Cache` stores the value that loses a field.
+/// Only a `TestCache` compares a value's `Debug` text before and after encoding. A plain `Cache`
+/// does not notice the lost field, and stores the value.
 #[tokio::test]
 async fn texts_are_compared_in_tests_only() {
     let memcached = cached_tests::Memcached::start();

@@ -47,7 +47,7 @@ fn observer_panics_are_caught_and_counted() {
     let observer = guard(|| std::panic::panic_any(PanickingPayload));
     for _ in 0..3 {
         observer.deliver(&EVENT);
-        // A panic that prints a backtrace may take so long that the observer is paused.
+        // Ends a pause: if the panic prints a backtrace, the call can be slow enough to cause one.
         observer.paused_until.store(0, Ordering::Relaxed);
     }
     assert_eq!(counts(&observer), (3, 0, 3));
@@ -85,7 +85,7 @@ fn a_slow_observer_is_paused_for_a_while() {
     });
     (0..6).for_each(|_| observer.deliver(&EVENT));
     assert_eq!(counts(&observer), (1, 5, 0));
-    // This ends the pause, and tells how long it would have lasted.
+    // The swap ends the pause. `left` is the time that the pause would still have lasted.
     let left = observer.paused_until.swap(1, Ordering::Relaxed);
     let left = Duration::from_millis(left - CoarseInstant::now().millis());
     assert!(left > PAUSE - Duration::from_secs(2) && left <= PAUSE, "{left:?}");
@@ -111,7 +111,7 @@ fn the_budget_grows_with_the_cores() {
     let cores = available_parallelism().expect("the system knows its cores").get() as u64;
     let observer = &list.guards()[0];
     observer.period_began.store(CoarseInstant::now().millis(), Ordering::Relaxed);
-    // No call is too long, and the sum is just within the budget.
+    // No single call is too long, and together the calls use exactly the budget.
     (0..cores).for_each(|_| observer.spend(BUDGET_PER_CORE));
     assert_eq!(observer.paused_until.load(Ordering::Relaxed), 0);
     observer.spend(Duration::from_millis(1));
@@ -192,7 +192,7 @@ fn an_observer_does_not_receive_what_it_causes() {
     list.push(emitting(&events));
     let events = events.get_or_init(|| EventDispatcher::new(&list));
     events.emit(&EVENT);
-    // Each observer receives the event, and the event that the other observer emits.
+    // Each observer receives the test's event, and the event that the other observer emits.
     let received: Vec<u64> = events.observer_stats().iter().map(|its| its.received).collect();
     assert_eq!(received, [2, 2]);
     assert!(events.observer_stats().iter().all(|its| its.missed == 0 && its.panics == 0));

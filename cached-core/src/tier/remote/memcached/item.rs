@@ -28,7 +28,7 @@ pub(super) enum ReadReply {
 }
 
 impl ReadReply {
-    /// Returns the read's outcome in the words that spans use.
+    /// Returns the name under which a tracing span records the reply.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             ReadReply::Item(_) => "hit",
@@ -44,7 +44,7 @@ impl ReadReply {
 pub(super) struct BusyLease {
     /// The CAS of the lease's placeholder or marker; `None` if the reply contains no CAS.
     pub(super) cas: Option<Cas>,
-    /// The newest marker; `None` if the holder has not renewed the lease yet.
+    /// The marker that the last renewal wrote; `None` if the holder has not renewed the lease yet.
     pub(super) marker: Option<LeaseMarker>,
     /// The latest time at which the server removes the placeholder or marker; `None` if it never
     /// does.
@@ -85,8 +85,8 @@ impl RawItem {
 pub(super) struct LeaseRequest {
     /// How long memcached keeps the placeholder of a new lease, in seconds.
     pub(super) seconds: u32,
-    /// If memcached removes the item within this number of seconds, the read may win the refresh
-    /// claim. With 0, the read never wins the claim.
+    /// The read asks for the refresh claim if memcached will remove the item within this number of
+    /// seconds. With 0, the read never wins the claim.
     pub(super) claim_below_seconds: u32,
 }
 

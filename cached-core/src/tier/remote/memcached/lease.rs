@@ -28,17 +28,18 @@ use crate::tier::remote::RemoteError;
 
 /// The shortest ttl of a marker.
 pub(super) const SHORTEST_MARKER: Duration = Duration::from_secs(3);
-/// If a fetch was woken this long ago and has not been polled since, no runtime runs the fetch, and
-/// its lease is no longer renewed.
+/// If a fetch was woken this long ago and has not been polled since, the fetch counts as stopped.
+/// Its lease is then no longer renewed.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
 /// A lease is renewed for this long or for four times the expected fetch time, whichever is longer.
-/// The limit is needed because a fetch may never end.
+/// The limit is needed because some fetches never end.
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
-/// How long a write or removal under the lease waits for a renewal that is under way.
+/// How long the holder waits for a renewal that is under way, before it writes the value or removes
+/// the lease.
 const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 
-/// A lease that this process holds. The permit to write the value and the renewals of the lease
-/// share one `HeldLease`.
+/// A lease that this process holds. The code that stores the value and the code that renews the
+/// lease share one `HeldLease`.
 pub(super) struct HeldLease {
     route: KeyRoute,
     /// A random number that distinguishes this lease's markers from the markers of other leases.
@@ -149,14 +150,14 @@ impl HeldLease {
         found
     }
 
-    /// Returns true if the server still has the placeholder or marker with this CAS. The server
-    /// must then carry out a write that requires this CAS.
+    /// Returns true if the server still has the placeholder or marker with this CAS. In that case,
+    /// the server has no reason to refuse a write that requires this CAS.
     pub(super) async fn is_on_server(&self, cas: Cas) -> bool {
         self.find(cas).await.is_ok_and(|found| found == Some(cas))
     }
 
-    /// Returns the CAS of this lease's placeholder or marker on the server, or `None` if the key
-    /// has neither.
+    /// Reads the CAS of this lease's placeholder or marker from the server. Returns `None` if the
+    /// server no longer has this lease.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.route.peek().await? {
             ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker), .. }) => {

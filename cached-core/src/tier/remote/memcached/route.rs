@@ -10,8 +10,8 @@
 //! entry that only another build of the program can decode. The second slot then holds this build's
 //! entry.
 //!
-//! A *lookup* is a sequence of reads that share one timeout. It may use both servers and both
-//! slots.
+//! A *lookup* is a sequence of reads that share one timeout. The reads can go to both servers and
+//! both slots.
 //!
 //! A *lease* is the right to fetch a missing value. On the server, a lease is an empty
 //! *placeholder* item or, after a renewal, a *marker* item. A *CAS* is the number that a server
@@ -53,7 +53,7 @@ pub(super) struct KeyRoute {
     in_second_slot: bool,
     /// The key's name on the server that commands go to.
     pub(super) key: Arc<str>,
-    /// The timeout of one lookup, over all of its reads.
+    /// The timeout of one lookup (all its reads together), or of one removal.
     timeout: Duration,
     lookup_deadline: Option<Instant>,
     /// True if the next read belongs to the same lookup as the previous read.
@@ -102,9 +102,10 @@ impl KeyRoute {
         route
     }
 
-    /// Gives [`write`](Self::write), [`remove_unchanged`](Self::remove_unchanged) and
-    /// [`give_back_claim`](Self::give_back_claim) the priority and the longer timeout of background
-    /// commands. Reads, renewals and [`remove`](Self::remove) stay in the foreground.
+    /// Moves some of the route's commands to the background, which has its own priority and a
+    /// longer timeout. These commands are [`write`](Self::write),
+    /// [`remove_unchanged`](Self::remove_unchanged) and [`give_back_claim`](Self::give_back_claim).
+    /// Reads, renewals and [`remove`](Self::remove) stay in the foreground.
     pub(super) fn in_background(mut self) -> KeyRoute {
         self.move_to_background();
         self
@@ -166,9 +167,9 @@ impl KeyRoute {
         self.continues_lookup = true;
     }
 
-    /// Returns the lease request of a read. If the key is missing, the read may win a lease, and
-    /// memcached then holds a placeholder item for `length`. If the item has at most
-    /// `refresh_before_removal` left, the read may win the *refresh claim*: the right to refetch
+    /// Returns the lease request that a read sends. If the key is missing, the read asks for a
+    /// lease, whose placeholder lasts for `length`. If the item has at most
+    /// `refresh_before_removal` left, the read asks for the *refresh claim*: the right to refetch
     /// the value early.
     pub(super) fn lease_request(
         &self,
@@ -189,8 +190,8 @@ impl KeyRoute {
         LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
     }
 
-    /// Reads the key in one exchange. With a lease request, the read may win a lease or a refresh
-    /// claim.
+    /// Reads the key in one exchange. With a lease request, the read also asks for a lease or a
+    /// refresh claim.
     pub(super) async fn read(
         &mut self,
         lease: Option<LeaseRequest>,
@@ -238,10 +239,10 @@ impl KeyRoute {
         }
     }
 
-    /// Empties the frame of an item that may be stale. An item may be stale if its CAS number is
-    /// below the server's *fence*: the item is then older than a removal that the server has
-    /// missed. Readers treat an empty frame as corrupt, and any caller may replace a corrupt item.
-    /// A background task then checks whether the fence is still needed.
+    /// Empties the frame (the stored bytes) of an item that might be stale. An item might be stale
+    /// if its CAS number is below the server's *fence*: the server has missed a removal, and the
+    /// item can be older than that removal. Readers treat an empty frame as corrupt, and any caller
+    /// may replace a corrupt item. A background task then checks whether the fence is still needed.
     pub(super) fn empty_if_fenced(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
@@ -294,8 +295,8 @@ impl KeyRoute {
         })
     }
 
-    /// Records whether the home server has stored a fill (the write of a fetched value). Fills of a
-    /// gutter server are not recorded.
+    /// Records whether the home server has stored a fill (the write of a fetched value). Does
+    /// nothing if the fill went to the gutter server.
     pub(super) fn record_fill(&self, written: &Result<WriteOutcome, RemoteError>) {
         match written {
             _ if self.in_gutter => {}
@@ -310,8 +311,9 @@ impl KeyRoute {
         !self.in_gutter && self.home.stores_nothing(&self.home_key)
     }
 
-    /// Removes another build's entry from the server that commands go to, and all of the key's
-    /// entries from the key's other server. The route must be in the first slot.
+    /// Removes the key's entries, except the first slot on the server that commands go to. These
+    /// entries are the second slot on that server, and both slots on the key's other server. The
+    /// route must be in the first slot.
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
         debug_assert!(!self.in_second_slot, "the name of a second slot has no second slot");
         let second = second_slot(&self.home_key);

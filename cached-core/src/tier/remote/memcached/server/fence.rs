@@ -1,14 +1,14 @@
 //! The fence: a CAS number below which a server's items may be stale. A *CAS number* is the number
 //! that a server gives to each version of an item, in ascending order.
 //!
-//! This process *raises* the fence when it may have changed keys without telling the server. The
-//! recovery task then writes an item to the server. The CAS number of this item becomes the fence,
-//! because all older items have lower numbers. A raise is *pending* until this number is known, and
-//! until then this process trusts no item that the fence covers. A fence *covers* all keys, or only
-//! the keys that a removed server owned.
+//! This process *raises* the fence when a change that it made to some keys might not have reached
+//! the server. A background task (the recovery task) then writes an item to the server. The CAS
+//! number of this item becomes the fence, because all older items have lower numbers. A raise is
+//! *pending* until this number is known, and until then this process trusts no item that the fence
+//! covers. A fence *covers* all keys, or only the keys that a removed server owned.
 //!
-//! A single number thus takes the place of a list of all keys. The server keeps its items, because
-//! other processes may use them.
+//! With the fence, this process needs no list of the changed keys. The server keeps its items,
+//! because other processes may use them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,9 +37,10 @@ struct FenceState {
     /// The seeds (address hashes) of removed servers. The fence covers each key that one of these
     /// servers owned.
     former_owners: Vec<RendezvousSeed>,
-    /// The number of raises so far.
+    /// How many raises there were so far.
     raises: u64,
-    /// The number of the last raise while that raise is pending.
+    /// Identifies the pending raise: the value of `raises` when it began. `None` if no raise is
+    /// pending.
     pending_raise: Option<u64>,
 }
 
@@ -139,7 +140,8 @@ impl Server {
         self.events.emit(&Event::ServerFenced { address: self.address() });
     }
 
-    /// Ejects the server after its address has led to another process, whose items are fenced.
+    /// Ejects the server, because a new memcached process now runs at the server's address. The
+    /// caller must have raised the fence over the new process's items.
     pub(super) fn on_replaced(&self) {
         self.eject_until_fence_is_settled();
         self.events.emit(&Event::ServerReplaced { address: self.address() });
@@ -151,8 +153,9 @@ impl Server {
         self.recover_in_background();
     }
 
-    /// Returns true if the fence does not cover the item. The server then knows of every change
-    /// that this process has made to the key since the item was stored.
+    /// Returns true if the item can be trusted: its CAS number is not below the fence, or the fence
+    /// does not cover its key. The server then knows of every change that this process has made to
+    /// the key since the item was stored.
     #[inline]
     pub(in crate::tier::remote::memcached) fn is_above_fence(
         &self,
@@ -163,7 +166,7 @@ impl Server {
     }
 
     /// Checks in the background whether the server was restarted since the fence was raised. If so,
-    /// the items below the fence are not stale, and the fence is removed.
+    /// the stale items are gone, and the fence is removed.
     pub(in crate::tier::remote::memcached) fn recheck_fence(&self) {
         if self.is_recovered() && self.endpoint.health.claim_attempt() {
             self.attempt_in_background();
