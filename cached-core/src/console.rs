@@ -119,8 +119,9 @@ impl Console {
     /// The token must be random and must have at least 16 bytes, because the console does not limit
     /// how often a client may guess. It must consist of visible ASCII characters. Line ends after
     /// it, as in a file, are removed. With any other token, the console writes an error to the log,
-    /// and [nothing can be invalidated](Self::offers_invalidation). The page asks its user for the token, and sends the
-    /// token in the header `x-cache-token`. Neither a URL nor a log line ever contains the token.
+    /// and [nothing can be invalidated](Self::offers_invalidation). The page asks its user for the
+    /// token, and sends the token in the header `x-cache-token`. Neither a URL nor a log line ever
+    /// contains the token.
     ///
     /// ```
     /// # use cached_core::{Cache, console::Console};

@@ -41,7 +41,7 @@ impl Cache {
     /// cache and a cache that is built later in its place.
     ///
     /// The method blocks while it sets a few dozen values for each annotated function. Without a
-    /// recorder it does nothing.
+    /// recorder it does nothing. A panic of the recorder reaches the caller of this method.
     ///
     /// The method needs the feature `metrics`.
     ///
@@ -90,9 +90,10 @@ impl Cache {
     /// in each interval. The interval is at least 10 ms.
     ///
     /// The thread ends when the returned [`MetricsPublisher`] is dropped, or within a second after
-    /// all clones of the cache are dropped. A panic of the recorder is caught. The thread needs no runtime, so a slow recorder delays no task. The
-    /// thread uses the global recorder, and not a recorder of `metrics::with_local_recorder`. After
-    /// a `fork`, the child process does not have the thread.
+    /// all clones of the cache are dropped. A panic of the recorder is caught. The thread needs no
+    /// runtime, so a slow recorder delays no task. The thread uses the global recorder, and not a
+    /// recorder of `metrics::with_local_recorder`. After a `fork`, the child process does not have
+    /// the thread.
     ///
     /// The method needs the feature `metrics`.
     ///
