@@ -1,5 +1,6 @@
-//! The plan of a call that missed: the answer that the call has found, or the fetch that it will
-//! run. For a fetch, the plan says which calls wait for the value and which tiers may store it.
+//! The plan of a call after the lookup in this process has missed. The call returns an answer that
+//! it has found elsewhere, or it *fetches*: it runs the annotated function. For a fetch, the plan
+//! says which calls wait for the value and which tiers may store it.
 
 use std::time::Instant;
 
@@ -33,7 +34,8 @@ pub(crate) enum AnswerSource {
     OtherCall,
     /// An expired value of this tier.
     Expired(Tier, StaleReason),
-    /// The error of an earlier fetch, under the option `error_ttl`.
+    /// The error of an earlier fetch. With the option `error_ttl`, this error pauses the fetches of
+    /// the key.
     Pause,
 }
 
@@ -47,8 +49,8 @@ impl CallPlan {
         }
     }
 
-    /// Returns the reason why the cache is bypassed if a call with this plan runs the function.
-    /// Returns `None` if the plan is to fetch.
+    /// Returns the reason why the cache is bypassed, if a call with this plan runs the function
+    /// anyway. Returns `None` if the plan is to fetch.
     pub(super) fn bypass_reason(&self) -> Option<BypassReason<'static>> {
         match self {
             CallPlan::Fetch(_) => None,
@@ -62,12 +64,12 @@ impl CallPlan {
     }
 }
 
-/// A planned refresh. When the call read the item, it won the *claim*, which is the right to
-/// refresh the item.
+/// A planned refresh. When the call read the item from the remote tier, it won the *claim*, which
+/// is the right to refresh the item.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
-    /// The latest time at which the item expires. `None` if the refresh is due now, because an
-    /// earlier holder gave the claim back.
+    /// An upper bound of the time at which the item expires. `None` if the refresh is due now,
+    /// because an earlier holder gave the claim back.
     pub(crate) expires_by: Option<Instant>,
 }
 
@@ -100,9 +102,8 @@ impl PlannedFetch {
     /// Ends a fetch that has no value to store: gives up the lease and answers the flight.
     pub(super) fn end_without_value(self, outcome: impl FnOnce() -> FlightOutcome) {
         if let Some(leader) = self.leader {
-            // Dropping the lease gives the lease back, which needs the runtime that polls this
-            // call. The drop must come before the answer, so that the next caller can win the
-            // lease.
+            // A dropped lease is given back by a task on the runtime that polls this call. The drop
+            // must come before the answer, so that the next caller can win the lease.
             drop(leader.take_handoff::<FillLease>());
             leader.answer(outcome);
         }
@@ -117,19 +118,19 @@ pub(crate) enum FillTarget {
     /// The local tier. The fetch refreshes the tier's entry. The claim to refresh the entry is held
     /// until this variant is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
-    /// Both tiers, because this process holds the lease. The lease is `None` while the flight
-    /// stores it. A caller that takes over the lead also takes the lease from the flight.
+    /// Both tiers, because this process holds the lease. This field is `None` while the flight
+    /// stores the lease. A caller that takes over the lead also takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
     /// Both tiers. The remote tier stores the value only if the item that this call read is
     /// unchanged.
     RemoteItem(Box<Permit>),
-    /// The local tier for some seconds, because the remote tier could not be reached.
+    /// The local tier for a few seconds, because the remote tier could not be reached.
     LocalWhileUnreachable,
     /// The local tier for the full local ttl, because the remote tier refused the read.
     LocalWhileUnusable,
-    /// The local tier for some seconds, because this call has no permit to write to the remote
-    /// tier. The remote tier gave no lease, or the call was a follower of a fetch whose error it
-    /// cannot use.
+    /// The local tier for a few seconds, because this call has no permit to write to the remote
+    /// tier. Either the remote tier gave no lease, or the call waited for another call's fetch,
+    /// which failed with an error that cannot be shared.
     LocalWithoutPermit,
     /// No tier. The request forces a miss, but the remote tier has a write-once entry, which stays.
     Nowhere,

@@ -36,7 +36,7 @@ use crate::value::{
 /// `LocalTiers`.
 pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
     function: DeclaredFunction,
-    /// A pair of the identifier and the version.
+    /// The parts of the key: the identifier and the version, as a pair.
     parts: Parts,
     /// The names of the type arguments; see [`type_arguments`](Self::type_arguments).
     own_types: &'static str,
@@ -50,7 +50,7 @@ pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
 
 /// Starts the builder for an annotated function or for its companion.
 ///
-/// The bounds on the value are on the methods that finish the builder; see the module
+/// The trait bounds on the value's type are on the methods that finish the builder; see the module
 /// `checked_value`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
@@ -107,8 +107,8 @@ impl<'k, R, V, Mode, Tiers, Parts, Constants>
         LookupBuilder { cache, ..self }
     }
 
-    /// Adds the function's own type arguments. `Arguments` is a tuple with a `PhantomData` for each
-    /// of them.
+    /// Adds the type arguments of the function, without those of the `impl` around it. `Arguments`
+    /// is a tuple with a `PhantomData` for each of them.
     #[must_use]
     pub fn type_arguments<Arguments>(
         self,
@@ -246,8 +246,8 @@ pub struct OwnedLocalValue(Value);
 /// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or
 /// the key cannot be hashed. The call then does not use the cache.
 ///
-/// On a hit every field stays in a register. No method may therefore pass `self` by reference to a
-/// function that is not inlined: the compiler would then write the whole lookup to memory.
+/// To keep every field in a register on a hit, no method may pass `self` by reference to a function
+/// that is not inlined: the compiler would then write the whole lookup to memory.
 pub struct HashedLookup<'c, R, V, Parts, Constants> {
     arguments: KeyArguments<Parts, Constants>,
     cache: &'c Cache,
@@ -290,10 +290,10 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
 
     /// Looks the key up in the local tier.
     ///
-    /// Returns a borrow of the value only if cloning a `V` runs no code of the program. For any
-    /// other type the method puts the value into `owned` and returns `None`. The caller then drops
-    /// the guard before it clones the value, because a slow `Clone` under the guard would delay the
-    /// freeing of memory.
+    /// Returns a borrow of the value only if cloning a `V` runs no user code. For any other type
+    /// the method puts the value into `owned` and returns `None`. The caller then drops the guard
+    /// before it clones the value, because a slow `Clone` under the guard would delay the freeing
+    /// of memory.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn borrow_or_own_hit<'h>(
         &self,

@@ -1,6 +1,6 @@
-//! The second lookup of a call in this process. It runs if the first lookup, which is inlined into
-//! the annotated function, finds no value. It also searches the answers that the tasks of a request
-//! share.
+//! The full lookup of a call in the memory of this process. It runs if the first lookup, which is
+//! inlined into the annotated function, finds no value. It also searches the request's values that
+//! the inlined lookup cannot see.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::value::{Value, ValueOperations};
 /// It returns false if the cached value does not have the type that the call returns.
 pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Encodes the key and looks it up again, first among the answers that the tasks of a request share
-/// and then in the local tier. Passes a hit to `write_hit`.
+/// Encodes the key and looks it up again, first among the request's values that the inlined lookup
+/// cannot see, and then in the local tier. Passes a hit to `write_hit`.
 ///
 /// Returns `None` if `write_hit` has completed the call. Otherwise returns the [`Phase`] in which
 /// the call goes on. If the function declares `refresh_ahead`, a hit in the local tier is not

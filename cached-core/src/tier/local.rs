@@ -7,9 +7,9 @@
 //! [`FillToken`] keeps a fill from undoing an invalidation that began after the value was obtained.
 //! A value's *sequence number* is the value's position in the order in which fetches began.
 //!
-//! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must
-//! hold the stripe's lock to insert or to invalidate an entry. Evictions and sweeps need no lock,
-//! because they remove an entry by its unique id.
+//! The keys are divided into *stripes* by their hash, and each stripe has a lock. The lock is held
+//! while an entry is inserted or invalidated. Evictions and sweeps need no lock, because they
+//! remove an entry by its unique id.
 //!
 //! An entry is inserted into the index before the policy is told of it, because the policy may
 //! evict the entry at once.
@@ -85,7 +85,7 @@ pub(crate) struct LocalTier {
     _deferred_drops_runner: DeferredDropsRunner,
 }
 
-/// A field whose `Drop` runs all deferred drops.
+/// Runs all deferred drops when it is dropped.
 struct DeferredDropsRunner;
 
 /// The permission to store a value for a key. The token is *current* until the key is invalidated
@@ -172,8 +172,8 @@ impl LocalTier {
         is_plain_hit.then(|| entry.value())
     }
 
-    /// Returns the value of a live entry. Tells the policy of the lookup if a report is due, and
-    /// runs deferred drops.
+    /// Returns the value of a live entry, and runs deferred drops. The policy is told of the
+    /// lookup, but of a hit only now and then (see [`HitReportThrottle`]).
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let value = self.find_and_report(key);
         run_deferred_drops();
@@ -192,8 +192,8 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // The guard keeps removed entries in memory, so it is dropped before the call to moka,
-        // which may be slow.
+        // The guard keeps removed entries in memory, so it is dropped before the policy is told:
+        // the policy's moka cache may be slow.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -238,16 +238,16 @@ impl LocalTier {
         Some(RemainingTtl { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
-    /// Returns the value of a live entry, or of an expired entry that is still kept for failed
-    /// fetches. No deferred drops are run.
+    /// Returns the value of a live entry, or of an expired entry that is kept as the answer for
+    /// failed fetches (`stale_if_error`). No deferred drops are run.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
         (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
 
-    /// Returns a token for a value that will now be read from memcached, or that the program will
-    /// pass in.
+    /// Returns a token for a value that the caller is about to read from memcached, or that the
+    /// program will pass in.
     pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
@@ -260,8 +260,8 @@ impl LocalTier {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.next_fetch();
     }
 
-    /// Gives the token the sequence number of a value that is now read from memcached or passed in
-    /// by the program.
+    /// Gives the token the sequence number of a value that the caller reads from memcached now, or
+    /// that the program has passed in.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.current();
     }
@@ -290,7 +290,8 @@ impl LocalTier {
     /// - The ttl or the capacity is zero.
     /// - The thread is ending.
     ///
-    /// No deferred drops are run, because the caller may be the leader of a flight.
+    /// No deferred drops are run: other calls may wait for the caller, and the `Drop` of a value
+    /// may take long or call the function again.
     pub(crate) fn publish(
         &self,
         key: &[u8],
@@ -352,12 +353,12 @@ impl LocalTier {
         InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
     }
 
-    /// Extends the expiry of the key's entry if the entry holds exactly this value, because
-    /// memcached has confirmed the value.
+    /// The caller must know that memcached has confirmed `value`. If the key's entry holds exactly
+    /// this value, its expiry is extended.
     ///
-    /// If the entry holds another value, that value is removed if it was read from memcached or
-    /// passed in by the program after the token's fetch began. memcached now has the confirmed
-    /// value or a later one, so the entry's value is out of date.
+    /// If the entry holds another value, and no fetch but a read or the program provided it after
+    /// the token's fetch began, the entry is removed. memcached now has the confirmed value or a
+    /// later one, so the entry's value is out of date.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),

@@ -1,7 +1,7 @@
 //! Checks the promises of `docs/guide/consistency.md`. `model` and `gutter` are state machines that
-//! stand for the library and its servers; the tests try every order of their steps. `gutter` covers
-//! the servers that stand in for a failed server. `replay` repeats the orders that break a faulty
-//! protocol, with the real library and a real memcached process.
+//! model the library and its servers, and the tests try every order of their steps. `gutter`
+//! includes the servers that take the place of a failed server. `replay` repeats the step sequences
+//! that break a faulty protocol, with the real library and a real memcached process.
 //!
 //! These tests have a package of their own because the search is slow unless the package is
 //! optimized.
