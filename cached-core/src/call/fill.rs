@@ -144,14 +144,21 @@ struct RemoteFill {
     was_begun: AtomicBool,
 }
 
-/// A handler that compares the frame of an item with the frame of a value.
-struct FrameComparison<'f>(&'f [u8]);
+/// A handler that compares the frame of an item with the frame of a value. If the item is another
+/// build's, the read goes on to this build's item.
+struct FrameComparison<'f> {
+    handle: &'f EntryHandle,
+    frame: &'f [u8],
+}
 
 impl ReadHandler for FrameComparison<'_> {
     type Decoded = bool;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<bool> {
-        DecodedFrame::Value(frame == self.0)
+        match self.handle.decode(frame) {
+            DecodedFrame::Foreign if frame != self.frame => DecodedFrame::Foreign,
+            _ => DecodedFrame::Value(frame == self.frame),
+        }
     }
 
     fn read_failed(&self, _: &RemoteError) {}
@@ -214,7 +221,8 @@ impl RemoteFill {
     /// after the store had carried it out, a repeated write finds its own value and is refused.
     async fn is_stored(&self, frame: &[u8]) -> bool {
         let Some((store, key)) = self.handle.remote_tier_and_key() else { return false };
-        let read = store.read(&key, &FrameComparison(frame), IfMissing::Report).await;
+        let comparison = FrameComparison { handle: &self.handle, frame };
+        let read = store.read(&key, &comparison, IfMissing::Report).await;
         matches!(read, Ok(ReadOutcome::Item(Item { value: Some(true), .. })))
     }
 }

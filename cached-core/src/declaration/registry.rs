@@ -71,9 +71,16 @@ static NOT_LINKED: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
 /// Records that a function was used although the linker dropped its declaration. Logs this once for
 /// each function.
 pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
-    let mut functions = lock(&NOT_LINKED);
-    if !functions.contains(&(name, function)) {
-        functions.push((name, function));
+    let is_new = {
+        let mut functions = lock(&NOT_LINKED);
+        let is_new = !functions.contains(&(name, function));
+        if is_new {
+            functions.push((name, function));
+        }
+        is_new
+    };
+    // A logger is code of the program, and may call the function.
+    if is_new {
         write_line!(warn, "{}", Finding::NotLinked { name, function });
     }
 }

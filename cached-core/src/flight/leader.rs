@@ -90,7 +90,10 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.is_done {
-            let end = if std::thread::panicking() {
+            // Other code of the task may have panicked. `is_polling` stays true only if the panic
+            // came from the leader's own work.
+            let is_polling = self.flight.is_polling.load(Ordering::Acquire);
+            let end = if std::thread::panicking() && is_polling {
                 LeadEndReason::Panicked
             } else {
                 LeadEndReason::Dropped

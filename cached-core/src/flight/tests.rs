@@ -201,12 +201,47 @@ fn the_first_of_two_leaders_answers_the_other() {
     }
 }
 
+/// Polls a fetch that panics, and drops the leader while the thread unwinds.
 fn panic_as(leader: Leader) {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-        let _leader = leader;
-        std::panic::resume_unwind(Box::new("the fetch panics"));
+        let leader = leader;
+        let fetch =
+            std::pin::pin!(async { std::panic::resume_unwind(Box::new("the fetch panics")) });
+        let mut context = Context::from_waker(Waker::noop());
+        let _: Poll<()> = poll_work(Some(&leader), &mut None, fetch, &mut context);
     }));
     assert!(panicked.is_err());
+}
+
+/// Polls a fetch that is pending, and drops the leader while the thread unwinds from a panic of
+/// other code.
+fn panic_beside(leader: Leader) {
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let leader = leader;
+        let fetch = std::pin::pin!(std::future::pending::<()>());
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = poll_work(Some(&leader), &mut None, fetch, &mut context);
+        std::panic::resume_unwind(Box::new("other code panics"));
+    }));
+    assert!(panicked.is_err());
+}
+
+#[test]
+fn panics_of_other_code_pass_the_lead_on() {
+    let flights = Arc::new(Flights::new());
+    let mut lead = leader(&flights);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut followers = [(); 3].map(|()| Box::pin(follower(&flights)));
+    for follower in &mut followers {
+        assert!(follower.as_mut().poll(&mut context).is_pending());
+    }
+    for follower in &mut followers {
+        panic_beside(lead);
+        let Poll::Ready(FollowerOutput::Lead(next)) = follower.as_mut().poll(&mut context) else {
+            panic!("the follower did not become the leader");
+        };
+        lead = next;
+    }
 }
 
 #[test]

@@ -249,6 +249,7 @@ pub(crate) enum ReadOutcome<V, P> {
     Missing,
 }
 
+/// An item that a read found.
 pub(crate) struct Item<V, P> {
     /// `None` if this build cannot decode the item's frame. Such an item can be replaced without a
     /// refresh claim.
