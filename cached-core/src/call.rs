@@ -63,7 +63,7 @@ use crate::value::Value;
 pub(crate) use fetch::FetchEnd;
 use miss_trace::MissTrace;
 use plan::FillLease;
-pub(crate) use plan::{AnswerSource, CallPlan, FillTarget, PlannedFetch, RemoteRefresh};
+pub(crate) use plan::{AnswerSource, CallPlan, FetchPlan, FillTarget, RemoteRefresh};
 use recording::BypassRecord;
 pub(crate) use recording::record_hit;
 use remote_answer::RemoteAnswer;
@@ -259,7 +259,7 @@ impl PendingCall {
             AnswerSource::Tier(tier) => Event::Hit { entry, tier },
             AnswerSource::OtherCall => Event::Waited { entry },
             AnswerSource::Expired(_, reason) => Event::StaleServed { entry, reason },
-            AnswerSource::Pause => Event::FetchPaused { entry },
+            AnswerSource::EarlierError => Event::FetchPaused { entry },
         });
     }
 
@@ -286,7 +286,7 @@ impl PendingCall {
             FlightOutcome::Found(value, tier, _) => {
                 CallPlan::Answer(self.keep_for_request(value), AnswerSource::Tier(tier))
             }
-            FlightOutcome::Paused(error) => CallPlan::Error(error, AnswerSource::Pause),
+            FlightOutcome::Paused(error) => CallPlan::Error(error, AnswerSource::EarlierError),
             FlightOutcome::Cached(value) => {
                 CallPlan::Answer(self.keep_for_request(value), AnswerSource::OtherCall)
             }
@@ -306,7 +306,7 @@ impl PendingCall {
             Some(_) => FillTarget::LocalWithoutPermit,
             None => FillTarget::LocalOnly,
         };
-        CallPlan::Fetch(PlannedFetch::new(None, self.handle.fill_token(), target))
+        CallPlan::Fetch(FetchPlan::new(None, self.handle.fill_token(), target))
     }
 
     /// Returns `Break` with the plan of a call that has become the leader, or `Continue` if the
@@ -330,7 +330,7 @@ impl PendingCall {
             if handle.cache.remote().is_some() {
                 self.trace(|report| report.remote.push(RemoteFinding::NotUsed));
             }
-            let fetch = PlannedFetch::new(Some(leader), fill_token, FillTarget::LocalOnly);
+            let fetch = FetchPlan::new(Some(leader), fill_token, FillTarget::LocalOnly);
             return ControlFlow::Break(self.fetch_unless_paused(fetch, self.pause()));
         }
         // An earlier leader of this flight may have stored a lease in the flight.
@@ -339,8 +339,8 @@ impl PendingCall {
             lease.permit.renew_here();
             self.trace(|report| report.remote.push(RemoteFinding::LeaseInherited));
             leader.put_handoff(lease);
-            let fetch = PlannedFetch::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
-            return ControlFlow::Break(CallPlan::Fetch(PlannedFetch { stale, ..fetch }));
+            let fetch = FetchPlan::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
+            return ControlFlow::Break(CallPlan::Fetch(FetchPlan { stale, ..fetch }));
         }
         ControlFlow::Continue(FlightWait::ForRemoteTier(leader, fill_token))
     }
@@ -395,18 +395,18 @@ impl PendingCall {
                 }
                 Ok(RemoteAnswer::Due { value, time_left, target, expires_by }) => {
                     let value = self.answer_flight(leader, value, Tier::Remote, Some(time_left));
-                    let fetch = PlannedFetch::refresh(fill_token, target);
+                    let fetch = FetchPlan::refresh(fill_token, target);
                     CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires_by }))
                 }
                 Ok(RemoteAnswer::Fetch { mut target, stale }) => {
                     if let FillTarget::RemoteLease(slot) = &mut target
                         && let Some(lease) = slot.take()
                     {
-                        lease.permit.hold_while(leader.monitor());
+                        lease.permit.renew_while(leader.monitor());
                         leader.put_handoff(lease);
                     }
-                    let fetch = PlannedFetch::new(Some(leader), fill_token, target);
-                    self.fetch_unless_paused(PlannedFetch { stale, ..fetch }, pause)
+                    let fetch = FetchPlan::new(Some(leader), fill_token, target);
+                    self.fetch_unless_paused(FetchPlan { stale, ..fetch }, pause)
                 }
             }
         }

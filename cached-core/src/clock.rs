@@ -1,11 +1,11 @@
-//! The clock that decides when entries expire. With the feature `testing`, tests can advance the
-//! clock.
+//! The clock of a cache, which decides when entries expire. With the feature `testing`, a test can
+//! advance it.
 
 use std::ops::Add;
 use std::time::{Duration, Instant};
 
-/// A reading of the system's coarse clock. Reading this clock takes a fifth of the time that
-/// [`Instant::now`] takes.
+/// A reading of the operating system's coarse clock, which advances only every few milliseconds.
+/// Reading it takes a fifth of the time that [`Instant::now`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(u64);
 
@@ -62,15 +62,16 @@ impl Clock {
         Instant::now()
     }
 
-    /// Returns `time` unchanged, because without the feature `testing` nothing advances the clock.
+    /// Converts the system's time into this clock's time. Without the feature `testing` the two are
+    /// equal, so the result is `time`.
     #[cfg(not(feature = "testing"))]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
         time
     }
 
-    /// Returns the coarse time, which lags by up to a tick of the system's timer (some
-    /// milliseconds).
+    /// Returns the time of the coarse clock, which is up to some milliseconds behind
+    /// [`now`](Self::now).
     #[cfg(not(feature = "testing"))]
     #[inline]
     pub(crate) fn coarse(&self) -> CoarseInstant {
@@ -85,8 +86,8 @@ impl Clock {
         Instant::now() + self.advanced()
     }
 
-    /// Converts a system time into this clock's time: adds the duration by which a test has
-    /// advanced this clock.
+    /// Converts the system's time into this clock's time, by adding the duration by which tests
+    /// have advanced the clock.
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
         time + self.advanced()

@@ -92,7 +92,7 @@ pub fn router(cache: Cache) -> Router {
 /// The settings of a console. The [module](self) shows how to mount the console.
 ///
 /// `Debug` does not show the token.
-#[must_use = "a console does nothing until its router is mounted"]
+#[must_use = "a console does nothing until its router is console_router"]
 pub struct Console {
     cache: Cache,
     access: AccessRules,
@@ -195,7 +195,7 @@ impl Console {
     }
 
     /// Returns the router. Mount it with `nest_service`, which also serves the path with a slash at
-    /// the end. It can also be mounted with `nest`, or be served on its own.
+    /// the end. It can also be console_router with `nest`, or be served on its own.
     ///
     /// The method starts a thread that records the counters every two seconds, for the page's plots
     /// of the last five minutes. The thread ends after the router is dropped.

@@ -112,7 +112,7 @@ use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 pub use crate::unstorable::UnstorableValue;
 pub(crate) use miss_report::{
-    AwaitedResult, LocalLookup, MISS_TARGET, MissReport, RemoteFinding, RequestLookup,
+    AwaitedResult, LocalLookupResult, MISS_TARGET, MissReport, RemoteFinding, RequestLookupResult,
 };
 pub use observer::Observer;
 use observer::ObserverGuard;

@@ -1,5 +1,5 @@
-//! Implements the option `error_ttl`: after a key's fetch has failed, the key is *paused* for this
-//! time.
+//! Implements the option `error_ttl`. After a fetch of a key has failed, the key is *paused* for the
+//! time that the option names.
 //!
 //! While a key is paused, the calls of this process do not fetch it. A call that finds no value in
 //! the cache returns the error of the failed fetch.
@@ -12,8 +12,8 @@ use crate::key::KeyHeader;
 use crate::sync::lock;
 use crate::value::SharedError;
 
-/// The largest number of paused keys in one cache. A pause beyond this number removes the one that
-/// would end first.
+/// The largest number of paused keys in one cache. If there would be more, the pause that ends
+/// first is removed.
 const MAX_PAUSES: usize = 4096;
 
 /// The longest pause. It is short enough that adding it to an `Instant` does not overflow.
@@ -59,7 +59,7 @@ impl FetchPauses {
         let before = paused.remove(key);
         paused.by_end.insert(end, Arc::clone(key));
         paused.by_key.insert(Arc::clone(key), FetchPause { error, end });
-        let ended = paused.remove_ended(now);
+        let ended = paused.remove_ended_or_surplus(now);
         // The `Drop` of an error is the program's own code, and must not run under the lock.
         drop(paused);
         drop((before, ended));
@@ -92,7 +92,7 @@ impl PausedKeys {
 
     /// Removes the pauses that are over. If more than [`MAX_PAUSES`] remain, removes those that end
     /// first.
-    fn remove_ended(&mut self, now: Instant) -> Vec<FetchPause> {
+    fn remove_ended_or_surplus(&mut self, now: Instant) -> Vec<FetchPause> {
         let mut removed = Vec::new();
         while let Some(first) = self.by_end.first_entry()
             && (first.key().0 <= now || self.by_key.len() > MAX_PAUSES)

@@ -57,6 +57,7 @@ mod tier;
 pub mod tower;
 mod ttl;
 mod unstorable;
+mod unwind;
 mod value;
 mod weight;
 

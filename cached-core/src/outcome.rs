@@ -17,7 +17,7 @@ use crate::declaration::Declaration;
 use crate::key::{Digest, canonical_bytes};
 use crate::tier::Tier;
 pub use recorder::outcomes;
-pub(crate) use recorder::{ActiveRecorders, OutcomeRecorder, active_recorders, is_recording};
+pub(crate) use recorder::{ActiveRecordersGuard, OutcomeRecorder, active_recorders, is_recording};
 
 /// The largest number of single outcomes that [`Outcomes`] keeps.
 const MAX_KEPT: usize = 64;

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::cache::Cache;
 use crate::current::StaticCache;
-pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationLookup};
+pub use crate::declaration::{DECLARATIONS, Declaration, LazyDeclaration};
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::round_trip::{RoundTripFns, RoundTripProbe};
@@ -29,7 +29,7 @@ pub use answer::{Call, CallFuture, RefreshRules};
 pub use entry_builder::EntryBuilder;
 pub use key_arguments::DeclaredFunction;
 pub use lookup::{
-    CurrentCache, HashedLookup, Lookup, LookupBuilder, OwnedLocalValue, lookup, lookup_local,
+    CallCache, HashedLookup, Lookup, LookupBuilder, OwnedLocalValue, lookup, lookup_local,
     lookup_whole,
 };
 pub use parameter_copy::{
@@ -86,11 +86,10 @@ macro_rules! __declare {
 #[macro_export]
 macro_rules! __declared {
     ($name:literal, $function:literal) => {{
-        static DECLARED: $crate::private::DeclarationLookup =
-            $crate::private::DeclarationLookup::new(
-                $name,
-                ::core::concat!(::core::module_path!(), "::", $function),
-            );
+        static DECLARED: $crate::private::LazyDeclaration = $crate::private::LazyDeclaration::new(
+            $name,
+            ::core::concat!(::core::module_path!(), "::", $function),
+        );
         $crate::private::DeclaredFunction::new(DECLARED.get(), &|| ())
     }};
 }

@@ -22,8 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::call::{
-    AnswerSource, CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch,
-    RemoteRefresh,
+    AnswerSource, CallPlan, FetchEnd, FetchPlan, FillTarget, LocalHit, PendingCall, RemoteRefresh,
 };
 use crate::current::process_cache_if_unscoped;
 use crate::entry_handle::EntryHandle;
@@ -92,8 +91,8 @@ impl LocalHit {
         F: Future<Output = R> + Send + 'static,
     {
         if let Some(claim) = self.handle.claim_local_refresh() {
-            let target = FillTarget::LocalRefresh { _until_dropped: Box::new(claim) };
-            let planned = PlannedFetch::refresh(self.handle.fill_token(), target);
+            let target = FillTarget::LocalRefresh { _claim: Box::new(claim) };
+            let planned = FetchPlan::refresh(self.handle.fill_token(), target);
             // This clones the parameters with the program's own code. If the code panics, no
             // pending call may be dropped, because this call is already counted as a hit.
             let (rules, fetch) = fetch();
@@ -185,7 +184,7 @@ impl PendingCall {
     /// Holds the claim in a task until the entry is due, then gives the claim back. The next reader
     /// of the item wins the claim and refreshes the entry. Without a tokio runtime, the claim is
     /// given back at once.
-    fn hold_claim(self: Box<Self>, planned: PlannedFetch, due: Instant) {
+    fn hold_claim(self: Box<Self>, planned: FetchPlan, due: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         let clock = self.handle.cache.config().clock.clone();
         runtime.spawn(async move {

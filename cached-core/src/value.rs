@@ -10,7 +10,7 @@ pub(crate) mod local;
 mod variant;
 
 use std::any::{Any, type_name};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::encoded::{self, EncodedValue, EncodedView};
 use crate::round_trip::RoundTripCheck;
 use crate::unstorable::Unstorable;
+use crate::unwind::catch_panic;
 use crate::weight;
 pub(crate) use error_sharing::SharedError;
 pub use error_sharing::{
@@ -202,12 +203,6 @@ pub(crate) type WeightFn = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 /// Wraps the user's function for the option `weight`. The result returns `None` if `weight` panics.
 pub(crate) fn weight_fn<V: 'static>(weight: fn(&V) -> usize) -> WeightFn {
     Arc::new(move |value| catch_panic(|| value.downcast_ref::<V>().map(weight))?)
-}
-
-/// Calls `run` and returns `None` if it panics. `run` must not leave shared state half changed when
-/// it panics.
-fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 impl ValueOperations {

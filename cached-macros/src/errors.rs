@@ -39,14 +39,14 @@ pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // Allows one edit for every three letters of the word, and one edit in a shorter word. Thus
-    // `identfire` with its two slips is close enough to `identifier`, but `tag` is not to `ttl`.
+    // A word may have one edit for every three letters, and a shorter word may have one. So
+    // `identfire`, with two edits, matches `identifier`. `tag`, also with two, does not match `ttl`.
     let max_distance = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
         .map(|candidate| (edit_distance(word, candidate), candidate))
         .filter(|(distance, candidate)| {
-            (1..=max_distance).contains(distance) || is_abbreviation(word, candidate)
+            (1..=max_distance).contains(distance) || one_begins_with_the_other(word, candidate)
         })
         .min()
         .map(|(_, candidate)| candidate)
@@ -54,7 +54,7 @@ pub(crate) fn nearest<'a>(
 
 /// Returns true if one word begins with the other, as `state` begins with `stat`. The shorter word
 /// must have three letters or more.
-fn is_abbreviation(word: &str, candidate: &str) -> bool {
+fn one_begins_with_the_other(word: &str, candidate: &str) -> bool {
     let (short, long) =
         if word.len() < candidate.len() { (word, candidate) } else { (candidate, word) };
     short.len() >= 3 && short.len() < long.len() && long.starts_with(short)

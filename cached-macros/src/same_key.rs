@@ -1,8 +1,10 @@
-//! Tests two rules. Only the options about the key change a function's key. The companion (the
-//! function that the option `entry` generates) makes the same key as its function.
+//! Tests two rules about the options of the attribute:
+//! - Only the options in [`KEY_OPTIONS`] change the key of a function.
+//! - The companion, which is the function that the option `entry` generates, makes the same key as
+//!   its function.
 //!
-//! The test expands a function with the example of each option in `OPTIONS`, so the test also
-//! covers options that are added later.
+//! Each option in `OPTIONS` has an example. The test expands a function once for each example, so
+//! an option that is added later is tested as well.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
@@ -10,11 +12,11 @@ use quote::quote;
 use crate::args::OPTIONS;
 use crate::item::is_punct;
 
-/// The options about the key.
+/// The options that determine a function's key.
 const KEY_OPTIONS: [&str; 4] = ["name", "version", "identifier", "skip"];
 
-/// Returns the key of each lookup in an expansion, as text. A key is the tuple of its parts, and
-/// the methods that add the function's generic arguments.
+/// Returns the text of each key in an expansion. The text of a key has two pieces of code: the
+/// tuple of the key's parts, and the method calls that add the function's generic arguments.
 fn keys(expansion: TokenStream) -> Vec<String> {
     let trees: Vec<TokenTree> = expansion.into_iter().collect();
     let mut found = Vec::new();
@@ -48,8 +50,10 @@ fn is_parentheses(tree: &TokenTree) -> bool {
     matches!(tree, TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis)
 }
 
-/// Expands a function with this option, and returns the keys in the expansion. The path in the
-/// example of `crate` is removed, so that the keys compare equal.
+/// Expands a function with this option, and returns the keys in the expansion.
+///
+/// The option `crate` puts its path before each name. The path of its example is removed, so that
+/// the keys compare equal.
 fn keys_with(option: TokenStream) -> Vec<String> {
     let options = quote!(
         name = "payment",
@@ -87,7 +91,7 @@ fn only_key_options_change_the_key() {
     for option in OPTIONS.iter().filter(|option| !KEY_OPTIONS.contains(&option.name)) {
         let written = option.example.replace('…', "the upstream changes its answers");
         let written: TokenStream = written.parse().expect("an example is tokens");
-        // `refresh_ahead` requires a reason to overwrite, and a receiver that outlives the call.
+        // `refresh_ahead` requires `overwrite`, and for a method also `refresh_with`.
         let overwrite = quote!(overwrite(reason = "the upstream changes"));
         let written = match option.name {
             "refresh_ahead" => quote!(#written, #overwrite, refresh_with = self.clone()),

@@ -1,8 +1,8 @@
-//! Helpers of the integration tests: memcached servers, an upstream that counts its fetches, and
-//! the log lines of the library.
+//! Helpers for the integration tests. They start memcached servers, count the fetches of an
+//! upstream, and collect the log lines, the spans and the metrics of the library.
 //!
-//! Throughout the tests, the message of an assertion or an `expect` states what holds if the test
-//! passes. The message of a `panic!` states what went wrong.
+//! In all tests, the message of an assertion or an `expect` says what is true when the test passes.
+//! The message of a `panic!` says what went wrong.
 
 mod fake_memcached;
 mod logs;
@@ -36,8 +36,8 @@ impl Memcached {
     /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// If memcached is not installed or does not start. A test that needs memcached is never
-    /// skipped.
+    /// Panics if memcached is not installed or does not start, because a test that needs memcached
+    /// must not be skipped.
     #[must_use]
     pub fn start() -> Memcached {
         Memcached::start_with(&[], "MN")
@@ -54,15 +54,18 @@ impl Memcached {
         Memcached::start_with(&["-Y", &file.to_string_lossy()], "CLIENT_ERROR")
     }
 
-    /// Starts a server with little memory that never evicts, and fills the memory with items of
-    /// about `bytes` bytes. The server still grants leases (the right to fetch a missing value),
-    /// because it stores only a small placeholder for each. It refuses further items of that size.
+    /// Starts a server that has little memory and never evicts. Fills the memory with items of
+    /// about `bytes` bytes, so that the server refuses further items of that size.
+    ///
+    /// The server still grants leases (the right to fetch a missing value), because it stores only
+    /// a small placeholder for a lease.
     ///
     /// # Panics
     /// Panics like [`start`](Self::start).
     #[must_use]
     pub fn start_full(bytes: usize) -> Memcached {
-        // memcached uses the last `-m`, so this limit replaces the limit that every server gets.
+        // If `-m` is given twice, memcached uses the second one. This limit therefore replaces the
+        // limit of `start_on_with`.
         let memcached = Memcached::start_with(&["-m", "2", "-M"], "MN");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, memcached.port));
         let stream = TcpStream::connect(address).expect("memcached answers");
@@ -96,7 +99,7 @@ impl Memcached {
     /// Starts a server on `port`. Returns `None` if the server does not start.
     ///
     /// # Panics
-    /// If memcached is not installed.
+    /// Panics if memcached is not installed.
     #[must_use]
     pub fn start_on(port: u16) -> Option<Memcached> {
         Memcached::start_on_with(port, &[], "MN")
@@ -142,7 +145,7 @@ impl Memcached {
     /// Sends one line of the protocol and returns the first line of the answer.
     ///
     /// # Panics
-    /// If the server does not answer.
+    /// Panics if the server does not answer.
     #[must_use]
     pub fn command(&self, line: &str) -> String {
         self.try_command(line).expect("memcached answers")
@@ -161,7 +164,7 @@ impl Memcached {
     /// Returns a number from the server's `stats`.
     ///
     /// # Panics
-    /// If the server does not answer or does not list the number.
+    /// Panics if the server does not answer or does not list the number.
     #[must_use]
     pub fn stat(&self, name: &str) -> u64 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
@@ -181,10 +184,10 @@ impl Memcached {
         answer.strip_prefix("HD t")?.split(' ').next()?.parse().ok()
     }
 
-    /// Stores a text under a key, without the library.
+    /// Stores a text under a key. The command goes to the server directly, not through the library.
     ///
     /// # Panics
-    /// If the server does not store the text.
+    /// Panics if the server does not store the text.
     pub fn store(&self, key: &str, value: &str) {
         let answer = self.command(&format!("ms {key} {}\r\n{value}", value.len()));
         assert_eq!(answer, "HD");
@@ -193,10 +196,10 @@ impl Memcached {
     /// Suspends the process with `SIGSTOP`. Its connections stay open.
     ///
     /// # Panics
-    /// If the process is not suspended within ten seconds.
+    /// Panics if the process is not suspended within ten seconds.
     pub fn suspend(&self) {
         self.signal("-STOP");
-        // On a busy machine, the threads of the process run for a moment longer.
+        // On a busy machine, the threads of the process go on for a moment after the signal.
         let give_up = Instant::now() + Duration::from_secs(10);
         while !self.is_suspended() {
             assert!(Instant::now() < give_up, "memcached is suspended within ten seconds");
@@ -240,7 +243,7 @@ impl Drop for Memcached {
 /// Returns a loopback port that no process listens on.
 ///
 /// # Panics
-/// If no port is free.
+/// Panics if no port is free.
 #[must_use]
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");

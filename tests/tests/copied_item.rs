@@ -1,15 +1,15 @@
-//! Tests functions that a second attribute copies. `#[axum::debug_handler]`, for example, copies an
-//! annotated function to check it. Nothing calls the copy, and the copy does not count as a
-//! declaration.
+//! Tests annotated functions that a second attribute copies. `#[axum::debug_handler]`, for example,
+//! type-checks a copy that nothing calls. Such a copy must not count as a second declaration.
 //!
-//! These tests are a separate program because some of their functions share a cache name.
+//! These tests are a separate program because some of its functions share a cache name, which the
+//! audit of the whole program reports.
 #![allow(missing_docs)]
 
 use cached_core::{Cache, Finding, coordinator_cached};
 use cached_tests::Upstream;
 
-/// Writes a function and two checks, each with a copy of the function, as `#[axum::debug_handler]`
-/// does.
+/// Expands to a function and to two copies of it, in the places where `#[axum::debug_handler]` puts
+/// its copies.
 macro_rules! checked {
     ($function:item) => {
         $function
@@ -57,8 +57,8 @@ async fn a_copied_function_is_not_a_declaration() {
     };
 }
 
-/// Writes a method for each type. The methods have the same cache name. They also have the same
-/// place in the source, because each method's place is the macro call.
+/// Expands to a method for each type. The methods have the same cache name. They also have the same
+/// place in the source, which is the call of this macro.
 macro_rules! at_one_place {
     ($($client:ident = $answer:literal)*) => {$(
         struct $client;
@@ -90,8 +90,8 @@ async fn macro_generated_functions_share_a_name() {
         .await;
 }
 
-/// Writes a function and a method with different code. Both have the same cache name, and the place
-/// of both in the source is the macro call.
+/// Expands to a function and a method with different code. They have the same cache name, and the
+/// same place in the source, which is the call of this macro.
 macro_rules! function_and_method {
     ($name:literal) => {
         #[coordinator_cached(name = $name, version = number, infallible)]

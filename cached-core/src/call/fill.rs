@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{FillTarget, PendingCall, PlannedFetch};
+use super::{FetchPlan, FillTarget, PendingCall};
 use crate::entry_handle::EntryHandle;
 use crate::event::{Event, FillRefusal, UncachedReason};
 use crate::flight::FlightOutcome;
@@ -24,7 +24,7 @@ impl PendingCall {
     /// The time to live of the local entry starts at `fetch_ended`.
     pub(super) fn fill(
         &self,
-        mut fetch: PlannedFetch,
+        mut fetch: FetchPlan,
         value: Value,
         decision: CachingDecision,
         fetch_ended: Instant,
@@ -44,7 +44,7 @@ impl PendingCall {
         if !has_ttl {
             self.report_uncached(UncachedReason::ZeroTtl);
         }
-        let PlannedFetch { leader, fill_token, target, .. } = fetch;
+        let FetchPlan { leader, fill_token, target, .. } = fetch;
         let weight = handle.weight(&value);
         let ttls = handle.ttls(Some(&decision));
         let local_ttl = match target {

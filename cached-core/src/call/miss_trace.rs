@@ -8,7 +8,7 @@ use super::recording::outcome_of;
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
-use crate::event::{LocalLookup, MissReport, RequestLookup};
+use crate::event::{LocalLookupResult, MissReport, RequestLookupResult};
 use crate::outcome::{OutcomeRecorder, active_recorders};
 use crate::sync::lock;
 use crate::telemetry::accepts_miss_lines;
@@ -34,17 +34,17 @@ impl MissTrace {
     #[cold]
     fn new(handle: &EntryHandle, is_in_request: bool, force_miss: bool) -> Box<MissTrace> {
         let local = match handle.local_tier() {
-            None => LocalLookup::NotUsed,
-            Some(_) if force_miss => LocalLookup::Skipped,
+            None => LocalLookupResult::NotUsed,
+            Some(_) if force_miss => LocalLookupResult::Skipped,
             Some(local) => match local.remaining_ttl(&handle.key) {
-                None => LocalLookup::Absent,
-                Some(age) if age.remaining.is_zero() => LocalLookup::Expired(age.ttl),
-                Some(_) => LocalLookup::JustFilled,
+                None => LocalLookupResult::Absent,
+                Some(age) if age.remaining.is_zero() => LocalLookupResult::Expired(age.ttl),
+                Some(_) => LocalLookupResult::JustFilled,
             },
         };
         let request = match is_in_request {
-            true => RequestLookup::Absent,
-            false => RequestLookup::NoRequest,
+            true => RequestLookupResult::Absent,
+            false => RequestLookupResult::NoRequest,
         };
         let before = handle.cache.last_event(&handle.key);
         Box::new(MissTrace {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{AnswerSource, CallPlan, PendingCall, PlannedFetch};
+use super::{AnswerSource, CallPlan, FetchPlan, PendingCall};
 use crate::event::StaleReason;
 use crate::flight::FlightOutcome;
 use crate::value::SharedError;
@@ -28,7 +28,7 @@ impl PendingCall {
     /// method does nothing and returns `None`.
     pub(super) fn begin_pause(
         &self,
-        fetch: &PlannedFetch,
+        fetch: &FetchPlan,
         share: impl FnOnce() -> Option<SharedError>,
     ) -> Option<SharedError> {
         let handle = &self.handle;
@@ -51,7 +51,7 @@ impl PendingCall {
     /// receive the same answer.
     pub(super) fn fetch_unless_paused(
         &self,
-        fetch: PlannedFetch,
+        fetch: FetchPlan,
         pause: Option<SharedError>,
     ) -> CallPlan {
         let Some(error) = pause else { return CallPlan::Fetch(fetch) };
@@ -62,6 +62,6 @@ impl PendingCall {
         }
         self.trace(|report| report.is_paused = true);
         fetch.end_without_value(|| FlightOutcome::Paused(Arc::clone(&error)));
-        CallPlan::Error(error, AnswerSource::Pause)
+        CallPlan::Error(error, AnswerSource::EarlierError)
     }
 }

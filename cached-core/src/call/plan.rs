@@ -21,7 +21,7 @@ pub(crate) enum CallPlan {
     /// Returns a value from the remote tier, and refreshes its entry in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
     /// Runs the function, answers the flight's followers and fills the tiers.
-    Fetch(PlannedFetch),
+    Fetch(FetchPlan),
     /// Runs the function without the cache.
     Bypass,
 }
@@ -34,9 +34,8 @@ pub(crate) enum AnswerSource {
     OtherCall,
     /// An expired value of this tier.
     Expired(Tier, StaleReason),
-    /// The error of an earlier fetch. With the option `error_ttl`, this error pauses the fetches of
-    /// the key.
-    Pause,
+    /// The error of an earlier fetch of this process, which the option `error_ttl` keeps.
+    EarlierError,
 }
 
 impl CallPlan {
@@ -67,15 +66,15 @@ impl CallPlan {
 /// A planned refresh. When the call read the item from the remote tier, it won the *claim*, which
 /// is the right to refresh the item.
 pub(crate) struct RemoteRefresh {
-    pub(crate) fetch: PlannedFetch,
+    pub(crate) fetch: FetchPlan,
     /// An upper bound of the time at which the item expires. `None` if the refresh is due now,
     /// because an earlier holder gave the claim back.
     pub(crate) expires_by: Option<Instant>,
 }
 
-/// A fetch that a call will run or is running. The fields say which flight waits for the value, and
-/// which tiers may store it.
-pub(crate) struct PlannedFetch {
+/// The plan of a fetch: which flight waits for the value, and which tiers may store it. The call
+/// keeps the plan until the fetch has ended.
+pub(crate) struct FetchPlan {
     /// Set if the call leads a flight. `None` if no other call can wait for the fetch.
     pub(super) leader: Option<Leader>,
     /// True if the fetch refreshes an entry before the entry expires.
@@ -86,17 +85,17 @@ pub(crate) struct PlannedFetch {
     pub(super) stale: Option<Value>,
 }
 
-impl PlannedFetch {
+impl FetchPlan {
     pub(super) fn new(
         leader: Option<Leader>,
         fill_token: FillToken,
         target: FillTarget,
-    ) -> PlannedFetch {
-        PlannedFetch { leader, is_refresh: false, fill_token, target, stale: None }
+    ) -> FetchPlan {
+        FetchPlan { leader, is_refresh: false, fill_token, target, stale: None }
     }
 
-    pub(crate) fn refresh(fill_token: FillToken, target: FillTarget) -> PlannedFetch {
-        PlannedFetch { is_refresh: true, ..PlannedFetch::new(None, fill_token, target) }
+    pub(crate) fn refresh(fill_token: FillToken, target: FillTarget) -> FetchPlan {
+        FetchPlan { is_refresh: true, ..FetchPlan::new(None, fill_token, target) }
     }
 
     /// Ends a fetch that has no value to store: gives up the lease and answers the flight.
@@ -115,9 +114,9 @@ pub(crate) enum FillTarget {
     /// The local tier. The function uses no remote tier, or its ttl is too short for the remote
     /// tier.
     LocalOnly,
-    /// The local tier. The fetch refreshes the tier's entry. The claim to refresh the entry is held
-    /// until this variant is dropped.
-    LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
+    /// The local tier. The fetch refreshes the tier's entry. Dropping this variant ends the claim,
+    /// which keeps other calls from refreshing the entry at the same time.
+    LocalRefresh { _claim: Box<LocalRefreshClaim> },
     /// Both tiers, because this process holds the lease. This field is `None` while the flight
     /// stores the lease. A caller that takes over the lead also takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{FillTarget, PendingCall, PlannedFetch};
+use super::{FetchPlan, FillTarget, PendingCall};
 use crate::event::StaleReason;
 use crate::flight::FlightOutcome;
 use crate::tier::Tier;
@@ -10,7 +10,7 @@ use crate::tier::local::run_deferred_drops;
 use crate::tier::remote::WritePermit;
 use crate::value::Value;
 
-impl PlannedFetch {
+impl FetchPlan {
     /// Returns the tier whose expired value the call may return if this fetch fails. If the remote
     /// tier was reached, this is the remote tier: another process may have invalidated the value,
     /// and this process's local tier does not know.
@@ -33,7 +33,7 @@ impl PlannedFetch {
 
 impl PendingCall {
     /// Returns the value that the call may return in place of a fetch's error, if there is one.
-    pub(super) fn stale_value(&self, fetch: &PlannedFetch) -> Option<Value> {
+    pub(super) fn stale_value(&self, fetch: &FetchPlan) -> Option<Value> {
         let keeps_expired = !self.handle.ttls(None).stale.is_zero();
         if fetch.is_refresh || !keeps_expired || self.force_miss() {
             return None;
@@ -49,8 +49,8 @@ impl PendingCall {
     /// The tiers may have kept an expired value in case the fetch fails. The fetch did not fail, so
     /// this method removes the expired value.
     #[cold]
-    pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
-        let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;
+    pub(super) fn end_uncached(&self, fetch: FetchPlan, value: &Value) {
+        let FetchPlan { leader, fill_token, target, stale, .. } = fetch;
         self.handle.remove_expired(fill_token);
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Uncached(Arc::clone(value)));

@@ -22,8 +22,8 @@ pub(crate) const MISS_TARGET: &str = "cached_core::miss";
 #[derive(Debug)]
 pub(crate) struct MissReport {
     pub(crate) began: Instant,
-    pub(crate) request: RequestLookup,
-    pub(crate) local: LocalLookup,
+    pub(crate) request: RequestLookupResult,
+    pub(crate) local: LocalLookupResult,
     /// The findings of the read of the remote tier, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
@@ -53,14 +53,14 @@ pub(crate) struct MissReport {
 
 /// The result of the lookup in the request tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RequestLookup {
+pub(crate) enum RequestLookupResult {
     NoRequest,
     Absent,
 }
 
 /// The result of the lookup in the local tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LocalLookup {
+pub(crate) enum LocalLookupResult {
     /// The function declares `local = false`.
     NotUsed,
     /// The request forces a miss.
@@ -127,8 +127,8 @@ pub(crate) enum AwaitedResult {
 
 impl MissReport {
     pub(crate) fn new(
-        request: RequestLookup,
-        local: LocalLookup,
+        request: RequestLookupResult,
+        local: LocalLookupResult,
         before: Option<(PastEvent, Duration)>,
     ) -> MissReport {
         MissReport {
@@ -167,7 +167,7 @@ impl MissReport {
 
 impl fmt::Display for MissReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.request == RequestLookup::Absent {
+        if self.request == RequestLookupResult::Absent {
             f.write_str("request tier: absent; ")?;
         }
         write!(f, "local tier: {}", self.local)?;
@@ -222,14 +222,18 @@ impl fmt::Display for BypassReason<'_> {
     }
 }
 
-impl fmt::Display for LocalLookup {
+impl fmt::Display for LocalLookupResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LocalLookup::NotUsed => f.write_str("not used (`local = false`)"),
-            LocalLookup::Skipped => f.write_str("not read, because the request forces a miss"),
-            LocalLookup::Absent => f.write_str("absent"),
-            LocalLookup::Expired(ttl) => write!(f, "expired (its ttl was {ttl:?})"),
-            LocalLookup::JustFilled => f.write_str("absent, until another call stored the value"),
+            LocalLookupResult::NotUsed => f.write_str("not used (`local = false`)"),
+            LocalLookupResult::Skipped => {
+                f.write_str("not read, because the request forces a miss")
+            }
+            LocalLookupResult::Absent => f.write_str("absent"),
+            LocalLookupResult::Expired(ttl) => write!(f, "expired (its ttl was {ttl:?})"),
+            LocalLookupResult::JustFilled => {
+                f.write_str("absent, until another call stored the value")
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::any::type_name;
 use std::cell::Cell;
 use std::fmt;
 use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::available_parallelism;
@@ -14,6 +14,7 @@ use super::Event;
 use crate::clock::CoarseInstant;
 use crate::stats::ObserverStats;
 use crate::telemetry::write_line;
+use crate::unwind::catch_panic;
 
 /// If one call of an observer has been running for longer than this, the observer counts as stuck.
 /// After the call, the observer is paused.
@@ -171,23 +172,19 @@ impl ObserverGuard {
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
         let began = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| self.named.observer.event(event)));
+        let result = catch_panic(|| self.named.observer.event(event));
         let took = began.elapsed();
         if is_watched {
             self.watched_since.store(0, Ordering::Relaxed);
         }
         self.received.fetch_add(1, Ordering::Relaxed);
         self.spend(took);
-        if let Err(panic) = result {
-            // Dropping the panic's payload runs code of the program, which may panic too.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-            if self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
-                let name = &self.named.name;
-                write_line!(
-                    warn,
-                    "the observer `{name}` has panicked; its later panics are only counted"
-                );
-            }
+        if result.is_none() && self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
+            let name = &self.named.name;
+            write_line!(
+                warn,
+                "the observer `{name}` has panicked; its later panics are only counted"
+            );
         }
     }
 

@@ -55,8 +55,8 @@ fn past_events_are_not_remembered_without_a_logger() {
 fn a_report_is_one_line_without_an_identifier() {
     let before = PastEvent::NotCached(UncachedReason::AbsentValue);
     let mut report = MissReport::new(
-        RequestLookup::Absent,
-        LocalLookup::Expired(Duration::from_secs(5)),
+        RequestLookupResult::Absent,
+        LocalLookupResult::Expired(Duration::from_secs(5)),
         Some((before, Duration::from_millis(3_210))),
     );
     report.remote = vec![RemoteFinding::OtherBuild, RemoteFinding::LeaseWon];

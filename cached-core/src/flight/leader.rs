@@ -109,13 +109,13 @@ pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
 impl LeaderMonitor {
-    /// Returns true if the leader has been waiting to be polled for at least `after` since it was
+    /// Returns true if the leader has been waiting to be polled for at least `limit` since it was
     /// woken. Returns false if the flight has been freed.
-    pub(crate) fn is_stalled(&self, after: Duration) -> bool {
+    pub(crate) fn is_stalled(&self, limit: Duration) -> bool {
         self.0.upgrade().is_some_and(|flight| {
             let woken = flight.woken_at.load(Ordering::Acquire);
             let is_in_poll = flight.is_polling.load(Ordering::Acquire);
-            woken != 0 && !is_in_poll && now_millis().saturating_sub(woken) >= millis(after)
+            woken != 0 && !is_in_poll && now_millis().saturating_sub(woken) >= millis(limit)
         })
     }
 }

@@ -3,13 +3,13 @@
 //! stuck, or nothing drives its runtime, the watchdog makes a follower the new leader. The header
 //! of [`flight`](super) tells when a leader is stalled or stuck.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use super::runtime_probe::RuntimeProbes;
 use super::{Flight, lock, now_millis};
+use crate::unwind::catch_panic;
 
 /// The pause between two checks of the watched flights.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -85,7 +85,7 @@ impl LeaderWatchdog {
             };
             // User code can run here: a waker, or the `Drop` of a value to which `flights` has the
             // last reference. If that code panics, the watchdog keeps running.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
+            let _ = catch_panic(|| {
                 let now = now_millis();
                 for flight in &flights {
                     flight.check_leader(now);
@@ -97,7 +97,7 @@ impl LeaderWatchdog {
                 }
                 drop(flights);
                 probes.end_round();
-            }));
+            });
             thread::sleep(CHECK_INTERVAL);
         }
     }

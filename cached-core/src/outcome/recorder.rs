@@ -1,6 +1,6 @@
 //! Recorders collect the outcomes of calls to annotated functions. An outcome says how the cache
-//! answered a call, for example with a local hit or a miss. Each thread has a list of the recorders
-//! that its calls report to.
+//! answered a call, for example with a local hit or a miss. Each thread has a list of recorders.
+//! A call on the thread reports its outcome to all of them.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,8 @@ thread_local! {
     static ACTIVE: RefCell<Vec<Arc<OutcomeRecorder>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Collects the outcomes of the calls that one future makes. Tasks that the future spawned may
-/// record outcomes at the same time.
+/// Collects the outcomes of the calls that one future makes. Tasks that the future has spawned
+/// report here too, from other threads.
 pub(crate) struct OutcomeRecorder {
     recorded: Mutex<RecordedOutcomes>,
 }
@@ -41,8 +41,9 @@ impl OutcomeRecorder {
 
     pub(crate) fn record(&self, outcome: &Outcome) {
         match &mut *lock(&self.recorded) {
-            // An annotated function may call another one. The outer call begins first and is
-            // recorded last. So if the clock shows the same start for both, the last one is kept.
+            // An annotated function may call another one. The outer call begins first but ends
+            // last, so it is recorded last. If the clock shows the same start for both calls, the
+            // later record wins.
             RecordedOutcomes::First(first) => {
                 if first.as_ref().is_none_or(|first| outcome.began <= first.began) {
                     *first = Some(outcome.clone());
@@ -52,8 +53,8 @@ impl OutcomeRecorder {
         }
     }
 
-    /// Returns the outcome of the call that began first among those that have ended. Returns `None`
-    /// if this recorder keeps all outcomes.
+    /// Looks at the calls that have ended so far, and returns the outcome of the one that began
+    /// first. Returns `None` if this recorder keeps all outcomes.
     pub(crate) fn first(&self) -> Option<Outcome> {
         match &*lock(&self.recorded) {
             RecordedOutcomes::First(first) => first.clone(),
@@ -71,14 +72,14 @@ impl OutcomeRecorder {
 }
 
 /// A guard that keeps recorders in the thread's list. `Drop` removes them.
-pub(crate) struct ActiveRecorders {
+pub(crate) struct ActiveRecordersGuard {
     /// The length of the thread's list before the recorders were added.
     before: usize,
 }
 
-impl ActiveRecorders {
+impl ActiveRecordersGuard {
     /// Adds the recorders that are not in the thread's list yet.
-    pub(crate) fn add(recorders: &[Arc<OutcomeRecorder>]) -> ActiveRecorders {
+    pub(crate) fn add(recorders: &[Arc<OutcomeRecorder>]) -> ActiveRecordersGuard {
         // A thread that is ending has dropped its thread-locals, so it records nothing.
         let before = ACTIVE.try_with(|active| {
             let mut active = active.borrow_mut();
@@ -90,11 +91,11 @@ impl ActiveRecorders {
             }
             before
         });
-        ActiveRecorders { before: before.unwrap_or(0) }
+        ActiveRecordersGuard { before: before.unwrap_or(0) }
     }
 }
 
-impl Drop for ActiveRecorders {
+impl Drop for ActiveRecordersGuard {
     fn drop(&mut self) {
         let _ = ACTIVE.try_with(|active| active.borrow_mut().truncate(self.before));
     }
@@ -113,8 +114,8 @@ pub(crate) fn active_recorders() -> Vec<Arc<OutcomeRecorder>> {
 /// Returns the outcomes that the innermost running [`with_outcomes`](crate::with_outcomes) has
 /// recorded so far. Returns `None` if none is running.
 ///
-/// With the feature `tower`, a handler behind a `RequestScopeLayer` can also call this function, if
-/// the layer writes `Cache-Status`.
+/// With the feature `tower`, a request's handler can call this function too. A `RequestScopeLayer`
+/// must wrap the handler, and the layer must write `Cache-Status`.
 ///
 /// ```
 /// # use cached_core::{coordinator_cached, outcomes, with_outcomes};

@@ -188,19 +188,19 @@ fn clone_to_returned<R: Returned<Mode, Value: Clone>, Mode>(value: &R::Value) ->
 
 /// The cache that a call uses. The annotated function keeps this value in a local variable, so that
 /// a hit can be borrowed from the cache.
-pub enum CurrentCache<'k> {
+pub enum CallCache<'k> {
     /// The cache that the option `cache` names, or the cache of the process.
     Borrowed(&'k Cache),
     /// The current cache of a program that uses [`Cache::scope`].
     Owned(Cache),
 }
 
-impl CurrentCache<'_> {
+impl CallCache<'_> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> &Cache {
         match self {
-            CurrentCache::Borrowed(cache) => cache,
-            CurrentCache::Owned(cache) => cache,
+            CallCache::Borrowed(cache) => cache,
+            CallCache::Owned(cache) => cache,
         }
     }
 }
@@ -219,10 +219,10 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
 {
     /// Returns the cache that this call uses.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn current_cache(&self) -> CurrentCache<'k> {
+    pub fn current_cache(&self) -> CallCache<'k> {
         match self.cache.or_else(process_cache_if_unscoped) {
-            Some(cache) => CurrentCache::Borrowed(cache),
-            None => CurrentCache::Owned(Cache::current()),
+            Some(cache) => CallCache::Borrowed(cache),
+            None => CallCache::Owned(Cache::current()),
         }
     }
 
@@ -230,7 +230,7 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn hash_key<'c>(
         self,
-        current: &'c CurrentCache<'_>,
+        current: &'c CallCache<'_>,
     ) -> HashedLookup<'c, R, V, (Identifier, Version), Constants> {
         let Lookup { arguments, downcast, to_returned, returns, .. } = self;
         let cache = current.get();

@@ -4,7 +4,6 @@
 //! The recorders of `metrics` cannot set a whole histogram at once, so each duration is recorded
 //! when it is known. `cache/metrics.rs` publishes the counters and gauges.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Instant;
 use metrics::{Label, SharedString};
 
 use crate::event::{Event, FetchOutcome};
+use crate::unwind::catch_panic;
 
 /// The name of the histogram for fetches.
 pub(crate) const FETCH_DURATION: &str = "cache.fetch.duration";
@@ -70,15 +70,11 @@ fn record(histogram: &'static str, labels: impl FnOnce() -> Vec<Label>, took: Du
 /// measured. The first panic in the process is logged.
 pub(crate) fn catch_recorder_panic(run: impl FnOnce()) {
     static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        // Dropping the panic's payload runs code of the program, which may panic too.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-        if !HAS_PANICKED.swap(true, Ordering::Relaxed) {
-            super::write_line!(
-                warn,
-                "the recorder of the crate `metrics` has panicked; its later panics are not logged"
-            );
-        }
+    if catch_panic(run).is_none() && !HAS_PANICKED.swap(true, Ordering::Relaxed) {
+        super::write_line!(
+            warn,
+            "the recorder of the crate `metrics` has panicked; its later panics are not logged"
+        );
     }
 }
 

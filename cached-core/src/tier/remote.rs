@@ -164,7 +164,7 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
 
     /// Ties the permit's lease to a fetch: the store renews the lease only until the fetch that
     /// `leader` monitors has stopped.
-    fn hold_while(&self, leader: LeaderMonitor);
+    fn renew_while(&self, leader: LeaderMonitor);
 
     /// From now on, renews the permit's lease on the current async runtime. The runtime on which
     /// the lease was won might have shut down.

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use crate::key::KeyQuery;
-use crate::outcome::{ActiveRecorders, OutcomeRecorder, active_recorders, is_recording};
+use crate::outcome::{ActiveRecordersGuard, OutcomeRecorder, active_recorders, is_recording};
 use crate::sync::lock;
 use crate::value::Value;
 use table::{RequestTables, ValueTable};
@@ -317,7 +317,7 @@ pub(crate) struct RequestFuture<F> {
 /// order of their declaration, and their `Drop`s leave the scope.
 struct EnteredScope<'r> {
     _lookups: Option<RecordedLookups>,
-    _recorders: ActiveRecorders,
+    _recorders: ActiveRecordersGuard,
     _values: Option<RequestValuesSwap<'r>>,
 }
 
@@ -327,7 +327,7 @@ impl EnteredScope<'_> {
         recorders: &[Arc<OutcomeRecorder>],
     ) -> EnteredScope<'r> {
         let _values = values.map(RequestValuesSwap::enter);
-        let _recorders = ActiveRecorders::add(recorders);
+        let _recorders = ActiveRecordersGuard::add(recorders);
         let _lookups = is_recording().then(RecordedLookups::enter);
         EnteredScope { _lookups, _recorders, _values }
     }

@@ -18,8 +18,8 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
-use super::catch_panic;
 use crate::sync::lock;
+use crate::unwind::catch_panic;
 
 /// The error of a failed fetch, without its static type. The functions of [`ErrorSharing`] read it.
 pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Returned, Value, ValueOperations, catch_panic, variant};
+use super::{Returned, Value, ValueOperations, variant};
 use crate::unstorable::Unstorable;
+use crate::unwind::catch_panic;
 use crate::weight;
 
 impl ValueOperations {

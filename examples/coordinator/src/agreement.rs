@@ -1,7 +1,6 @@
-//! Checks that the broker's cache counts correctly. After a load test, this module compares five
-//! sources of the same counts, called *witnesses*: the upstream services, the cache's own counters,
-//! two HTTP pages, and the headers that the customers received. Witnesses that know the same count
-//! must agree on it.
+//! Checks that the broker's cache counts correctly. Five *witnesses* count the same calls: the
+//! upstream services, the cache's own counters, two HTTP pages, and the headers that the customers
+//! received. After a load test, this module compares their counts.
 
 use crate::broker::http_client;
 use cached_core::Cache;
@@ -10,7 +9,7 @@ use serde_json::Value;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Adds up the counts from all `Cache-Status` headers that the customers have received.
+/// The sums of the counts in all `Cache-Status` headers that the customers have received.
 #[derive(Default)]
 pub(crate) struct HeaderCounts {
     calls: AtomicU64,
@@ -52,20 +51,20 @@ struct Counts {
     fetches: Option<u64>,
 }
 
-/// The counts of all witnesses, with the witnesses' names.
-pub(crate) struct Agreement(Vec<(&'static str, Counts)>);
+/// The name of each witness, with its counts.
+pub(crate) struct CountsByWitness(Vec<(&'static str, Counts)>);
 
-impl Agreement {
+impl CountsByWitness {
     /// Asks every witness. `upstream` is the number of reads that the upstream services counted.
     ///
     /// # Errors
     /// Returns an error if the broker at this address does not answer.
-    pub(crate) async fn ask(
+    pub(crate) async fn collect(
         address: &str,
         cache: &Cache,
         upstream: u64,
         headers: &HeaderCounts,
-    ) -> Result<Agreement, String> {
+    ) -> Result<CountsByWitness, String> {
         let total = cache.stats().total();
         let counters = (Some(total.calls()), Some(total.hits()), Some(total.fetches));
         let page: Value = serde_json::from_str(&read(address, "/_cache/api/caches").await?)
@@ -87,7 +86,7 @@ impl Agreement {
             sum("cache_fetches_total{", ""),
         );
         let counts = |(calls, hits, fetches)| Counts { calls, hits, fetches };
-        Ok(Agreement(vec![
+        Ok(CountsByWitness(vec![
             ("the upstream services", counts((None, None, Some(upstream)))),
             ("the counters of the cache", counts(counters)),
             ("/metrics", counts(scraped)),
@@ -100,7 +99,7 @@ impl Agreement {
     }
 
     /// Returns true if all witnesses that know a count have the same number for it.
-    pub(crate) fn holds(&self) -> bool {
+    pub(crate) fn is_unanimous(&self) -> bool {
         let agree = |figure: fn(&Counts) -> Option<u64>| {
             let mut known = self.0.iter().filter_map(|(_, counts)| figure(counts));
             known.next().is_some_and(|first| known.all(|other| other == first))
@@ -119,7 +118,7 @@ async fn read(address: &str, path: &str) -> Result<String, String> {
     answer.text().await.map_err(failed)
 }
 
-impl fmt::Display for Agreement {
+impl fmt::Display for CountsByWitness {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:28}{:>12}{:>12}{:>12}", "who counted", "calls", "hits", "fetches")?;
         for (name, Counts { calls, hits, fetches }) in &self.0 {
@@ -129,7 +128,7 @@ impl fmt::Display for Agreement {
                 write!(out, "{count:>12}")?;
             }
         }
-        let verdict = if self.holds() { "All agree." } else { "They do not agree." };
+        let verdict = if self.is_unanimous() { "All agree." } else { "They do not agree." };
         write!(out, "\n{verdict}")
     }
 }
@@ -159,10 +158,10 @@ mod tests {
     #[test]
     fn one_witness_with_another_figure_is_noticed() {
         let counts = |calls, fetches| Counts { calls, hits: Some(1), fetches };
-        let two = |first, second| Agreement(vec![("a", first), ("b", second)]);
+        let two = |first, second| CountsByWitness(vec![("a", first), ("b", second)]);
         let agreement = two(counts(None, Some(3)), counts(Some(4), Some(3)));
-        assert!(agreement.holds(), "{agreement}");
+        assert!(agreement.is_unanimous(), "{agreement}");
         let agreement = two(counts(None, Some(3)), counts(Some(4), Some(2)));
-        assert!(!agreement.holds() && agreement.to_string().ends_with("They do not agree."));
+        assert!(!agreement.is_unanimous() && agreement.to_string().ends_with("They do not agree."));
     }
 }

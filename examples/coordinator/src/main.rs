@@ -15,7 +15,7 @@ mod processes;
 mod report;
 mod upstream;
 
-use agreement::Agreement;
+use agreement::CountsByWitness;
 use axum::Router;
 use broker::{Broker, Checkouts, Client};
 use cached_core::Cache;
@@ -309,7 +309,8 @@ async fn serve(
             && let Ok(headers) = load.await
             && let Some(reads) = reads
         {
-            let agreement = Agreement::ask(&address, &counted_cache, reads(), &headers).await;
+            let agreement =
+                CountsByWitness::collect(&address, &counted_cache, reads(), &headers).await;
             let _ = agreement_out.set(agreement);
         }
         // If there is no receiver, the server has already ended.
@@ -331,7 +332,7 @@ async fn serve(
         Some(Err(message)) => Err(ExitFailure(1, format!("cannot compare the counts: {message}"))),
         Some(Ok(agreement)) => {
             say(format_args!("\n{agreement}"));
-            match agreement.holds() {
+            match agreement.is_unanimous() {
                 true => Ok(()),
                 false => Err(ExitFailure(1, "the counts differ".to_owned())),
             }

@@ -8,14 +8,14 @@ use crate::harness::Results;
 
 /// The first command-line argument of a child process. With this argument, the program makes only
 /// one measurement, and prints the rows of the result.
-pub const ALONE: &str = "--alone";
+pub const CHILD_FLAG: &str = "--measure";
 
 /// Starts this program as a child process that makes one measurement, and returns its results.
 /// `of` selects what is measured, for example a library's name or a number of keys.
 pub fn run(measurement: &str, of: &str) -> Results {
     let program = std::env::current_exe().expect("the program has a path");
     let child = Command::new(program)
-        .args([ALONE, measurement, of])
+        .args([CHILD_FLAG, measurement, of])
         .stderr(Stdio::inherit())
         .output()
         .expect("the program starts");

@@ -48,7 +48,7 @@ pub fn report(report: &mut Report) {
 }
 
 /// Runs the race for this number of keys. A child process that [`report`] starts calls this.
-pub fn alone(keys: &str) -> Results {
+pub fn measure(keys: &str) -> Results {
     let keys: usize = keys.parse().expect("a number of keys");
     let runtime = prepare_for(keys);
     match keys {

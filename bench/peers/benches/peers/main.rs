@@ -24,10 +24,10 @@ mod zipf;
 use harness::Results;
 use report::Report;
 
-/// The name of a part, and the function that adds its tables to the report.
-type Part = (&'static str, fn(&mut Report));
+/// The name of a part of the report, and the function that adds the part's tables.
+type ReportPart = (&'static str, fn(&mut Report));
 
-const PARTS: [Part; 7] = [
+const PARTS: [ReportPart; 7] = [
     ("keys", hits::report),
     ("text", texts::report),
     ("miss", misses::report),
@@ -38,18 +38,18 @@ const PARTS: [Part; 7] = [
 ];
 
 /// The name of a measurement, and the function that makes it in a child process.
-type Alone = (&'static str, fn(&str) -> Results);
+type Measurement = (&'static str, fn(&str) -> Results);
 
-const ALONE: [Alone; 9] = [
-    ("hits", hits::alone),
-    ("misses", misses::alone),
-    ("threads", threads::alone),
-    ("zipf", zipf::alone),
+const MEASUREMENTS: [Measurement; 9] = [
+    ("hits", hits::measure),
+    ("misses", misses::measure),
+    ("threads", threads::measure),
+    ("zipf", zipf::measure),
     ("held", zipf::held),
     ("entries", memory::entries),
     ("growth", memory::growth),
     ("growth-large", memory::growth_large),
-    ("remote", remote::alone),
+    ("remote", remote::measure),
 ];
 
 fn main() {
@@ -58,9 +58,10 @@ fn main() {
     let (folder, only) = match arguments[..] {
         [] => (None, None),
         ["--write", folder] => (Some(folder), None),
-        [child::ALONE, measurement, of] => {
-            let (_, alone) = ALONE.iter().find(|one| one.0 == measurement).expect("a measurement");
-            return print!("{}", alone(of));
+        [child::CHILD_FLAG, measurement, of] => {
+            let (_, measure) =
+                MEASUREMENTS.iter().find(|one| one.0 == measurement).expect("a measurement");
+            return print!("{}", measure(of));
         }
         [part] if PARTS.iter().any(|one| one.0 == part) => (None, Some(part)),
         _ => panic!("peers [--write FOLDER | {}]", PARTS.map(|part| part.0).join(" | ")),

@@ -40,7 +40,7 @@ macro_rules! ask {
 }
 
 /// Runs one race, in the child process that was started for it.
-pub fn alone(store: &str) -> Results {
+pub fn measure(store: &str) -> Results {
     let is_full = store == "a full store";
     let runtime = &match is_full {
         true => prepare(FULL.0, FULL.1),

@@ -137,7 +137,7 @@ fn p99_of(name: &str) -> String {
 }
 
 /// Runs one race in a child process, with a new memcached.
-pub fn alone(callers: &str) -> Results {
+pub fn measure(callers: &str) -> Results {
     let callers: usize = callers.parse().expect("a number of callers");
     let memcached = Memcached::start();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -89,7 +89,7 @@ fn arithmetic(id: u64) -> u64 {
 }
 
 /// Runs one race in a child process.
-pub fn alone(keys: &str) -> Results {
+pub fn measure(keys: &str) -> Results {
     let keys: usize = keys.parse().expect("a number of keys");
     let runtime = prepare_for(keys);
     let (moka, quick, foyer) = (&moka_sync(), &quick(), &foyer());

@@ -102,7 +102,7 @@ async fn count_ours() -> f64 {
 }
 
 /// Runs one race in a child process.
-pub fn alone(bytes: &str) -> Results {
+pub fn measure(bytes: &str) -> Results {
     let runtime = &prepare(ROOM, bytes.parse().expect("bytes"));
     let (moka, quick, foyer) = (&moka_sync(), &quick(), &foyer());
     let trace = &trace(1 << 22);

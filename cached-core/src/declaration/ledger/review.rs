@@ -1,5 +1,5 @@
-//! Compares the ledger with a file in version control, so that a reviewer sees changes of the
-//! ledger.
+//! Compares the ledger with a copy of the ledger in version control. A change of the ledger must
+//! then change that file, where a reviewer sees it.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -9,17 +9,17 @@ use super::Ledger;
 /// The environment variable that makes [`Ledger::check`] write the file.
 const UPDATE_VARIABLE: &str = "UPDATE_LEDGER";
 
-/// The largest size of the comparison table. If more lines differ, all of them are shown as removed
-/// and added.
+/// The largest number of entries in the table that aligns the lines of the two texts. If more
+/// would be needed, the differing lines are shown as all removed and all added.
 const MAX_COMPARED_PAIRS: usize = 4 << 20;
 
 impl Ledger {
     /// Compares the ledger with a file in version control. If a test calls this method, a reviewer
     /// sees each new `overwrite(reason = …)` as a changed line of the file.
     ///
-    /// The file must have the text that [`to_markdown`](Self::to_markdown) returns; its line
-    /// endings do not matter. Cargo runs each test in the folder of the package's `Cargo.toml`, so
-    /// a relative path starts there.
+    /// The file must contain the text that [`to_markdown`](Self::to_markdown) returns, with any
+    /// line endings. A relative path begins at the folder of the package's `Cargo.toml`, because
+    /// Cargo runs tests there.
     ///
     /// With the environment variable `UPDATE_LEDGER=1`, the method writes the file if it differs,
     /// and returns `Ok`. It writes nothing if the ledger is empty, or if the file cannot be read as
@@ -100,8 +100,8 @@ impl Ledger {
 
 /// The error of [`Ledger::check`]: the file differs from the ledger, or they could not be compared.
 ///
-/// `Display` shows the different lines, and how to update the file. `{:?}` writes the same text,
-/// because a test that returns the error prints it with `{:?}`. `{:#?}` shows the fields.
+/// `Display` shows the lines that differ, and how to update the file. `{:?}` writes the same text,
+/// because that is the format in which a failed test prints the error. `{:#?}` shows the fields.
 pub struct LedgerDrift {
     path: PathBuf,
     kind: LedgerDriftKind,
@@ -125,7 +125,8 @@ pub enum LedgerDriftKind {
     Empty,
 }
 
-/// One line of a line-by-line comparison. A line that moved is removed and added.
+/// A line that differs between the file and the ledger. If a line has moved, it counts as removed
+/// from its old place and added at its new one.
 #[derive(Debug, PartialEq)]
 enum DifferingLine {
     /// The file has the line here, and the ledger does not.
@@ -147,9 +148,10 @@ impl LedgerDrift {
         &self.path
     }
 
-    /// Returns the lines that only the file has. A line that moved is both removed and added.
+    /// Returns the lines of the file that the ledger does not have at the same place. A line that
+    /// has moved is also in [`added`](Self::added).
     ///
-    /// There are such lines only if the kind is [`LedgerDriftKind::Differs`].
+    /// The iterator is empty unless the kind is [`LedgerDriftKind::Differs`].
     pub fn removed(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|line| match line {
             DifferingLine::Removed(line) => Some(line.as_str()),
@@ -157,9 +159,10 @@ impl LedgerDrift {
         })
     }
 
-    /// Returns the lines that only the ledger has. A line that moved is both removed and added.
+    /// Returns the lines of the ledger that the file does not have at the same place. A line that
+    /// has moved is also in [`removed`](Self::removed).
     ///
-    /// There are such lines only if the kind is [`LedgerDriftKind::Differs`].
+    /// The iterator is empty unless the kind is [`LedgerDriftKind::Differs`].
     pub fn added(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|line| match line {
             DifferingLine::Added(line) => Some(line.as_str()),
@@ -174,7 +177,7 @@ impl fmt::Display for LedgerDrift {
         let shown = path.display();
         match kind {
             LedgerDriftKind::Differs => {
-                writeln!(f, "`{shown}` is not the ledger of this program:")?;
+                writeln!(f, "`{shown}` differs from the ledger of this program:")?;
                 for line in lines {
                     match line {
                         DifferingLine::Removed(line) => writeln!(f, "- {line}")?,
@@ -182,7 +185,7 @@ impl fmt::Display for LedgerDrift {
                     }
                 }
                 f.write_str(
-                    "if this is meant, run `UPDATE_LEDGER=1 cargo test`, and commit the file",
+                    "if the change is intended, run `UPDATE_LEDGER=1 cargo test`, and commit the file",
                 )?;
             }
             LedgerDriftKind::Missing => {

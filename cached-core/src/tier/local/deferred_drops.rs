@@ -13,13 +13,14 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::sweeper;
 use crate::sync::lock;
+use crate::unwind::catch_panic;
 use crate::value::Value;
 
 /// A value that is moved into the queue when this wrapper is dropped. The option is `None` only
@@ -95,7 +96,7 @@ fn drop_values(count: usize, max_time: Duration) {
     for _ in 0..count {
         let Some(value) = pop_value() else { return };
         // A panic of the value's `Drop` must not end the call that happens to drop the value.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+        let _ = catch_panic(|| drop(value));
         if started.elapsed() > max_time {
             return;
         }

@@ -4,7 +4,6 @@
 //! it removes the tier's expired entries. Then the thread runs all deferred drops; see
 //! [`deferred_drops`](super::deferred_drops).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, Thread};
@@ -15,6 +14,7 @@ use super::deferred_drops::run_all_deferred_drops;
 use super::entry::ClockConverter;
 use crate::clock::{Clock, CoarseInstant};
 use crate::sync::lock;
+use crate::unwind::catch_panic;
 
 /// The pause before each round, so that one round finds many expired entries.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
@@ -194,23 +194,21 @@ fn run() {
         wait_for_work();
         thread::sleep(if has_more { Duration::ZERO } else { MIN_PAUSE });
         SWEEPER.has_deferred_drops.store(false, Ordering::Relaxed);
-        ignore_panics(run_all_deferred_drops);
+        // A sweep and a drop may run a value's `Drop`, and this thread must outlive its panic.
+        let _ = catch_panic(run_all_deferred_drops);
         let started = Instant::now();
         has_more = false;
         for (local, _) in tiers() {
-            ignore_panics(|| has_more |= local.upgrade().is_some_and(|local| local.sweep()));
+            let _ = catch_panic(|| {
+                has_more |= local.upgrade().is_some_and(|local| local.sweep());
+            });
         }
         let took = started.elapsed();
-        ignore_panics(run_all_deferred_drops);
+        let _ = catch_panic(run_all_deferred_drops);
         // If a sweep has reached its limit, expired entries remain, and the next round begins after
         // a shorter pause.
         thread::sleep(if has_more { took } else { took * PAUSE_FACTOR }.min(MAX_PAUSE));
     }
-}
-
-/// Catches panics, because the `Drop` of a value may panic.
-fn ignore_panics(run: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(run));
 }
 
 fn tiers() -> Vec<(Weak<LocalTier>, Arc<SweepSchedule>)> {

@@ -207,7 +207,7 @@ impl MemcachedStore {
                     // Dropping the permit gives back the refresh claim of the first slot's item.
                     drop(MemcachedPermit::of_item(&self.permit_context, route.clone(), &item));
                 }
-                route.turn_to_second_slot();
+                route.use_second_slot();
                 return ControlFlow::Continue(route);
             }
             DecodedFrame::Foreign | DecodedFrame::Corrupt => None,
@@ -354,7 +354,7 @@ impl RemoteStore for MemcachedStore {
                     Ok(ReadReply::Busy(busy)) => busy,
                     Err(error) => {
                         handler.read_failed(&error);
-                        if route.turn_to_gutter(&error) {
+                        if route.try_gutter(&error) {
                             continue;
                         }
                         return match wait {

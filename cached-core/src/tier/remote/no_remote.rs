@@ -94,7 +94,7 @@ impl WritePermit for NoRemote {
         self
     }
 
-    fn hold_while(&self, _: LeaderMonitor) {
+    fn renew_while(&self, _: LeaderMonitor) {
         match self.0 {}
     }
 

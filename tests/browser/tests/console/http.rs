@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::shop::{
-    FETCHES, SECRET_NUMBER, cache_on, local_cache, mounted, never_called, payment, payment_entry,
-    play,
+    FETCHES, SECRET_IDENTIFIER, cache_on, called_while_off, console_router, local_cache,
+    make_calls, payment, payment_entry,
 };
 
 fn client() -> Client {
@@ -53,7 +53,7 @@ const FILES: [&str; 8] = [
 
 #[tokio::test]
 async fn every_answer_has_protective_headers() {
-    let program = Program::serve(mounted(&local_cache().await)).await;
+    let program = Program::serve(console_router(&local_cache().await)).await;
     for file in FILES.into_iter().chain(["nothing", "api/entries/nothing"]) {
         let answer = get(program.url(&format!("/_cache/{file}"))).await;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -104,7 +104,7 @@ async fn a_missing_client_address_is_explained() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url =
         format!("http://{}/_cache", listener.local_addr().expect("the listener has an address"));
-    let routes = mounted(&local_cache().await);
+    let routes = console_router(&local_cache().await);
     let _server = tokio::spawn(async move { axum::serve(listener, routes).await });
     let answer = get(url).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
@@ -117,7 +117,7 @@ async fn a_missing_client_address_is_explained() {
 
 #[tokio::test]
 async fn a_foreign_host_or_page_is_refused() {
-    let program = Program::serve(mounted(&local_cache().await)).await;
+    let program = Program::serve(console_router(&local_cache().await)).await;
     let foreign = [
         ("host", "evil.example"),
         ("origin", "http://evil.example"),
@@ -134,7 +134,9 @@ async fn a_foreign_host_or_page_is_refused() {
 #[tokio::test]
 async fn another_site_may_link_to_the_page_alone() {
     let cache = local_cache().await;
-    for routes in [mounted(&cache), Router::new().nest("/_cache", console::router(cache.clone()))] {
+    for routes in
+        [console_router(&cache), Router::new().nest("/_cache", console::router(cache.clone()))]
+    {
         let program = Program::serve(routes).await;
         for (path, expected) in [
             ("/_cache", StatusCode::OK),
@@ -152,8 +154,8 @@ async fn another_site_may_link_to_the_page_alone() {
 #[tokio::test]
 async fn the_figures_equal_the_counters() {
     let cache = local_cache().await;
-    let program = Program::serve(mounted(&cache)).await;
-    play(&cache, 50).await;
+    let program = Program::serve(console_router(&cache)).await;
+    make_calls(&cache, 50).await;
     let report = json(program.url("/_cache/api/caches")).await;
     let stats = cache.stats();
     for (name, counts) in stats.iter() {
@@ -174,8 +176,8 @@ async fn the_figures_equal_the_counters() {
 #[tokio::test]
 async fn a_page_opened_later_shows_the_past() {
     let cache = local_cache().await;
-    let program = Program::serve(mounted(&cache)).await;
-    play(&cache, 10).await;
+    let program = Program::serve(console_router(&cache)).await;
+    make_calls(&cache, 10).await;
     let mut last = Value::Null;
     for _ in 0..200 {
         last = json(program.url("/_cache/api/history")).await;
@@ -205,8 +207,8 @@ async fn a_page_opened_later_shows_the_past() {
 async fn each_tier_finds_an_entry_by_key() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(mounted(&cache)).await;
-    let (number, state) = (format!("{SECRET_NUMBER}-found"), "paid");
+    let program = Program::serve(console_router(&cache)).await;
+    let (number, state) = (format!("{SECRET_IDENTIFIER}-found"), "paid");
     cache.scope(payment(&number, state)).await.expect("the fetch succeeds");
     cache.flush().await;
     let key = cache.scope(async { payment_entry(&number, state).key() }).await;
@@ -254,8 +256,8 @@ async fn each_tier_finds_an_entry_by_key() {
 async fn no_answer_has_a_value_or_an_identifier() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(mounted(&cache)).await;
-    let number = format!("{SECRET_NUMBER}-hidden");
+    let program = Program::serve(console_router(&cache)).await;
+    let number = format!("{SECRET_IDENTIFIER}-hidden");
     let value = cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
     cache.flush().await;
     let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
@@ -266,7 +268,7 @@ async fn no_answer_has_a_value_or_an_identifier() {
             .text()
             .await
             .expect("the answer is text");
-        assert!(!text.contains(SECRET_NUMBER) && !text.contains(&value), "{file}");
+        assert!(!text.contains(SECRET_IDENTIFIER) && !text.contains(&value), "{file}");
         assert!(!text.contains(TOKEN), "{file}");
     }
 }
@@ -275,8 +277,8 @@ async fn no_answer_has_a_value_or_an_identifier() {
 async fn the_token_alone_removes_an_entry() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(mounted(&cache)).await;
-    let number = format!("{SECRET_NUMBER}-removed");
+    let program = Program::serve(console_router(&cache)).await;
+    let number = format!("{SECRET_IDENTIFIER}-removed");
     let call = || cache.scope(payment(&number, "paid"));
     call().await.expect("the fetch succeeds");
     cache.flush().await;
@@ -351,7 +353,7 @@ async fn an_overtaken_fetch_stores_nothing() {
         let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
         let cache =
             if addresses.is_empty() { local_cache().await } else { cache_on(&addresses).await };
-        let program = Program::serve(mounted(&cache)).await;
+        let program = Program::serve(console_router(&cache)).await;
         let gate = Gate::default();
         let old = tokio::spawn({
             let (cache, gate) = (cache.clone(), gate.clone());
@@ -379,7 +381,7 @@ async fn fetches_of_other_keys_outlive_an_invalidation() {
         let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
         let cache =
             if addresses.is_empty() { local_cache().await } else { cache_on(&addresses).await };
-        let program = Program::serve(mounted(&cache)).await;
+        let program = Program::serve(console_router(&cache)).await;
         let call = |edition: u32, gate: &Gate| {
             let (cache, gate) = (cache.clone(), gate.clone());
             tokio::spawn(async move { cache.scope(gated(edition, gate)).await.expect("no error") })
@@ -417,7 +419,7 @@ async fn a_cache_that_is_off_says_so() {
     let program =
         Program::serve(Router::new().nest_service("/_cache", Console::new(cache.clone()).router()))
             .await;
-    cache.scope(never_called(1)).await;
+    cache.scope(called_while_off(1)).await;
     let report = json(program.url("/_cache/api/caches")).await;
     assert_eq!(report["enabled"], false);
     assert_eq!(json(program.url("/_cache/api/servers")).await["servers"], Value::Array(vec![]));

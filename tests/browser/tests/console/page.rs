@@ -16,7 +16,8 @@ use cached_tests::Memcached;
 use serde_json::{Value, json};
 
 use crate::shop::{
-    SECRET_NUMBER, cache_on, checkout, local_cache, mounted, payment, payment_entry, play,
+    SECRET_IDENTIFIER, cache_on, checkout, console_router, local_cache, make_calls, payment,
+    payment_entry,
 };
 
 const TABULATOR: &str = "\u{e004}";
@@ -45,11 +46,11 @@ fn number(value: &Value) -> f64 {
 async fn the_figures_move_under_load() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(mounted(&cache)).await;
+    let program = Program::serve(console_router(&cache)).await;
     open(&browser, &program).await;
     assert!(browser.text("#functions-empty").await.contains("No annotated function was called"));
 
-    play(&cache, 40).await;
+    make_calls(&cache, 40).await;
     browser.wait_for("document.querySelector('#split-legend').innerText.includes('Memory')").await;
     browser
         .wait_for("document.querySelectorAll('#functions-body tr:not(.detail)').length === 3")
@@ -59,7 +60,7 @@ async fn the_figures_move_under_load() {
     let expected = |calls: u64| format!("{saved} === '{calls} since the start'");
     browser.wait_for(&expected(first.hits() + first.waits)).await;
 
-    play(&cache, 40).await;
+    make_calls(&cache, 40).await;
     let second = cache.stats().total();
     assert!(second.hits() > first.hits() + 100);
     browser.wait_for(&expected(second.hits() + second.waits)).await;
@@ -87,14 +88,14 @@ async fn a_killed_server_turns_red_and_recovers() {
     let Some(browser) = Browser::start().await else { return };
     let (mut killed, other) = (Memcached::start(), Memcached::start());
     let cache = cache_on(&[killed.address(), other.address()]).await;
-    let program = Program::serve(mounted(&cache)).await;
+    let program = Program::serve(console_router(&cache)).await;
     open(&browser, &program).await;
     // Each call uses a different entry, so that both servers receive commands.
     let load = tokio::spawn({
         let cache = cache.clone();
         async move {
             for turn in 0.. {
-                let _ = cache.scope(payment(&format!("{SECRET_NUMBER}-{turn}"), "paid")).await;
+                let _ = cache.scope(payment(&format!("{SECRET_IDENTIFIER}-{turn}"), "paid")).await;
             }
         }
     });
@@ -125,8 +126,8 @@ async fn only_the_right_token_removes_an_entry() {
     let Some(browser) = Browser::start().await else { return };
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(mounted(&cache)).await;
-    let number = format!("{SECRET_NUMBER}-page");
+    let program = Program::serve(console_router(&cache)).await;
+    let number = format!("{SECRET_IDENTIFIER}-page");
     cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
     cache.flush().await;
     let entry = cache.scope(async { payment_entry(&number, "paid") }).await;
@@ -137,7 +138,7 @@ async fn only_the_right_token_removes_an_entry() {
     browser.wait_for("document.querySelectorAll('#found .result').length === 2").await;
     let found = browser.text("#found").await;
     assert!(found.contains(&memcached.address()) && found.contains("String"), "{found}");
-    assert!(!found.contains(SECRET_NUMBER), "{found}");
+    assert!(!found.contains(SECRET_IDENTIFIER), "{found}");
 
     browser.write("#token", "a-wrong-token-of-enough-bytes").await;
     browser.click("#invalidate-form button").await;
@@ -165,9 +166,9 @@ async fn without_a_token_the_page_offers_no_invalidation() {
     let cache = local_cache().await;
     let program =
         Program::serve(Router::new().nest_service("/_cache", console::router(cache.clone()))).await;
-    play(&cache, 3).await;
+    make_calls(&cache, 3).await;
     let key =
-        cache.scope(async { payment_entry(&format!("{SECRET_NUMBER}-1"), "paid").key() }).await;
+        cache.scope(async { payment_entry(&format!("{SECRET_IDENTIFIER}-1"), "paid").key() }).await;
     open(&browser, &program).await;
     browser.write("#key", &key.digest().to_string()).await;
     browser.press(ENTER).await;
@@ -183,9 +184,9 @@ async fn without_a_token_the_page_offers_no_invalidation() {
 async fn the_page_survives_a_restart_of_the_program() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(mounted(&cache)).await;
+    let program = Program::serve(console_router(&cache)).await;
     let port = program.port();
-    play(&cache, 5).await;
+    make_calls(&cache, 5).await;
     open(&browser, &program).await;
     program.end().await;
     browser.wait_for("document.body.dataset.state === 'lost'").await;
@@ -193,7 +194,7 @@ async fn the_page_survives_a_restart_of_the_program() {
     // The program starts again: its counters begin at zero.
     let restarted = local_cache().await;
     let _program =
-        Program::serve_on(port, mounted(&restarted)).await.expect("the port is still free");
+        Program::serve_on(port, console_router(&restarted)).await.expect("the port is still free");
     browser.wait_for("document.body.dataset.state === 'live'").await;
     browser.wait_for("document.querySelector('#trouble').hidden").await;
     browser.wait_for("!document.querySelector('#functions-empty').hidden").await;
@@ -223,8 +224,8 @@ async fn a_failed_answer_does_not_hide_the_ledger() {
 async fn an_invalidation_names_memcached_only_if_the_function_uses_it() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(mounted(&cache)).await;
-    let number = format!("{SECRET_NUMBER}-local");
+    let program = Program::serve(console_router(&cache)).await;
+    let number = format!("{SECRET_IDENTIFIER}-local");
     cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
     let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
     open(&browser, &program).await;
@@ -437,8 +438,8 @@ async fn two_hundred_functions_can_be_filtered_and_sorted() {
 async fn the_keyboard_reaches_everything() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(mounted(&cache)).await;
-    play(&cache, 5).await;
+    let program = Program::serve(console_router(&cache)).await;
+    make_calls(&cache, 5).await;
     browser.emulate(Emulation { width: 1280, height: 900, dark: false }).await;
     open(&browser, &program).await;
     browser
@@ -466,7 +467,7 @@ async fn the_keyboard_reaches_everything() {
     assert_eq!(browser.value(unnamed).await, json!([]), "each has a name");
 
     // In a plot, the arrow keys move a marker to an earlier or a later sample.
-    play(&cache, 5).await;
+    make_calls(&cache, 5).await;
     browser.wait_for("document.querySelectorAll('.plot path.line').length >= 1").await;
     browser.run("document.querySelector('.plot .canvas').focus()").await;
     browser.press(LEFT).await;
@@ -485,7 +486,7 @@ async fn screenshots_of_a_working_cache() {
     let servers = [Memcached::start(), Memcached::start()];
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
     let cache = cache_on(&addresses).await;
-    let program = Program::serve(mounted(&cache)).await;
+    let program = Program::serve(console_router(&cache)).await;
     let is_written = std::env::var_os("WRITE_SCREENSHOTS").is_some();
     let seconds = if is_written { 200 } else { 2 };
     let load = tokio::spawn(lively_load(cache.clone()));

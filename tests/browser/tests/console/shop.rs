@@ -1,4 +1,4 @@
-//! The annotated functions of the tests, and caches for them.
+//! The annotated functions that the console's tests call, and caches for these functions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,11 +8,12 @@ use cached_browser_tests::TOKEN;
 use cached_core::console::Console;
 use cached_core::{Cache, coordinator_cached};
 
-/// The fetches of all functions of this program.
+/// Counts the fetches of `payment`, `price` and `catalogue`.
 pub(crate) static FETCHES: AtomicU64 = AtomicU64::new(0);
 
-/// A part of each identifier, which no answer of the console may contain.
-pub(crate) const SECRET_NUMBER: &str = "identifier-4711";
+/// The beginning of each payment number. Payment numbers are identifiers, so the console must never
+/// show them.
+pub(crate) const SECRET_IDENTIFIER: &str = "identifier-4711";
 
 #[coordinator_cached(name = "payment", version = state, entry = payment_entry)]
 pub(crate) async fn payment(number: &str, state: &str) -> Result<String, std::io::Error> {
@@ -40,12 +41,12 @@ pub(crate) async fn catalogue(edition: u32) -> Option<u32> {
 }
 
 /// A function that tests call only while the cache is off.
-#[coordinator_cached(name = "never_called", version = edition)]
-pub(crate) async fn never_called(edition: u32) -> Option<u32> {
+#[coordinator_cached(name = "called_while_off", version = edition)]
+pub(crate) async fn called_while_off(edition: u32) -> Option<u32> {
     Some(edition)
 }
 
-/// Builds a cache on these memcached servers, with a namespace that no other cache has.
+/// Builds a cache with these memcached servers, and with a namespace that no other cache uses.
 pub(crate) async fn cache_on(servers: &[String]) -> Cache {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let namespace = format!("shop{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -57,18 +58,19 @@ pub(crate) async fn local_cache() -> Cache {
     Cache::builder().build().await.expect("the settings are right")
 }
 
-/// Returns the routes of a program that mounts the console at `/_cache`, with the token.
-pub(crate) fn mounted(cache: &Cache) -> Router {
+/// Returns a router that serves the console at `/_cache`. The console accepts [`TOKEN`].
+pub(crate) fn console_router(cache: &Cache) -> Router {
     let console = Console::new(cache.clone()).token(TOKEN).router();
     Router::new().nest_service("/_cache", console)
 }
 
-/// Calls the functions `times` times, with few keys, so that most calls are hits.
-pub(crate) async fn play(cache: &Cache, times: usize) {
+/// Calls `payment`, `price` and `catalogue`, each `times` times. Most of the calls are hits,
+/// because the calls use only a few keys.
+pub(crate) async fn make_calls(cache: &Cache, times: usize) {
     cache
         .scope(async {
             for turn in 0..times {
-                let number = format!("{SECRET_NUMBER}-{}", turn % 7);
+                let number = format!("{SECRET_IDENTIFIER}-{}", turn % 7);
                 payment(&number, "paid").await.expect("the fetch succeeds");
                 price(["rust", "sql", "drawing"][turn % 3]).await.expect("the fetch succeeds");
                 catalogue(1 + turn as u32 % 2).await.expect("the fetch succeeds");
@@ -107,7 +109,7 @@ async fn profile(user: u64) -> Result<String, std::io::Error> {
     }
 }
 
-/// Serves one request of a checkout, within its request scope. The answers are not used.
+/// Makes the calls of one request in a checkout. The caller provides the request scope.
 pub(crate) async fn checkout(turn: u64) {
     let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     let customer = turn / 30;

@@ -106,7 +106,7 @@ impl HeldLease {
     }
 
     /// Ends the renewals once the fetch that `leader` monitors has stopped.
-    pub(super) fn hold_while(&self, leader: LeaderMonitor) {
+    pub(super) fn renew_while(&self, leader: LeaderMonitor) {
         let _ = self.leader.set(leader);
     }
 

@@ -177,9 +177,9 @@ impl WritePermit for MemcachedPermit {
         self
     }
 
-    fn hold_while(&self, leader: LeaderMonitor) {
+    fn renew_while(&self, leader: LeaderMonitor) {
         if let PermitKind::Lease { lease, .. } = &self.kind {
-            lease.hold_while(leader);
+            lease.renew_while(leader);
         }
     }
 

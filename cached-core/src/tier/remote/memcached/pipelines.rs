@@ -14,6 +14,7 @@ use super::endpoint::EndpointState;
 use super::pipeline::Pipeline;
 use crate::event::{Event, EventDispatcher};
 use crate::sync::lock;
+use crate::unwind::catch_panic;
 
 /// The urgency of a command, which selects the command's pipeline and timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,9 +189,9 @@ fn missing_driver(runtime: Id, events: &EventDispatcher) -> Option<MissingDriver
             drop(tokio::net::UdpSocket::from_std(socket));
         }
     };
-    let missing = match std::panic::catch_unwind(use_time) {
-        Err(_) => NO_TIME,
-        Ok(()) => std::panic::catch_unwind(use_io).is_err().then_some(NO_IO)?,
+    let missing = match catch_panic(use_time) {
+        None => NO_TIME,
+        Some(()) => catch_panic(use_io).is_none().then_some(NO_IO)?,
     };
     lock(&WITHOUT_DRIVERS).push((runtime, missing));
     events.emit(&Event::RuntimeWithoutDriver { missing: missing.name });

@@ -97,7 +97,7 @@ impl KeyRoute {
             priority: Priority::Foreground,
         };
         if !route.home.serves(&route.home_key) {
-            route.enter_gutter();
+            route.use_gutter_if_reachable();
         }
         route
     }
@@ -132,7 +132,7 @@ impl KeyRoute {
     }
 
     /// Directs later commands to the gutter server, if there is one and it is reachable.
-    fn enter_gutter(&mut self) {
+    fn use_gutter_if_reachable(&mut self) {
         let Some(gutter) = &self.gutter else { return };
         let key = gutter_key(&self.home_key);
         if gutter.serves(&key) {
@@ -142,21 +142,21 @@ impl KeyRoute {
 
     /// Switches to the gutter server if `error` means that the home server is unreachable, and if
     /// the lookup has time left. Returns true if the route has switched.
-    pub(super) fn turn_to_gutter(&mut self, error: &RemoteError) -> bool {
+    pub(super) fn try_gutter(&mut self, error: &RemoteError) -> bool {
         let is_out_of_reach =
             matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Unusable);
         let has_time = self.lookup_deadline.is_some_and(|deadline| Instant::now() < deadline);
         if !is_out_of_reach || !has_time || self.in_gutter {
             return false;
         }
-        self.enter_gutter();
+        self.use_gutter_if_reachable();
         self.continues_lookup = self.in_gutter;
         self.in_gutter
     }
 
     /// Switches to the second slot, because the first slot holds another build's entry. The route
     /// must be in the first slot.
-    pub(super) fn turn_to_second_slot(&mut self) {
+    pub(super) fn use_second_slot(&mut self) {
         debug_assert!(!self.in_second_slot, "a key has two slots");
         self.in_second_slot = true;
         self.home_key = second_slot(&self.home_key);
@@ -244,7 +244,7 @@ impl KeyRoute {
     /// item can be older than that removal. Readers treat an empty frame as corrupt, and any caller
     /// may replace a corrupt item. A background task then checks whether the fence is still needed.
     pub(super) fn empty_if_fenced(&self, mut item: RawItem) -> RawItem {
-        if !self.server().is_above_fence(self.digest, item.cas.number) {
+        if !self.server().is_trusted(self.digest, item.cas.number) {
             self.server().recheck_fence();
             item.frame.clear();
         }
@@ -355,7 +355,8 @@ impl KeyRoute {
     /// The caller must have given up waiting for the lease. `pause` must be longer than a
     /// placeholder lasts.
     pub(super) fn check_lease_end(&self, cas: Cas, pause: Duration) {
-        let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
+        let (Ok(runtime), Some(probe)) =
+            (Handle::try_current(), self.server().reserve_lease_probe())
         else {
             return;
         };

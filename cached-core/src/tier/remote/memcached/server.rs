@@ -222,8 +222,8 @@ impl Server {
 
     /// Reserves a *probe*, which is a later check whether a lease has ended, and returns the
     /// probe's guard. Returns `None` if enough probes are planned already.
-    pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
-        LeaseWaitBreaker::begin_probe(&self.wait_breaker)
+    pub(super) fn reserve_lease_probe(&self) -> Option<LeaseProbeGuard> {
+        LeaseWaitBreaker::reserve_probe(&self.wait_breaker)
     }
 
     /// Renews a lease. Returns the lease's new CAS, or `None` if the lease was lost.

@@ -53,7 +53,7 @@ impl LeaseWaitBreaker {
 
     /// Counts a lease that waits for its probe. Returns `None` if there are [`MOST_PROBES`] such
     /// leases already.
-    pub(super) fn begin_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
+    pub(super) fn reserve_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
         if breaker.probes.fetch_add(1, Ordering::Relaxed) < MOST_PROBES {
             return Some(LeaseProbeGuard(Arc::clone(breaker)));
         }
@@ -98,9 +98,9 @@ mod tests {
     fn few_leases_are_probed_at_once() {
         let breaker = Arc::new(LeaseWaitBreaker::default());
         let probes: Vec<_> =
-            (0..20).filter_map(|_| LeaseWaitBreaker::begin_probe(&breaker)).collect();
+            (0..20).filter_map(|_| LeaseWaitBreaker::reserve_probe(&breaker)).collect();
         assert_eq!(probes.len(), 8);
         drop(probes);
-        assert!(LeaseWaitBreaker::begin_probe(&breaker).is_some());
+        assert!(LeaseWaitBreaker::reserve_probe(&breaker).is_some());
     }
 }

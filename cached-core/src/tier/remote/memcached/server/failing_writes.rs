@@ -2,8 +2,8 @@
 //! left for items of that size. Such a server stays in use, because its reads succeed.
 //!
 //! Each cached function has its own count of failed writes, because functions store values of
-//! different sizes. After several failures in a row, the function's writes count as failing. A
-//! write that succeeds ends this.
+//! different sizes. After several failures in a row, the function's writes count as *failing*, until
+//! one of them succeeds.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -15,10 +15,10 @@ use crate::event::Event;
 use crate::sync::lock;
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
-/// The writes of a function count as failing after this many failures in a row.
-const MAX_FAILURES: u32 = 3;
-/// A failure that follows another failure within this time is not counted, because a server that
-/// has just died fails many writes at once.
+/// A function's writes count as failing after this many failures in a row.
+const MIN_FAILURES: u32 = 3;
+/// A failure within this time after the last counted failure is not counted, because many writes
+/// fail at once when a server dies.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(1);
 /// The length of a key's digest: the hash that follows the namespace and the cache name.
 const DIGEST_CHARS: usize = 64;
@@ -40,7 +40,7 @@ struct ConsecutiveFailures {
 
 impl ConsecutiveFailures {
     fn is_failing(&self) -> bool {
-        self.failures >= MAX_FAILURES
+        self.failures >= MIN_FAILURES
     }
 }
 
@@ -58,8 +58,8 @@ fn function_of(key: &str) -> &str {
 }
 
 impl FailingWrites {
-    /// Counts a failed write. Returns true if this failure makes the function's writes count as
-    /// failing, and no other function's writes do.
+    /// Counts a failed write. Returns true if the function's writes count as failing from this
+    /// failure on, while no other function's writes do.
     fn record_failure(&self, key: &str, now: Instant) -> bool {
         let mut functions = lock(&self.functions);
         let is_known = functions.values().any(ConsecutiveFailures::is_failing);

@@ -157,7 +157,7 @@ impl Server {
     /// does not cover its key. The server then knows of every change that this process has made to
     /// the key since the item was stored.
     #[inline]
-    pub(in crate::tier::remote::memcached) fn is_above_fence(
+    pub(in crate::tier::remote::memcached) fn is_trusted(
         &self,
         digest: Digest,
         cas_number: u64,
