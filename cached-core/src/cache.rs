@@ -1,7 +1,8 @@
 //! The cache, built from a configuration: its tiers, its counters and its flights.
 //!
-//! A *flight* is a fetch that several callers in this process share. The modules `call` and `entry`
-//! look up, fetch and change entries, and reach the tiers through a [`Cache`].
+//! A *fetch* is a run of the annotated function. A *flight* is a fetch that several callers in this
+//! process share. The modules `call` and `entry` look up, fetch and change entries, and reach the
+//! tiers through a [`Cache`].
 
 mod clear;
 #[cfg(feature = "metrics")]
@@ -142,11 +143,12 @@ impl Cache {
     /// `lease` and `lease_wait` apply to memcached. A duration is written `50ms`, `5s` or `1h30m`.
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
-    /// The method waits for the same work as [`CacheBuilder::build`].
+    /// If the URL names memcached servers, the method waits until the program's own file has been
+    /// hashed, as [`CacheBuilder::build`] does.
     ///
     /// # Errors
     /// Returns an error for the first wrong part of the URL. The error says what to write instead.
-    /// A `memcache://…` is an error in a program that is built without the feature `memcached`.
+    /// A `memcache://…` URL is an error in a program that is built without the feature `memcached`.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -193,8 +195,9 @@ impl Cache {
 
     /// Returns a cache that is off: every call fetches, and nothing is stored or shared.
     ///
-    /// While the cache is off, `invalidate` and `overwrite` do nothing: memcached is not contacted.
-    /// Before turning the cache on again, change the namespace or empty memcached.
+    /// While the cache is off, `invalidate` and `overwrite` do nothing: memcached is not contacted,
+    /// and keeps its old entries. Before turning the cache on again, change the namespace or empty
+    /// memcached.
     ///
     /// ```
     /// # use cached_core::{Cache, coordinator_cached};
@@ -218,8 +221,8 @@ impl Cache {
     ///
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
     /// program that ends normally need not call it. If a runtime shuts down while writes are
-    /// running, a thread of this library finishes them, and the shutdown waits for this thread.
-    /// Runtimes that shut down within the same 10 seconds wait for 1 second at most, all together.
+    /// running, a thread of this library finishes them. The shutdown waits for this thread, for 1
+    /// second at most. Runtimes that shut down within the same 10 seconds share this second.
     /// `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
@@ -273,8 +276,8 @@ impl Cache {
     /// Returns the state and the counters of each memcached server, in the order in which they were
     /// configured. Without memcached the list is empty.
     ///
-    /// If `set_memcached` removes a server and later adds it again, the
-    /// server's counters start again at zero.
+    /// If `set_memcached` removes a server and later adds it again, the server's counters start
+    /// again at zero.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -291,14 +294,16 @@ impl Cache {
         self.inner.remote.as_ref().map_or_else(Vec::new, |remote| remote.servers())
     }
 
-    /// Returns [`Health::Up`], or the memcached servers that are out of rotation.
+    /// Returns [`Health::Up`], or the memcached servers that are *out of rotation*: this process
+    /// does not use them at present.
     ///
     /// The method contacts no server, and only returns what this process knows from earlier
-    /// exchanges. A server is taken out of rotation after a few failed exchanges in a row, so a
-    /// program that makes no calls does not notice that a server has failed.
+    /// exchanges. A server is taken out of rotation after a few failed exchanges in a row. A
+    /// program that makes no calls therefore does not notice that a server has failed.
     ///
-    /// A degraded cache still answers every call. A health check that a load balancer reads should
-    /// therefore report the service as healthy, and may show the text of this value:
+    /// A cache without some of its servers still answers every call. A health check that a load
+    /// balancer reads should therefore report the service as healthy. It can show the text of this
+    /// value:
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -315,7 +320,7 @@ impl Cache {
     }
 
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
-    /// and connections. Only the keys of servers that were added or removed move.
+    /// and connections. Only the keys of servers that were added or removed move to other servers.
     ///
     /// Commands that are already running finish on the server where they began. A new server should
     /// be empty. In two cases, this process ignores items that are older than the change:
@@ -370,7 +375,7 @@ impl Cache {
         self.inner.enabled
     }
 
-    /// Returns the counters of the declaration with this index, which must exist.
+    /// Returns the counters of the declaration with this index. There must be such a declaration.
     pub(crate) fn counters_at(&self, index: usize) -> &Counters {
         &self.inner.events.counters()[index]
     }
@@ -428,24 +433,24 @@ impl Cache {
     }
 
     /// Removes the entry from the tiers of this process. A fetch or a read that is already running
-    /// does not store its result. If the option `error_ttl` delays the key's next fetch, the delay
+    /// will not store its result. If the option `error_ttl` delays the key's next fetch, the delay
     /// ends.
     ///
-    /// Returns a fill token, with which the caller may store a replacement until the entry changes
-    /// again. Returns `None` if the token `before` is out of date. In this case another caller may
-    /// have changed the entry, and this caller must not store its replacement.
+    /// Returns a *fill token*, with which the caller can store a replacement until the entry
+    /// changes again. Returns `None` if the token `before` is out of date. In this case another
+    /// caller might have changed the entry, and this caller must not store its replacement.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
         before: Option<FillToken>,
     ) -> Option<FillToken> {
         let fill_token = self.inner.local.invalidate(key, before);
-        // The key's flight may have found the old value before the removal, so no later caller may
-        // join the flight.
+        // The key's flight might have found the old value before the removal, so later callers must
+        // not join the flight.
         self.inner.flights.detach(key);
         self.inner.fetch_pauses.end(key);
-        // The request tier comes last. Until now, another task of the request may have found the
-        // old value, and the request must not keep it.
+        // The request tier comes last. Until now, another task of the request might have found the
+        // old value and put it into the request tier.
         if let Some(request) = RequestHandle::current() {
             request.remove(self.id(), key);
         }

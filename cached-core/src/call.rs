@@ -8,9 +8,10 @@
 //!
 //! - To *fetch* is to run the annotated function.
 //! - The calls of this process that need one key at the same time form a *flight*. The *leader* of
-//!   the flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
+//!   the flight fetches, and its *followers* wait for the outcome. If the leader is dropped or
+//!   seems stuck, a follower takes over the lead; see [`flight`](crate::flight).
 //! - A *refresh* fetches a value again before the value expires.
-//! - An *item* is what the remote tier stores for a key.
+//! - An *item* is what the remote tier (memcached) stores for a key.
 //! - A *lease* is one process's exclusive right to write a key of the remote tier. With the lease,
 //!   the process fills an absent entry or refreshes an item.
 //! - A *permit* is the right to write one key of the remote tier, with or without a lease. The
@@ -142,8 +143,8 @@ pub(crate) struct PendingCall {
     /// When the fetch began. `None` before the fetch begins, after its end is reported, and if the
     /// cache is bypassed.
     fetch_began: Option<Instant>,
-    /// True once the call is counted by its answer. A refresh in the background is not a call, so it
-    /// sets this field when it starts.
+    /// True once the statistics have counted this call. A refresh in the background is not a call
+    /// and must not be counted, so the refresh sets this field when it starts.
     pub(crate) is_counted: bool,
     /// The span of the fetch, once the function has started to run.
     pub(crate) span: FetchSpan,
@@ -249,7 +250,7 @@ impl PendingCall {
         }
     }
 
-    /// Reports the source of the call's answer. The call is then counted.
+    /// Reports the source of the call's answer, and marks the call as counted.
     pub(crate) fn report_answer(&mut self, source: AnswerSource) {
         self.is_counted = true;
         if let AnswerSource::Expired(tier, _) = source {
@@ -299,8 +300,8 @@ impl PendingCall {
         }
     }
 
-    /// Returns the plan of a call that has waited for a failed fetch and cannot use its error. This
-    /// call fetches too. The local tier may keep the value for later callers.
+    /// Returns the plan of a call that has waited for a failed fetch and cannot use the error of
+    /// that fetch. This call fetches too. Its value goes into the local tier only.
     fn plan_alone(&self) -> CallPlan {
         let target = match self.handle.remote_tier() {
             Some(_) => FillTarget::LocalWithoutPermit,
@@ -345,7 +346,8 @@ impl PendingCall {
         ControlFlow::Continue(FlightWait::ForRemoteTier(leader, fill_token))
     }
 
-    /// Answers the followers with a value that a tier had. Returns this call's own answer.
+    /// Answers the followers with a value that was found in `tier`. Returns this call's own answer,
+    /// which is an earlier value if the request already has one for the key.
     fn answer_flight(
         &self,
         leader: Leader,
@@ -413,16 +415,17 @@ impl PendingCall {
     }
 }
 
-/// A call that is dropped before it is counted has no answer: its caller dropped it, or the function
-/// panicked. If the end of the fetch is not reported yet, the fetch is cancelled too, even if the
-/// call has another answer.
+/// Reports cancelled calls and cancelled fetches. A call is cancelled if it is dropped before it is
+/// counted: its caller dropped it, or the function panicked. A fetch is cancelled if it has begun
+/// and its end is never reported. The call of a cancelled fetch can have got its answer from
+/// elsewhere.
 impl Drop for PendingCall {
     fn drop(&mut self) {
         let took = self.fetch_began.map(|began| began.elapsed());
         if self.is_counted && took.is_none() {
             return;
         }
-        // The plan may contain the lead of a flight. It is dropped before the events are emitted,
+        // The plan can contain the lead of a flight. Drop the plan before the events are emitted,
         // so that a slow observer does not hold up the next leader.
         drop(std::mem::replace(&mut self.plan, CallPlan::Bypass));
         if let Some(took) = took {

@@ -38,7 +38,8 @@ pub struct Declaration {
     line: u32,
     column: u32,
     /// Returns the full path of a type that is declared in the function's body. If another
-    /// attribute has made a copy of the function, `registry` recognizes the copy by this path.
+    /// attribute has made a copy of the function, the module `registry` recognizes the copy by this
+    /// path.
     body_path: fn() -> &'static str,
     /// A hash of the function's tokens.
     code_hash: u32,
@@ -58,9 +59,10 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of the type name of the function's closure. It is set once this name has been
-    /// parsed and the type around the function has no type arguments. Later hits with the same
-    /// closure do not parse the name again; see `private::generic_arguments`.
+    /// The address of a string, the type name of the function's closure. A call parses this name to
+    /// find the type arguments of the type around the function. If there are none, the call stores
+    /// the address here. Later hits with the same closure then do not parse the name again; see
+    /// `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The first value that could not be stored in memcached. Empty until storing a value fails.
     pub(crate) unstorable_value: OnceLock<UnstorableValue>,
@@ -70,8 +72,8 @@ pub struct Declaration {
     /// The type of the first value that was stored in the local tier, and the type's name.
     #[cfg(feature = "console")]
     value_type: OnceLock<(std::any::TypeId, &'static str)>,
-    /// The type of a collection without a stable order in the key. Empty until a key with such a
-    /// collection is encoded.
+    /// The type of a collection in the key whose order is not stable, such as a `HashSet`. Empty
+    /// until a key with such a collection is encoded.
     unordered_key: OnceLock<&'static str>,
     /// The type of the function's error, if the error cannot be shared with other calls. Empty
     /// until the function has run.
@@ -80,7 +82,7 @@ pub struct Declaration {
     pub(crate) too_large_warned: OnceLock<()>,
     /// Set when the first key that could not be encoded was logged.
     pub(crate) key_error_warned: OnceLock<()>,
-    /// Set when the first call in a task outside of its scope was logged.
+    /// Set when the first call was logged whose task had lost its cache scope.
     pub(crate) lost_scope_warned: OnceLock<()>,
 }
 
@@ -266,7 +268,8 @@ impl Declaration {
         self.version
     }
 
-    /// Returns the declared reason to overwrite entries, or `None` if the entries are write-once.
+    /// Returns the reason in the option `overwrite`. Returns `None` if the function does not have
+    /// the option, so that its entries are never overwritten.
     #[must_use]
     pub fn overwrite_reason(&self) -> Option<&'static str> {
         self.overwrite_reason
@@ -293,7 +296,8 @@ impl Declaration {
         self.none_ttl
     }
 
-    /// Records a finding if `none_ttl` is declared for a value that is not an `Option`.
+    /// Records a finding (a problem that the ledger reports) if `none_ttl` is declared for a value
+    /// that is not an `Option`.
     #[inline]
     pub(crate) fn check_none_ttl(&self, operations: &ValueOperations) {
         if self.none_ttl.is_some() && !(operations.is_option)() {
@@ -316,8 +320,8 @@ impl Declaration {
         self.value_type.get().filter(|(known, _)| *known == of).map(|(_, name)| *name)
     }
 
-    /// Records that keys of the function have a collection without a stable order. Logs this once
-    /// for each function.
+    /// Records that keys of the function contain a collection whose order is not stable. Logs this
+    /// once for each function.
     #[cold]
     pub(crate) fn note_unordered_key(&self, collection: &'static str) {
         if self.unordered_key.set(collection).is_ok() {
@@ -342,8 +346,8 @@ impl Declaration {
         self.error_ttl
     }
 
-    /// Records a finding if the calls of the function cannot share its errors. `error` is then the
-    /// name of the function's error type, and otherwise `None`.
+    /// Records a finding if several calls cannot share an error of the function. `error` must be
+    /// the name of the error type if it cannot be shared, and `None` if it can.
     pub(crate) fn check_error_sharing(&self, error: Option<&'static str>) {
         if let Some(error) = error {
             self.unshared_error_type.get_or_init(|| error);
@@ -426,9 +430,9 @@ impl LazyDeclaration {
     pub fn get(&'static self) -> &'static Declaration {
         let Declaration { name, function, .. } = self.stand_in;
         self.found.get_or_init(|| {
-            // Several functions may have this name and this path, for example methods of two types
-            // in one module. None of them is then cached, so any of their declarations will do. The
-            // registry contains no copies.
+            // Several functions might have this name and this path, for example methods of two
+            // types in one module. None of them is then cached, so any of their declarations will
+            // do. The registry contains no copies of a declaration.
             let mut all = registry().iter().copied();
             all.find(|d| d.name == name && d.function == function).unwrap_or(&self.stand_in)
         })

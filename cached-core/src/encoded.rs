@@ -1,16 +1,18 @@
-//! A value encoded for memcached: its bytes and their codec (`codec`), its shape and its outline.
+//! Encodes values for memcached, and decodes them. An encoded value consists of its bytes, their
+//! codec (see `codec`), a shape and an outline.
 //!
 //! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
-//! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
+//! outline is the set of steps that the type's `Deserialize` takes, such as the read of a struct's
+//! field; see `outline`.
 //!
-//! The process that reads a value may run another build, in which the type has changed. That
-//! process therefore compares the shape and the outline with its own type. If either does not fit,
-//! the process treats the value as missing.
+//! The process that reads a value might run another build of the program, in which the value's type
+//! has changed. The reading process therefore compares the shape and the outline with its own type.
+//! If either does not fit, this process treats the value as missing.
 //!
 //! # Codecs
-//! The positional codec is tried first. If a value does not read back as it was written, the named
-//! codec is tried next. For later values of the same type, the process then tries the named codec
-//! first.
+//! The positional codec, which writes no field names, is tried first. If a value does not read back
+//! as it was written, the named codec is tried next. For later values of the same type, the process
+//! then tries the named codec first.
 
 use std::any::{Any, TypeId};
 use std::collections::HashSet;
@@ -29,21 +31,22 @@ use crate::unstorable::Unstorable;
 /// The number of entries at which the set [`MATCHES`] or [`NAMED`] is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// The types that have had a value that only the named codec could read back.
+/// The types with at least one value that only the named codec could read back.
 static NAMED: LazyLock<RwLock<HashSet<TypeId>>> = LazyLock::new(RwLock::default);
 
 /// Pairs of a type and the hash of an outline that is known to match the type. A value with such an
 /// outline is decoded without a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
-/// An encoded value, borrowed from an [`EncodedValue`] or from a frame.
+/// An encoded value, borrowed from an [`EncodedValue`] or from a *frame*, the bytes that memcached
+/// stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EncodedView<'f> {
     pub(crate) codec: Codec,
     pub(crate) shape: u64,
     pub(crate) outline: Outline<'f>,
     pub(crate) payload: &'f [u8],
-    /// The fingerprint of the program that encoded the value, or 0.
+    /// The fingerprint of the program that encoded the value, or 0 if none was added.
     pub(crate) program: u64,
 }
 
@@ -62,8 +65,8 @@ impl EncodedView<'_> {
     ///
     /// serde buffers untagged, internally tagged and flattened types, and the outline does not show
     /// how a type reads its buffered data. For example, an untagged enum takes the first variant
-    /// that fits, and a skipped field in a flattened struct leaves no trace. Two builds may differ
-    /// there, and neither the outline nor the shape would show it.
+    /// that fits, and a skipped field in a flattened struct leaves no trace. If two builds differ
+    /// in such a point, their outlines and shapes can still be equal.
     pub(crate) fn is_safe_to_read(&self, program: Option<u64>) -> bool {
         !self.needs_same_program() || program == Some(self.program)
     }
@@ -105,7 +108,8 @@ where
     }
     match write_with(Codec::Positional, value, check) {
         Ok(encoded) => return Ok(encoded),
-        // Only tests look for this difference. In production, the value is stored with this codec.
+        // Only tests compare the `Debug` texts. Production stores such a value with the positional
+        // codec, so a test must not try the named codec.
         Err(DEBUG_DIFFERS) => return Err(DEBUG_DIFFERS),
         Err(_) => {}
     }
@@ -145,9 +149,8 @@ const READ_BACK_OTHERWISE: &str = "does not read back as what was written";
 
 /// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
-/// The type's `Deserialize` receives only data that the same type received in the build that
-/// encoded the value. The exception is data that serde buffers; see
-/// [`EncodedView::is_safe_to_read`].
+/// The type's `Deserialize` gets data only in steps that it also took in the build that encoded the
+/// value. Data that serde buffers is an exception; see [`EncodedView::is_safe_to_read`].
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
 ) -> Option<V> {

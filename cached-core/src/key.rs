@@ -18,7 +18,7 @@
 //! - Newtype structs are transparent, and type names are left out.
 //! - Fields and variants are written by name. Fields and map entries are sorted, so reordering
 //!   the fields of a struct changes no key.
-//! - `is_human_readable` is false.
+//! - Values are serialized as for a binary format: `is_human_readable` is false.
 //! - A set is encoded in the order of its elements. A `HashSet` has a random order, so a key that
 //!   contains a `HashSet` misses at random. A `BTreeSet` is suitable. The attribute rejects a
 //!   parameter whose type is visibly a `HashSet`. The module `unordered` finds a `HashSet` inside
@@ -85,7 +85,8 @@ impl KeyHeader {
         self.0 as u32
     }
 
-    /// Returns a 64-bit hash of the header for tables, which use its highest and its lowest bits.
+    /// Returns a 64-bit hash of the header for hash tables. A table uses the hash's highest and
+    /// lowest bits.
     pub(crate) fn spread(self) -> u64 {
         spread(self.0)
     }
@@ -94,7 +95,7 @@ impl KeyHeader {
 fn spread(word: u64) -> u64 {
     // Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio. Multiplication carries
     // low bits into high bits only, so the lowest bits of the product are the weakest. Swapping the
-    // product's halves moves them to the middle.
+    // product's halves moves these weak bits to the middle.
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
@@ -116,7 +117,7 @@ impl BuildHasher for PrecomputedBuildHasher {
 pub(crate) struct PrecomputedHasher(u32);
 
 impl hash::Hasher for PrecomputedHasher {
-    /// Sets the hash to a header's hash, which the caller has read.
+    /// Sets the hash. The caller must have read it from a key's header.
     #[inline]
     fn write_u32(&mut self, hash: u32) {
         self.0 = hash;
@@ -140,7 +141,7 @@ impl hash::Hasher for PrecomputedHasher {
 pub(crate) trait KeyQuery {
     fn header(&self) -> KeyHeader;
 
-    /// Returns true if `body` is the body of this key. The caller must have compared the headers.
+    /// Returns true if `body` is the body of this key. The headers must be known to be equal.
     fn matches(&self, body: &[u8]) -> bool;
 }
 
@@ -162,8 +163,7 @@ impl KeyQuery for &[u8] {
     }
 }
 
-/// Returns the canonical bytes of a key: a format number and the cache name, which replace the
-/// header, and the body.
+/// Returns the canonical bytes of a key: a format number, the cache name and the key's body.
 pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
     canonical_bytes_of_body(name, key_body(key))
 }
@@ -215,7 +215,7 @@ impl<T: Serialize + ?Sized> KeyPart for T {
 /// The error of an argument that cannot be part of a key, because the argument's `Serialize`
 /// failed.
 ///
-/// `Display` writes the text of the argument's error on one line. The text may contain a part of
+/// `Display` writes the text of the argument's error on one line. The text might contain a part of
 /// the argument. `Debug` does not show the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyError(Box<str>);

@@ -1,10 +1,10 @@
-//! The outcome of a call: which tier answered it, whether it fetched, and how long its answer stays
-//! fresh.
+//! The outcome of a call: which tier had the value, whether the call ran the function, and how long
+//! the answer stays fresh.
 //!
 //! Outcomes are recorded only where the program asks for them, with
 //! [`with_outcome`](crate::with_outcome) or [`with_outcomes`](crate::with_outcomes). The module
-//! `call/recording` creates an outcome at the end of each recorded call. This module does not
-//! depend on the cache or on the code that answers calls.
+//! `call/recording` creates an outcome at the end of each recorded call. The module `outcome`
+//! itself depends neither on the cache nor on the code that answers calls.
 
 mod recorder;
 
@@ -28,19 +28,19 @@ const MAX_KEPT: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallResult {
-    /// A tier had the value.
+    /// A tier of the cache (request, local or memcached) had the value.
     Hit,
     /// The call ran the function.
     Miss,
-    /// The call returned an expired value (`stale_if_error`). Its own fetch failed, the fetch that
-    /// it waited for failed, or another process was fetching.
+    /// The call returned an expired value (`stale_if_error`). The call's own fetch failed, the
+    /// fetch that the call waited for failed, or another process was fetching.
     Stale,
     /// The call waited for the fetch of another call in this process, and returned the result of
     /// that fetch.
     Waited,
-    /// The call ran the function without the cache. For example, the cache is off, two
-    /// functions have the same cache name, the key cannot be encoded, or the function called itself
-    /// with the same key.
+    /// The call ran the function without the cache. This happens, for example, if the cache is off,
+    /// if two functions have the same cache name, if the key cannot be encoded, or if the function
+    /// called itself with the same key.
     Bypassed,
     /// The call returned the error of an earlier fetch, without a fetch of its own (`error_ttl`).
     Paused,
@@ -72,8 +72,8 @@ impl fmt::Display for CallResult {
 
 /// The outcome of one call of an annotated function.
 ///
-/// [`with_outcome`](crate::with_outcome) returns an outcome. It does not contain the value, and its
-/// `Debug` output does not show the arguments.
+/// [`with_outcome`](crate::with_outcome) returns an outcome. An outcome does not contain the value,
+/// and its `Debug` output does not show the arguments.
 #[derive(Clone)]
 pub struct Outcome {
     pub(crate) declaration: &'static Declaration,
@@ -144,14 +144,14 @@ impl Outcome {
     /// Returns how long ago this process stored the value in its local tier, rounded to
     /// milliseconds. If this call fetched the value, the age is zero.
     ///
-    /// Returns `None` for a hit in the request tier or in memcached, because they do not know when
-    /// the value was stored. Also returns `None` for a value that no tier keeps.
+    /// Returns `None` for a hit in the request tier or in memcached, because these tiers do not
+    /// know when the value was stored. Also returns `None` for a value that no tier keeps.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.age
     }
 
-    /// Returns how long the tier that answered may still return the value. The duration is rounded
+    /// Returns how long the tier that answered can still return the value. The duration is rounded
     /// to milliseconds, or to seconds for memcached. After a fetch, it is the time to live with
     /// which the value was stored. For an expired value, it is zero.
     ///
@@ -184,8 +184,8 @@ impl Outcome {
 
     /// Returns true if this call stored a fetched value in a tier.
     ///
-    /// A write to memcached counts when it begins. It runs in the background after the call, and
-    /// may still fail.
+    /// A write to memcached counts as soon as it has begun. The write runs in the background after
+    /// the call, and can still fail.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         self.is_stored
@@ -221,20 +221,20 @@ impl fmt::Debug for Outcome {
 /// line, such as `4 calls: 1 request hit, 2 local hits, 1 miss`.
 #[derive(Debug, Clone, Default)]
 pub struct Outcomes {
-    /// In the order in which the calls ended.
+    /// The single outcomes, in the order in which the calls ended.
     kept: Vec<Outcome>,
     /// The number of calls with each result, in the order of [`CallResult::ALL`].
     results: [u64; CallResult::ALL.len()],
     request_hits: u64,
     local_hits: u64,
     remote_hits: u64,
-    /// Calls that ran the function to its end, except those that bypassed the cache.
+    /// The number of calls that ran the function to its end, except those that bypassed the cache.
     fetches: u64,
     stored: u64,
     forced: u64,
     fetch_time: Duration,
     least_time_left: Option<Duration>,
-    /// Calls whose time left is unknown. Hits in the request tier are not counted here.
+    /// The number of calls whose time left is unknown, without the hits in the request tier.
     unknown_time_left: u64,
 }
 

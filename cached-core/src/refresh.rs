@@ -1,18 +1,19 @@
 //! The option `refresh_ahead`: before an entry expires, a call runs the annotated function again in
 //! the background. Until the new value is stored, callers still receive the old value.
 //!
-//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. A caller
-//! must hold the entry's *claim* to refresh the entry, and one caller at a time holds the claim:
+//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. To refresh
+//! an entry, a caller must hold the entry's *claim*. Only one caller at a time can hold it. How a
+//! caller gets the claim depends on the tiers:
 //!
 //! - Without a remote tier, the caller takes a [`LocalRefreshClaim`].
-//! - With a remote tier, a caller can win the claim when it reads the *item*, the remote tier's
-//!   copy of the entry. A hit in the local tier starts no refresh. When the local entry expires,
-//!   the next call reads the item.
+//! - With a remote tier (memcached), a caller can win the claim when it reads the *item*, the
+//!   remote tier's copy of the entry. A hit in the local tier therefore starts no refresh. When the
+//!   local entry expires, the next call reads the item.
 //!
-//! The remote tier knows when an item expires, but not the ttl of the item. The remote tier may
-//! therefore give the claim to a caller before the entry is due. The caller then holds the claim
-//! until the entry is due. If the caller gave the claim back at once, the next reader would also
-//! win the claim too early.
+//! The remote tier knows when an item expires, but not with which ttl the item was stored. It
+//! cannot compute the refresh window, and might give the claim to a caller before the entry is due.
+//! The caller then holds the claim until the entry is due. If the caller gave the claim back at
+//! once, the next reader would also win the claim too early.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -59,11 +60,11 @@ impl EntryHandle {
         is_due().then_some(claim)
     }
 
-    /// Returns when the entry will be due for a refresh, or `None` if it is due now. `expires_by` is
-    /// the latest time at which the item expires.
+    /// Returns when the entry will be due for a refresh, or `None` if it is due now. The item
+    /// expires at `expires_by` or earlier.
     ///
-    /// A claim comes too early if the value's own ttl (`ttl_with`, `none_ttl`) is shorter than the
-    /// function's ttl, so that the value's refresh window is shorter too.
+    /// A value can have its own ttl (`ttl_with`, `none_ttl`). If that ttl is shorter than the
+    /// function's ttl, the value's refresh window is shorter too, and the claim comes too early.
     fn due_at<V: 'static>(
         &self,
         rules: &ValueRules<'_, V>,
@@ -93,8 +94,9 @@ impl LocalHit {
         if let Some(claim) = self.handle.claim_local_refresh() {
             let target = FillTarget::LocalRefresh { _claim: Box::new(claim) };
             let planned = FetchPlan::refresh(self.handle.fill_token(), target);
-            // This clones the parameters with the program's own code. If the code panics, no
-            // pending call may be dropped, because this call is already counted as a hit.
+            // `fetch` clones the parameters with the program's own code, which can panic. There
+            // must be no pending call yet: dropping it would count this call again, and the call is
+            // already counted as a hit.
             let (rules, fetch) = fetch();
             let call = PendingCall::new(self.handle, None, CallPlan::Fetch(planned));
             call.fetch_in_background(returns, rules, fetch);
@@ -154,21 +156,21 @@ impl PendingCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        // A refresh is not a call. Mark it as already counted, so that dropping it counts nothing.
+        // A refresh is not a call, so nothing must be counted when this pending call is dropped.
         self.is_counted = true;
-        // While `error_ttl` pauses the key's fetches, the refresh is given up, and so is its claim.
-        // A call after the pause can then refresh the entry.
+        // If `error_ttl` has paused the key's fetches, give up the refresh and its claim. A call
+        // after the pause can then refresh the entry.
         if self.pause().is_some() {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return };
-        // In the task, the caller's span is no longer the current span.
+        // Create the span here: within the spawned task, the caller's span is not the current one.
         self.span = FetchSpan::of_refresh(EventSubject::of(&self.handle.key));
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();
             let end = poll_fn(|context| self.poll_fetch(fetch.as_mut(), context)).await;
-            // No other call waits for a refresh, so its fetch is never `Overtaken`.
+            // No other call waits for a refresh, so none takes over its fetch (`Overtaken`).
             if let FetchEnd::Returned(output) = end {
                 self.finish(output, &returns, &rules);
             }

@@ -1,17 +1,19 @@
 //! The shape of a value: a hash of the type names, the field names and the kinds of data that the
 //! value's `Serialize` passes to its serializer.
 //!
-//! The positional codec writes no names. If two fields are swapped or one is skipped, this codec
-//! decodes another value without an error. So the shape is computed when a value is stored, and
-//! again from the decoded value. The two shapes are equal only if the reader's type has the same
-//! structs, fields, variants and kinds of data in the same order.
+//! There are two codecs: the named codec writes the names of fields, and the positional codec
+//! writes no names. If two fields are swapped or one is skipped, the positional codec decodes a
+//! wrong value without an error. So the shape is computed when a value is stored, and again from
+//! the decoded value. The two shapes are equal only if the reader's type has the same structs,
+//! fields, variants and kinds of data in the same order.
 //!
-//! A decoded `HashMap` may iterate in another order than the original. So the shape of a map is a
+//! A decoded `HashMap` might iterate in another order than the original. So the shape of a map is a
 //! sum of hashes, one for each entry, and each hash includes the entry's contents. serde treats a
 //! `HashSet` as a sequence. If the elements of a set have different shapes, the shape of the set
-//! therefore depends on their order. A value whose shape changes in this way is not stored.
+//! therefore depends on their order. A value is not stored if its shape is different after
+//! decoding.
 //!
-//! A type may serialize differently for a human-readable codec, so a value has one shape for each
+//! A type can serialize differently for a human-readable codec, so a value has one shape for each
 //! codec.
 
 use std::any::type_name;
@@ -25,11 +27,12 @@ use crate::stable_hash::StableHasher;
 use crate::unstorable::ValuePart;
 
 /// How deeply members, `Some`s and newtypes may be nested. The serializer calls itself for each
-/// level, and a deeper value would exhaust the stack. `outline` allows half as many levels, because
-/// decoding takes more of the stack.
+/// level, and a deeper value would exhaust the stack. The module `outline`, which decodes values,
+/// allows half as many levels, because decoding takes more of the stack.
 const MAX_DEPTH: usize = 1024;
 
-/// The largest number of parts that are recorded to find the part in which two values differ.
+/// The largest number of parts whose shapes are recorded. The record shows which part of a value
+/// causes an error, or differs from another value.
 const MAX_PARTS: usize = 64 << 10;
 
 /// Returns the shape of `value`.
@@ -49,7 +52,7 @@ pub(crate) fn first_difference<V: Serialize>(
 ) -> Option<ValuePart> {
     let (mut parts, mut others) = (parts_of(value, codec), parts_of(other, codec));
     let mut found = None;
-    // Two parts are compared only if both lists have the same fields and types.
+    // The parts can be compared only if both lists have the same fields and types.
     while parts.len() == others.len()
         && parts.iter().zip(&others).all(|(part, other)| part.part == other.part)
     {
@@ -92,8 +95,8 @@ struct PartShape {
 
 /// A recorder of the shapes of the parts of one value.
 struct PartRecorder {
-    /// The outermost part that is still being serialized comes first. Each list contains the
-    /// finished parts inside its part.
+    /// One list for each part that is still being serialized, from the outermost to the innermost.
+    /// The list contains the finished parts inside that part.
     open: Vec<Vec<PartShape>>,
     count: usize,
 }

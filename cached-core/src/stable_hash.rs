@@ -3,8 +3,8 @@
 
 /// A hasher that computes a 64-bit FNV-1a hash (Fowler, Noll, Vo).
 ///
-/// The last step is MurmurHash3's `fmix64`, which makes it unlikely that two sums of finished
-/// hashes are equal.
+/// The last step is MurmurHash3's `fmix64`. It lets a caller add up finished hashes: sums of
+/// different hashes are unlikely to be equal.
 #[derive(Clone, Copy)]
 pub(crate) struct StableHasher(u64);
 

@@ -1,8 +1,8 @@
 //! Telemetry: spans and events for the crate `tracing`, and histograms for the crate `metrics`.
 //!
-//! The features `tracing` and `metrics` turn on one half each. While a feature is off, a stand-in
-//! with the same names takes the place of its half, so no other module needs a `cfg`. A hit in the
-//! request tier or the local tier calls nothing here.
+//! The feature `tracing` turns on the spans and events, and the feature `metrics` the histograms.
+//! While a feature is off, a stand-in module defines the same names, so most callers need no `cfg`.
+//! A hit in the request tier or the local tier calls nothing here.
 //!
 //! To *fetch* is to run the annotated function. An *exchange* sends commands to one memcached
 //! server and receives the results.
@@ -39,7 +39,7 @@ pub(crate) use spans::{FetchSpan, accepts_debug, accepts_miss_lines, write_line}
 mod tests {
     use std::path::Path;
 
-    /// Returns the lines in the Rust files of a folder that call a macro of the crate `log`.
+    /// Adds to `found` each line in the folder's Rust files that calls a macro of the crate `log`.
     fn direct_log_lines(folder: &Path, found: &mut Vec<String>) {
         for entry in folder.read_dir().expect("the folder is readable") {
             let path = entry.expect("the folder is readable").path();

@@ -145,8 +145,9 @@ cached_whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Returns true if `V` is an `Arc`, a `String` or a common primitive type. Cloning such a value
-/// runs no code of the program, so a hit clones it without first cloning the cache's own `Arc`.
+/// Returns true if `V` is an `Arc`, a `String` or a common primitive type. The `clone` of such a
+/// type is the standard library's and not the program's. A hit can therefore clone the value while
+/// it borrows the cache's own `Arc`, and need not clone this `Arc` first.
 ///
 /// The function compares the names of types, so that one comparison covers every `Arc`. A type's
 /// name begins with the name of its crate, so a false match would need another crate named `alloc`.
@@ -200,13 +201,14 @@ pub(crate) struct ValueOperations {
 /// weight must be estimated instead.
 pub(crate) type WeightFn = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 
-/// Wraps the user's function for the option `weight`. The result returns `None` if `weight` panics.
+/// Wraps the user's function for the option `weight`. The wrapper returns `None` if `weight`
+/// panics.
 pub(crate) fn weight_fn<V: 'static>(weight: fn(&V) -> usize) -> WeightFn {
     Arc::new(move |value| catch_panic(|| value.downcast_ref::<V>().map(weight))?)
 }
 
 impl ValueOperations {
-    /// Returns the operations of `V`.
+    /// Returns the operations on values of the type `V`.
     pub(crate) const fn of<V: CachedValue>() -> &'static ValueOperations {
         const {
             &ValueOperations {
@@ -254,7 +256,7 @@ pub(crate) struct CachingDecision {
     /// True if the value is a `None`. A `None` is cached only if the function has the option
     /// `none_ttl`.
     pub(crate) is_none: bool,
-    /// True if the value is an `Err`. A generic function with the option `infallible` may return a
+    /// True if the value is an `Err`. A generic function with the option `infallible` can return a
     /// `Result` for some type arguments.
     pub(crate) is_err: bool,
     /// False if `cache_if` rejects the value, or if the value is an `Err`.
@@ -290,8 +292,8 @@ impl<V> ValueRules<'_, V> {
 }
 
 impl<V: 'static> ValueRules<'_, V> {
-    /// Decides for how long a value that a tier returned may still be cached. `cache_if` is not
-    /// called, because it accepted the value when the value was stored.
+    /// Decides how long to cache a value that comes from a tier and not from a fetch. `cache_if` is
+    /// not called, because it accepted the value when the value was stored.
     ///
     /// If `ttl_with` panics, the ttl in the attribute applies. The panic must not reach the caller,
     /// because the value is usable.
@@ -368,8 +370,8 @@ where
     R: Returned<Mode, Value: Clone + 'static>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    // The `Option` that `replace` returns is `None`, so `forget` leaks nothing. Without it, the
-    // compiler adds code that drops an `R`.
+    // The `Option` that `replace` returns is `None`, so `forget` leaks nothing. Without `forget`,
+    // the compiler adds code that drops an `R`.
     std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
 }

@@ -4,8 +4,8 @@
 //! memory on the heap, without writing anything. A string counts by its length, and a sequence or a
 //! map by its elements.
 //!
-//! `size_of` does not give the size of a `Vec`'s elements, because a `Vec` passes them to the
-//! serializer as references. The size of an element is therefore the sum of the sizes of its
+//! `size_of` cannot measure the elements of a `Vec`: the serializer receives references to them,
+//! and would measure the references. An element's size is therefore the sum of the sizes of its
 //! contents. Every element counts as much as the largest, because an enum or an `Option` always
 //! takes the space of its largest variant.
 //!
@@ -78,7 +78,7 @@ fn add_sized<T: Serialize + ?Sized>(
 /// itself, estimated from the contents.
 struct WeightSerializer<'h> {
     heap: &'h mut usize,
-    /// The number of values around this one.
+    /// The number of values that this value is nested in.
     depth: usize,
 }
 
@@ -140,7 +140,8 @@ impl ElementsWeigher<'_> {
         Ok(())
     }
 
-    /// Adds the heap block of all elements. Returns the size of the collection without this block.
+    /// Adds the heap block that contains all elements to `heap`. Returns the size of the collection
+    /// without this block.
     fn finish(self) -> usize {
         /// The assumed capacity of a small map. A hash table starts with 4 slots, and a B-tree node
         /// has 11.
@@ -236,7 +237,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
     }
 
     // The size of a `None` is unknown here, because serde does not pass on the type of the
-    // `Option`. Few `Option`s are smaller than a pointer.
+    // `Option`. The size of a pointer is a low guess: few `Option`s are smaller.
     fn serialize_none(self) -> Result<usize, WeightError> {
         Ok(size_of::<usize>())
     }
@@ -326,8 +327,8 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(self.fields())
     }
 
-    // The positional codec's serializer also returns false, so most types serialize in the same way
-    // for both.
+    // The serializer that encodes values for memcached also returns false. Most types therefore
+    // serialize here as they do there.
     fn is_human_readable(&self) -> bool {
         false
     }

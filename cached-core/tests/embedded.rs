@@ -95,7 +95,7 @@ async fn an_entry_is_refreshed_before_its_end() {
         test.run(price(1)).await.expect("it is answered");
         test.advance(minutes(9));
     }
-    // Nobody drives the refresh: it runs in a task of its own.
+    // The test only has to wait, because the refresh runs in a task of its own.
     let refreshed = async {
         while test.stats("embedded_price").fetches < 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -112,7 +112,8 @@ async fn page(revision: u32, bytes: usize) -> Result<Vec<u8>, io::Error> {
     Ok(page)
 }
 
-/// The bound is in bytes in every build, however the weight of a value is computed.
+/// The bound is a number of bytes in every build, whichever way a build computes the weight of a
+/// value.
 #[tokio::test]
 async fn the_local_tier_keeps_to_its_bound() {
     let cache = Cache::builder().local_capacity(100 << 10).build().await.expect("it fits");

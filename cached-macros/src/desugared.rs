@@ -21,8 +21,9 @@ pub(crate) struct DesugaredAsyncFn {
 }
 
 impl DesugaredAsyncFn {
-    /// Returns `None` if the return type is not a future, or if the body contains code besides the
-    /// `async` block. Such code could change the values that the key is made of.
+    /// Parses a function's return type and body. Returns `None` if the return type is not a future,
+    /// or if the body contains code besides the `async` block. Such code could change the arguments
+    /// from which the cache key is made.
     pub(crate) fn parse(return_type: &Type, body: &Group) -> Option<DesugaredAsyncFn> {
         let output = future_output(return_type)?.clone();
         let trees: Vec<TokenTree> = body.stream().into_iter().collect();
@@ -42,7 +43,8 @@ impl DesugaredAsyncFn {
 
     /// Returns the function's body with `statements` in place of the `async` block's braces.
     ///
-    /// The new block is always `async move`, because the block must own the parameters of the key.
+    /// The new block is always `async move`, because the block must own the parameters that are in
+    /// the cache key.
     pub(crate) fn body_with(&self, statements: &TokenTree) -> TokenTree {
         let async_keyword = &self.async_keyword;
         let move_keyword = Ident::new("move", async_keyword.span());
@@ -89,8 +91,8 @@ fn without_comma(trees: &[TokenTree]) -> &[TokenTree] {
     }
 }
 
-/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. The type may
-/// have more bounds than `Future`.
+/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. Further
+/// bounds, such as `Send`, are allowed.
 pub(crate) fn future_output(return_type: &Type) -> Option<&Type> {
     match return_type {
         Type::Group(inner) => future_output(&inner.elem),

@@ -1,6 +1,7 @@
 //! Checks the rules about the key, above all that each parameter is in the key or in `skip`.
 //!
-//! The key is made from two options that are expressions: `identifier` and `version`.
+//! The key of a call is made from the values of two expressions, which are the options `identifier`
+//! and `version`. Without the option `identifier`, the key has the parameters instead.
 
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
@@ -150,8 +151,8 @@ fn is_key_unknown(args: &Args) -> bool {
         || (args.skip.is_none() && args.was_attempted("skip"))
 }
 
-/// Returns what an error message suggests: an `identifier` with a field of `self` and with the
-/// parameters that are in the key without the option.
+/// Returns an example of an `identifier` for an error message. The example has a field of `self`,
+/// and the parameters that the key has if the option `identifier` is not given.
 fn example_identifier(args: &Args, function: &Function) -> String {
     let parts = identifier_parts(args, function);
     let parts = parts.iter().map(|part| part.to_token_stream().to_string());
@@ -173,7 +174,7 @@ fn how_to_skip(parameter: &Ident, args: &Args) -> String {
 /// Checks that no `&mut` parameter is in the key as a whole. On a hit the body does not run, so
 /// nothing would be written through the reference.
 ///
-/// Another expression that uses the parameter, such as `out.len()`, is allowed in the key.
+/// An expression that only uses the parameter, such as `out.len()`, is allowed in the key.
 fn check_mutable_references(
     args: &Args,
     function: &Function,
@@ -213,17 +214,18 @@ fn mutable_reference_message(parameter: &Ident, args: &Args) -> String {
     )
 }
 
-/// Checks that no parameter in the key has a type that shows a collection without a stable order,
-/// such as a `HashSet`. Equal collections would give different keys, so the calls would not hit.
+/// Checks that no parameter in the key has a type that names a collection without a stable order,
+/// such as a `HashSet`. Equal collections could give different keys, so the calls would not hit.
 ///
-/// Another expression that uses the parameter, such as a sorted copy, is allowed in the key.
+/// An expression that only uses the parameter, such as a sorted copy, is allowed in the key.
 fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors: &mut Errors) {
     if is_key_unknown(args) {
         return;
     }
     let in_key = parameters_in_key(args, function);
     for Parameter { ident, argument, .. } in &function.parameters {
-        // A pattern may bind another part of the argument, so only a plain name is checked.
+        // In a pattern, the name might stand for a part of the argument that is not the collection.
+        // Only a parameter with a plain name is checked.
         let Some(FnArg::Typed(argument)) = function.signature.inputs.get(*argument) else {
             continue;
         };
@@ -235,8 +237,7 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
             continue;
         }
         let name = collection.name();
-        // A set would drop all but one of equal elements, and a `BinaryHeap` may have equal
-        // elements.
+        // A `BinaryHeap` can have equal elements, and a set would keep only one of them.
         let sorted = match collection.is_whole && name != "BinaryHeap" {
             true => format!("put `{ident}.iter().collect::<BTreeSet<_>>()` into `identifier`"),
             false => format!("put a sorted copy of `{ident}` into `identifier`"),
@@ -249,8 +250,8 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
     }
 }
 
-/// Checks that no part of the key collects the elements of a `HashSet` or a `HashMap` into a sequence.
-/// The sequence has the order of the collection, which is not stable.
+/// Checks that no part of the key collects the elements of a `HashSet` or a `HashMap` into a
+/// sequence. The sequence would have the unstable order of the collection.
 fn check_collected(args: &Args, function: &Function, errors: &mut Errors) {
     let options = [&args.identifier, &args.version].into_iter().flatten();
     let parts = options.flat_map(|option| {
@@ -259,14 +260,16 @@ fn check_collected(args: &Args, function: &Function, errors: &mut Errors) {
     for (option, part) in parts {
         let Some(collected) = collected_in_order(part) else { continue };
         let Some(parameter) = function.parameter(collected.variable) else { continue };
-        // A pattern may bind another part of the argument, so only a plain name is checked.
+        // In a pattern, the name might stand for a part of the argument that is not the collection.
+        // Only a parameter with a plain name is checked.
         let Some(FnArg::Typed(argument)) = function.signature.inputs.get(parameter.argument) else {
             continue;
         };
         if matches!(*argument.pat, Pat::Ident(_))
             && let Some(collection) = unordered_elements(&argument.ty)
         {
-            // A set would make `[1, 1]` and `[1]` one key.
+            // If the sequence can have equal elements, a set would change the key: `[1, 1]` and
+            // `[1]` would have the same key.
             let is_set = collected.is_distinct && collection != "BinaryHeap";
             let sorted = match is_set {
                 true => "collect them into a `BTreeSet<_>`".to_owned(),
@@ -280,7 +283,8 @@ fn check_collected(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// Returns the elements of a tuple and of the tuples in it, or the one expression that is not a tuple.
+/// Returns the elements of a tuple and of the tuples in it. Returns the expression itself if it is
+/// not a tuple.
 fn tuple_elements(expression: &Expr) -> Vec<&Expr> {
     match without_wrappers(expression) {
         Expr::Tuple(tuple) => tuple.elems.iter().flat_map(tuple_elements).collect(),
@@ -295,11 +299,14 @@ fn parameters_in_key(args: &Args, function: &Function) -> Vec<Ident> {
     key.flat_map(lone_names).cloned().collect()
 }
 
-/// Returns the parts of the option `identifier`: the elements of its tuple, or the one expression
-/// that is not a tuple.
+/// Returns the parts of the option `identifier`: the elements if it is a tuple, or else the whole
+/// expression.
 ///
-/// Without the option, the parts are all parameters except `self`, the parameters in `skip`, and
-/// the parameters that stand alone in `version` (see [`lone_names`]).
+/// Without the option, the parts are all parameters except these:
+///
+/// - `self`
+/// - the parameters in `skip`
+/// - the parameters that stand alone in `version` (see [`lone_names`])
 pub(crate) fn identifier_parts(args: &Args, function: &Function) -> Vec<Expr> {
     if let Some(identifier) = &args.identifier {
         return match without_wrappers(&identifier.value) {
@@ -370,8 +377,8 @@ fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident
     }
 }
 
-/// Returns a name in the expression that resembles one of the candidates, and that candidate. The
-/// name must not be a parameter itself, and must not be the name of a called function.
+/// Finds a name in the expression that resembles one of the candidates. Returns the name and the
+/// candidate. Names that are parameters, and names of called functions, are not considered.
 fn misspelt_parameter<'a>(
     expression: &Expr,
     function: &Function,

@@ -50,8 +50,8 @@ pub(crate) fn check_body<'a>(function: &'a Function, errors: &mut Errors) -> Opt
     body
 }
 
-/// Checks the signature. Returns the return type, even if a rule is broken, or `None` if no return
-/// type is written.
+/// Checks the signature. Returns the return type, also if the signature breaks a rule. Returns
+/// `None` if no return type is written.
 pub(crate) fn check_signature<'a>(
     function: &'a Function,
     infallible: bool,
@@ -145,8 +145,8 @@ pub(crate) fn shows_all_names(function: &Function) -> bool {
     })
 }
 
-/// Returns true if the pattern may bind names that cannot be seen in it. This is so if the pattern
-/// contains a macro or unknown syntax, or if `#[async_trait]` has replaced the user's pattern by a
+/// Returns true if the pattern might bind names that cannot be seen in it. Either the pattern
+/// contains a macro or unknown syntax, or `#[async_trait]` has replaced the user's pattern by a
 /// name such as `__arg0`.
 fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
     let is_replaced = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));
@@ -192,7 +192,7 @@ fn check_return_type<'a>(
 }
 
 /// Returns what an error message suggests: the type to return instead of a reference to `borrowed`.
-/// An `Arc` of a trait object cannot be read back from memcached.
+/// An `Arc` of a trait object cannot be read back from memcached, so it needs `remote = false`.
 fn owned_value(borrowed: &Type) -> String {
     match borrowed {
         Type::Group(inner) => owned_value(&inner.elem),
@@ -209,9 +209,10 @@ fn owned_value(borrowed: &Type) -> String {
 ///
 /// With the option `infallible`, the whole type is searched. Without the option:
 ///
-/// - In a `Result`, only the first type argument is searched, because an error may borrow.
+/// - In a `Result`, only the first type argument is searched. Errors are not cached, so an error
+///   may borrow.
 /// - References, tuples, arrays and the types in `STANDARD_TYPES` are searched as a whole.
-/// - Other named types are not searched, because the name may be an alias of a `Result`.
+/// - Other named types are not searched, because the name might be an alias of a `Result`.
 fn borrow_in_value(return_type: &Type, infallible: bool) -> Option<TokenStream> {
     const STANDARD_TYPES: [&str; 12] = [
         "Option", "Vec", "VecDeque", "Box", "Arc", "BTreeMap", "HashMap", "BTreeSet", "HashSet",
@@ -246,9 +247,9 @@ pub(crate) fn type_arguments(arguments: &PathArguments) -> impl Iterator<Item = 
     })
 }
 
-/// Returns the first reference or lifetime in the type that is not `'static`. The signature of a
-/// function pointer or of an `Fn` bound is not searched, because a value of such a type does not
-/// hold the references in its signature.
+/// Returns the first reference or lifetime in the type, not counting those that are `'static`. The
+/// signature of a function pointer or of an `Fn` bound is not searched, because a value of such a
+/// type does not hold the references in its signature.
 fn find_borrow(value: &Type) -> Option<TokenStream> {
     #[derive(Default)]
     struct FirstBorrow(Option<TokenStream>);
@@ -291,7 +292,7 @@ pub(crate) fn find_impl_trait(ty: &Type) -> Option<&TypeImplTrait> {
 }
 
 /// Returns the first `&mut` in an argument's type. The signature of a function pointer or of an
-/// `Fn` bound is not searched, because the caller does not pass the references in this signature.
+/// `Fn` bound is not searched, because the argument does not hold the references in its signature.
 pub(crate) fn find_mutable_reference(argument: &FnArg) -> Option<TokenStream> {
     #[derive(Default)]
     struct FirstMutableReference(Option<TokenStream>);

@@ -1,8 +1,8 @@
-//! Expressions as text, for the ledger.
+//! Writes expressions as text for the ledger, the list of a program's cached functions.
 //!
-//! Users check the ledger into a repository and compare it later. So the text must depend on the
-//! tokens alone. The compiler's own text of tokens may change with its version, and the user's text
-//! changes when it is formatted.
+//! Users check the ledger into a repository and compare it later. The text must therefore depend on
+//! the tokens alone. The text that the compiler makes from tokens can change with the compiler's
+//! version. The source text changes when the user formats it.
 
 use proc_macro2::token_stream::IntoIter;
 use proc_macro2::{Delimiter, Group, Punct, Spacing, TokenStream, TokenTree};
@@ -144,7 +144,8 @@ impl ExpressionTextWriter {
     }
 }
 
-/// Returns the operator that begins with this character.
+/// Returns the whole operator that begins with `first`. Takes the operator's other characters from
+/// `tokens`.
 fn operator(first: Punct, tokens: &mut Peekable<IntoIter>) -> String {
     let mut operator = String::from(first.as_char());
     let mut spacing = first.spacing();

@@ -1,9 +1,11 @@
-//! Recognizes a method of a trait impl, which cannot have a companion.
+//! Finds out whether an annotated method is in a trait impl. Such a method cannot have a companion.
 //!
-//! A companion is the function that the option `entry = NAME` asks for. It stands beside the
-//! annotated function, and in a trait impl the compiler accepts only methods of the trait. The
-//! compiler passes the attribute only the method, and not the impl around it. This module
-//! therefore reads the source file.
+//! A *companion* is a second function that the option `entry = NAME` adds beside the annotated
+//! function. In a trait impl, the compiler accepts only methods of the trait, so it would refuse a
+//! companion.
+//!
+//! The compiler passes the attribute only the method, and not the impl around the method. This
+//! module therefore reads the source file.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::visit::{Visit, visit_file, visit_item_fn, visit_item_impl};
@@ -13,9 +15,9 @@ use crate::item::Function;
 
 /// Returns the name of the trait if the method with this companion is in a trait impl.
 ///
-/// Returns `None` if that is uncertain, because the source file cannot be read or because another
-/// macro wrote the function. The compiler then reports that the trait has no method of the
-/// companion's name.
+/// Also returns `None` if this is uncertain, because the source file cannot be read or because
+/// another macro wrote the function. If the method is in a trait impl after all, the compiler
+/// reports that the trait has no method with the companion's name.
 pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<String> {
     // The methods of a trait impl have no visibility of their own.
     if !matches!(function.visibility, Visibility::Inherited) || !proc_macro::is_available() {
@@ -28,16 +30,18 @@ pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<Strin
 fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
     let mut search = ImplSearch { method, companion, traits: Vec::new() };
     visit_file(&mut search, &syn::parse_file(source).ok()?);
-    // If one of several such functions is in no trait impl, the annotated function may be that one.
+    // The file can have several matching functions. If one of them is not in a trait impl, it might
+    // be the annotated function.
     search.traits.into_iter().reduce(|found, other| found.and(other)).flatten()
 }
 
-/// A search for every function that may be the annotated one.
+/// A search for the functions in a file that could be the annotated one. These have the method's
+/// name and an attribute that names the companion.
 struct ImplSearch<'a> {
     method: &'a Ident,
     companion: &'a Ident,
-    /// The trait of each impl that was found, or `None` for an inherent impl and for a function
-    /// outside an impl.
+    /// For each place where such a function was found: the trait of the impl around the function.
+    /// `None` stands for an inherent impl, or for no impl.
     traits: Vec<Option<String>>,
 }
 

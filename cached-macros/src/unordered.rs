@@ -1,5 +1,6 @@
-//! Finds collections without a stable order in the type of a parameter. Equal collections of such a
-//! type give different keys.
+//! Finds collections without a stable order, such as a `HashSet`, in the type of a parameter.
+//!
+//! If such a collection is in the cache's key, equal collections can give different keys.
 
 use proc_macro2::Ident;
 use quote::ToTokens;
@@ -8,8 +9,9 @@ use syn::{Expr, ExprMethodCall, GenericArgument, PathArguments, Type, TypePath};
 /// The names of collections without a stable order.
 const UNORDERED: [&str; 5] = ["HashSet", "FxHashSet", "AHashSet", "DashSet", "BinaryHeap"];
 
-/// The names of types whose `Serialize` serializes the values of their type arguments in their own
-/// order. Other types are not searched, because their `Serialize` may sort the values.
+/// The names of generic types that serialize a collection inside them in the collection's own
+/// order. Other generic types are not searched, because their `Serialize` might sort the
+/// collection.
 const TRANSPARENT: [&str; 13] = [
     "Option",
     "Result",
@@ -42,7 +44,7 @@ impl UnorderedCollection<'_> {
     }
 }
 
-/// Returns the first collection without a stable order that the type shows.
+/// Returns the first collection without a stable order that the type names.
 pub(crate) fn find_unordered(ty: &Type) -> Option<UnorderedCollection<'_>> {
     find(ty, true)
 }
@@ -73,11 +75,11 @@ fn find(ty: &Type, is_whole: bool) -> Option<UnorderedCollection<'_>> {
     }
 }
 
-/// The names of maps without a stable order. A whole map may be in a key, because its entries are sorted
-/// there.
+/// The names of maps without a stable order. A map can be in a key as a whole, because the key
+/// sorts the map's entries.
 const UNORDERED_MAPS: [&str; 4] = ["HashMap", "FxHashMap", "AHashMap", "DashMap"];
 
-/// The methods that keep the order of the elements.
+/// The methods of collections and iterators that keep the order of the elements.
 const KEEPING_ORDER: [&str; 10] = [
     "iter",
     "into_iter",
@@ -94,7 +96,8 @@ const KEEPING_ORDER: [&str; 10] = [
 /// The collections that keep the order in which they were collected.
 const SEQUENCES: [&str; 5] = ["Vec", "VecDeque", "LinkedList", "Box", "String"];
 
-/// Returns the type's name if the values of the type have no stable order of elements.
+/// Returns the name of the collection if the type is a collection or a map whose elements have no
+/// stable order.
 pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
     if let Some(found) = find_unordered(ty) {
         return found.is_whole.then(|| found.name());
@@ -111,19 +114,18 @@ pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
     }
 }
 
-/// The methods that may make two different elements equal.
+/// The methods that can give equal results for different elements.
 const REPEATING: [&str; 3] = ["map", "values", "into_values"];
 
 /// A sequence that is collected from a variable in the order of the variable's elements.
 pub(crate) struct CollectedSequence<'a> {
     pub(crate) variable: &'a Ident,
-    /// True if the elements of the sequence differ from each other whenever those of the variable
-    /// do.
+    /// True if different elements of the variable are certain to stay different in the sequence.
     pub(crate) is_distinct: bool,
 }
 
 /// Returns the variable whose elements the expression collects into a sequence, such as `ids` in
-/// `ids.iter().copied().collect::<Vec<_>>()`. Returns `None` if a method in the chain may change
+/// `ids.iter().copied().collect::<Vec<_>>()`. Returns `None` if a method in the chain can change
 /// the order of the elements.
 pub(crate) fn collected_in_order(expression: &Expr) -> Option<CollectedSequence<'_>> {
     let Expr::MethodCall(collect) = expression else { return None };
@@ -145,7 +147,8 @@ pub(crate) fn collected_in_order(expression: &Expr) -> Option<CollectedSequence<
     }
 }
 
-/// Returns true for a call such as `collect::<Vec<…>>()`, which names one of [`SEQUENCES`].
+/// Returns true if the call is a `collect` that names one of [`SEQUENCES`], such as
+/// `collect::<Vec<…>>()`.
 fn is_collect_of_sequence(call: &ExprMethodCall) -> bool {
     let arguments = call.turbofish.iter().flat_map(|turbofish| &turbofish.args);
     let is_sequence = arguments.into_iter().any(|argument| match argument {

@@ -54,18 +54,15 @@ impl Memcached {
         Memcached::start_with(&["-Y", &file.to_string_lossy()], "CLIENT_ERROR")
     }
 
-    /// Starts a server that has little memory and never evicts. Fills the memory with items of
-    /// about `bytes` bytes, so that the server refuses further items of that size.
-    ///
-    /// The server still grants leases (the right to fetch a missing value), because it stores only
-    /// a small placeholder for a lease.
+    /// Starts a server that has little memory and never evicts an item, and fills its memory with
+    /// items. The server then refuses further items of about `bytes` bytes. It still grants leases
+    /// (the right to fetch a missing value), because a lease needs only a small placeholder.
     ///
     /// # Panics
     /// Panics like [`start`](Self::start).
     #[must_use]
     pub fn start_full(bytes: usize) -> Memcached {
-        // If `-m` is given twice, memcached uses the second one. This limit therefore replaces the
-        // limit of `start_on_with`.
+        // The command line already has an `-m`. memcached uses the last one, which is this limit.
         let memcached = Memcached::start_with(&["-m", "2", "-M"], "MN");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, memcached.port));
         let stream = TcpStream::connect(address).expect("memcached answers");
@@ -180,7 +177,7 @@ impl Memcached {
     #[must_use]
     pub fn remaining_ttl(&self, key: &str) -> Option<i64> {
         let answer = self.command(&format!("mg {key} t"));
-        // The flags of a stale item follow the time.
+        // If the item is stale, flags follow the time in the answer.
         answer.strip_prefix("HD t")?.split(' ').next()?.parse().ok()
     }
 

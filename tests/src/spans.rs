@@ -1,4 +1,4 @@
-//! A `tracing` subscriber that collects the spans and the events of one test.
+//! A `tracing` layer that collects the spans and the events of one test.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -14,15 +14,15 @@ use tracing_subscriber::registry::LookupSpan;
 /// The fields of a span or an event, as text.
 pub type Fields = BTreeMap<&'static str, String>;
 
-/// A span that the subscriber has received.
+/// A span that the collector has received.
 #[derive(Debug, Clone, Default)]
 pub struct CollectedSpan {
     id: u64,
     /// The name of the span.
     pub name: &'static str,
-    /// The fields that the span had at its start or later.
+    /// The fields that were recorded when the span was created or later.
     pub fields: Fields,
-    /// The id of the parent.
+    /// The id of the parent span.
     parent: Option<u64>,
     /// The names of the spans that this span follows from.
     pub follows_from: Vec<&'static str>,
@@ -32,16 +32,16 @@ pub struct CollectedSpan {
     pub is_closed: bool,
 }
 
-/// An event that the subscriber has received.
+/// An event that the collector has received.
 #[derive(Debug, Clone)]
 pub struct CollectedEvent {
     /// The level of the event.
     pub level: Level,
-    /// The fields of the event. The field `message` is its text.
+    /// The fields of the event. The text of the event is in the field `message`.
     pub fields: Fields,
 }
 
-/// The spans and events of a test, in the order of their start.
+/// A `tracing` layer that stores the spans and events of a test in the order in which they began.
 #[derive(Debug, Clone, Default)]
 pub struct SpanCollector {
     seen: Arc<Mutex<CollectedRecords>>,
@@ -104,7 +104,7 @@ impl SpanCollector {
     }
 
     fn change(&self, id: &Id, change: impl FnOnce(&mut CollectedSpan)) {
-        // A later span may have the id of an earlier span that has ended.
+        // `tracing` reuses the ids of closed spans, so only the newest span with this id is meant.
         let id = id.into_u64();
         if let Some(span) = self.seen().spans.iter_mut().rfind(|span| span.id == id) {
             change(span);

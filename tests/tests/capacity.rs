@@ -1,7 +1,9 @@
-//! `local_capacity` bounds the memory of all kinds of entries.
+//! Tests that the setting `local_capacity` bounds the memory of cache entries, whatever kind of
+//! value they hold.
 //!
 //! These tests run in a process of their own because they measure memory. Each kind of value fills
-//! a cache in a child process, so that no kind reuses memory that another kind has freed.
+//! a cache in a child process of its own, so that no kind reuses memory that another kind has
+//! freed.
 #![allow(missing_docs)]
 
 #[path = "capacity/kinds.rs"]
@@ -26,8 +28,8 @@ fn entries_use_about_the_configured_capacity() {
         return;
     }
     let mut misfits = Vec::new();
-    // The kind with the largest values is left out. 80 of its values fill the cache, and the store
-    // evicts with a delay, so the memory would vary too much.
+    // The kind with the largest values is left out. Only 80 of its values fill the cache, and the
+    // local tier evicts with a delay. A few values more or less would change the result too much.
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "byte vectors of 100 KiB") {
         let mut child = Command::new(std::env::current_exe().expect("the test knows its program"));
         let output = child.args([NAME, "--exact", "--nocapture"]).env(KIND, kind).output();
@@ -48,7 +50,7 @@ async fn weighed(number: u64) -> Result<u64, ()> {
     Ok(number)
 }
 
-/// Calls the function for 100 numbers and returns how many of them the local tier keeps.
+/// Calls [`weighed`] for 100 numbers, and returns how many of the values the local tier keeps.
 async fn count_kept(cache: &Cache) -> u64 {
     let calls = async {
         for number in 0..100 {
@@ -56,7 +58,8 @@ async fn count_kept(cache: &Cache) -> u64 {
         }
     };
     cache.scope(calls).await;
-    // moka evicts during later calls, and only after a while.
+    // The local tier evicts with the crate `moka`. moka evicts during later calls, and only after a
+    // while.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let mut kept = 0;
     for number in 0..100 {

@@ -1,4 +1,4 @@
-//! Ten thousand callers of one key share a fetch, and are answered soon after its end.
+//! Ten thousand concurrent callers of one key share one fetch, and are answered soon after its end.
 //!
 //! The test runs in a process of its own because it measures time.
 #![allow(missing_docs)]
@@ -33,11 +33,12 @@ async fn slow(upstream: &Upstream, began: Instant, number: u32) -> Result<u32, s
     Ok(number)
 }
 
-/// The longest time between the end of the fetch and the answer of the last caller.
+/// The longest time that the test allows from the end of the fetch to the answer of the last
+/// caller.
 const BOUND: Duration = Duration::from_millis(50);
 
-/// A slow machine may exceed [`BOUND`]. On such a machine the bound is this factor times the delay
-/// of a plain `OnceCell`, which the test measures just before.
+/// On a slow machine, [`BOUND`] can be too short. The test therefore also measures the delay of a
+/// plain `OnceCell`. The bound is this factor times the `OnceCell`'s delay if that is longer.
 const ONCE_CELL_FACTOR: u32 = 2;
 
 /// The bound is never longer than this, however slow the `OnceCell` is.

@@ -39,7 +39,7 @@ fn a_hit_allocates_nothing() {
         }
     };
     runtime.block_on(async {
-        // The first rounds let the store finish its deferred work.
+        // These rounds let the local tier finish its deferred work.
         for _ in 0..40 {
             call_all().await;
             cache.scope(call_all()).await;
@@ -67,7 +67,7 @@ fn a_hit_allocates_nothing() {
     assert_eq!(allocated_in_request.count_total, 0, "{allocated_in_request:?}");
 }
 
-/// A value whose `clone` makes a call.
+/// A value whose `clone` calls another annotated function.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CallsOnClone(u8);
 
@@ -95,11 +95,11 @@ fn a_nested_hit_allocates_no_thread_state() {
     runtime().block_on(call_all());
     let runtime = runtime();
     let allocated = measure(|| runtime.block_on(call_all()));
-    // The store allocates when it reports hits to moka, which decides what is evicted.
+    // The local tier allocates when it reports hits to moka, which decides what is evicted.
     assert!(allocated.bytes_total < 16 << 10, "nested hits allocate little: {allocated:?}");
 }
 
-/// The bytes of all values that have not been dropped.
+/// The bytes of all `TrackedValue`s that have not been dropped.
 static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -12,9 +12,9 @@ const MIN_WATCHED: Duration = Duration::from_secs(60 * 60);
 const LONGEST_BETWEEN_CALLS: Duration = Duration::from_secs(60);
 /// The smallest number of calls for which a hit rate is judged.
 const MIN_CALLS: u64 = 1_000;
-/// The lowest percentage of calls without a fetch that makes a function worth caching.
+/// A function is worth caching if at least this percentage of its calls need no fetch.
 const MIN_HIT_PERCENT: u64 = 10;
-/// Fetches and exchanges are compared only if there are at least this many of each.
+/// Fetches and exchanges with memcached are compared only if there are at least this many of each.
 const MIN_DURATIONS: u64 = 100;
 
 impl Ledger {
@@ -25,8 +25,7 @@ impl Ledger {
     /// |---|---|---|
     /// | [`Finding::FewCalls`] | fewer than one call a minute | the cache is an hour old |
     /// | [`Finding::LowHitRate`] | fewer than 10 % of the calls were answered without a fetch of their own | 1,000 calls |
-    /// | [`Finding::CheapFetch`] | nine of ten fetches take no longer than the median exchange with
-    /// memcached | 100 fetches and 100 exchanges with each server |
+    /// | [`Finding::CheapFetch`] | nine of ten fetches take no longer than the median exchange with memcached | 100 fetches and 100 exchanges with each server |
     ///
     /// Calls that bypassed the cache or were dropped do not count for the hit rate. A cache that is
     /// off has no findings. The figures are of this process only. A function that seems rarely

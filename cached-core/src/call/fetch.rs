@@ -1,10 +1,11 @@
-//! How a call *fetches*: it runs the annotated function, and turns the output into its answer.
+//! A call *fetches* when it runs the annotated function and turns the output into its answer.
 //!
 //! The calls of this process that need one key at the same time form a *flight*. The *leader* of
-//! the flight fetches, and the other calls, its *followers*, wait for the outcome.
+//! the flight fetches, and the other calls, its *followers*, wait for the outcome. If the leader
+//! seems stuck, a follower takes over the lead and fetches too.
 //!
 //! The methods that are generic over the return type are compiled for each annotated function. They
-//! are short, and leave the work to methods that are compiled once.
+//! are short, and leave the work to methods that are not generic, which are compiled once.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -30,8 +31,8 @@ pub(crate) enum FetchEnd<R> {
 }
 
 impl PendingCall {
-    /// Returns the answer if the plan holds an answer of the call's type. Otherwise begins a fetch
-    /// and returns `None`.
+    /// Returns the answer if the call's plan contains one of the right type. Otherwise begins a
+    /// fetch and returns `None`.
     pub(crate) fn answer_or_begin_fetch<R, V>(
         &mut self,
         returns: &ReturnOperations<R, V>,
@@ -47,7 +48,7 @@ impl PendingCall {
         answer
     }
 
-    /// Reports the planned answer if the call returns that answer. If not, begins the fetch.
+    /// Reports where the answer came from if the call is answered. If not, begins the fetch.
     fn end_wait(&mut self, is_answered: bool) {
         match self.plan.answer_source().filter(|_| is_answered) {
             Some(source) => {
@@ -56,7 +57,8 @@ impl PendingCall {
             }
             None => {
                 if let CallPlan::Error(..) = self.plan {
-                    // The copying of another caller's error has panicked, so this call fetches too.
+                    // The answer was another caller's error, but copying the error has panicked.
+                    // This call therefore fetches for itself.
                     self.plan = self.plan_alone();
                 }
                 self.begin_fetch();
@@ -94,9 +96,9 @@ impl PendingCall {
         }
     }
 
-    /// Polls the future of the function, in the span of the fetch. If the call leads a flight, the
-    /// flight records the poll. If another leader of the flight has finished, returns its outcome
-    /// instead.
+    /// Polls the function's future within the fetch's tracing span. If the call leads a flight, the
+    /// flight records the poll. If a call that took over the lead has already finished, returns
+    /// that call's outcome instead.
     pub(crate) fn poll_fetch<R>(
         &mut self,
         fetch: Pin<&mut dyn Future<Output = R>>,
@@ -153,8 +155,8 @@ impl PendingCall {
 
     /// Turns the function's output into the call's answer, and fills the tiers.
     ///
-    /// The method is not `async`, because its future would hold the output across an `await`. The
-    /// output may be an error that is not `Send`.
+    /// The method is not `async`. If it were, its future would contain the output, and would not be
+    /// `Send` if the output is an error that is not `Send`.
     pub(crate) fn finish<R, V>(
         mut self: Box<Self>,
         output: R,
@@ -201,8 +203,8 @@ impl PendingCall {
         }
     }
 
-    /// Reports that the function has returned, and returns the time. `is_answer` is true if the
-    /// call returns this outcome.
+    /// Reports that the function has returned, and returns the current time. `is_answer` is true if
+    /// the caller gets this output as its answer.
     fn report_end(&mut self, outcome: FetchOutcome, is_answer: bool) -> Instant {
         let ended = Instant::now();
         match outcome {

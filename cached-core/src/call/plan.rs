@@ -1,6 +1,10 @@
-//! The plan of a call after the lookup in this process has missed. The call returns an answer that
-//! it has found elsewhere, or it *fetches*: it runs the annotated function. For a fetch, the plan
+//! The plan of a call that has found no value in this process's memory. The call either returns an
+//! answer from elsewhere, or it *fetches*: it runs the annotated function. For a fetch, the plan
 //! says which calls wait for the value and which tiers may store it.
+//!
+//! The *local tier* is this process's memory, and the *remote tier* is memcached. A *flight* is one
+//! fetch, together with all calls in this process that wait for it. The fetching call is the
+//! flight's *leader*, and the waiting calls are its *followers*.
 
 use std::time::Instant;
 
@@ -20,13 +24,14 @@ pub(crate) enum CallPlan {
     Error(SharedError, AnswerSource),
     /// Returns a value from the remote tier, and refreshes its entry in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
-    /// Runs the function, answers the flight's followers and fills the tiers.
+    /// Runs the function, passes the result to the flight's followers, and stores the value in the
+    /// tiers.
     Fetch(FetchPlan),
     /// Runs the function without the cache.
     Bypass,
 }
 
-/// The source of an answer that is not the outcome of the call's own fetch.
+/// The source of an answer that does not come from the call's own fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnswerSource {
     Tier(Tier),
@@ -48,14 +53,14 @@ impl CallPlan {
         }
     }
 
-    /// Returns the reason why the cache is bypassed, if a call with this plan runs the function
-    /// anyway. Returns `None` if the plan is to fetch.
+    /// Returns why a call with this plan runs the function without the cache. Returns `None` if the
+    /// plan is to fetch, because a fetch uses the cache.
     pub(super) fn bypass_reason(&self) -> Option<BypassReason<'static>> {
         match self {
             CallPlan::Fetch(_) => None,
             CallPlan::Bypass => Some(BypassReason::Recursion),
-            // The call runs the function because the plan's value or error has another type than
-            // the call returns.
+            // The call runs the function because the plan has a value or an error of a type that
+            // the call does not return.
             CallPlan::Answer(..) | CallPlan::AnswerAndRefresh(..) | CallPlan::Error(..) => {
                 Some(BypassReason::OtherType)
             }
@@ -67,8 +72,8 @@ impl CallPlan {
 /// is the right to refresh the item.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: FetchPlan,
-    /// An upper bound of the time at which the item expires. `None` if the refresh is due now,
-    /// because an earlier holder gave the claim back.
+    /// The item expires at this time or earlier. `None` if the refresh is due now, because an
+    /// earlier holder gave the claim back.
     pub(crate) expires_by: Option<Instant>,
 }
 
@@ -98,11 +103,13 @@ impl FetchPlan {
         FetchPlan { is_refresh: true, ..FetchPlan::new(None, fill_token, target) }
     }
 
-    /// Ends a fetch that has no value to store: gives up the lease and answers the flight.
+    /// Ends a fetch that has no value to store: gives up the lease (the right to fill the remote
+    /// tier), and passes the outcome to the flight's followers.
     pub(super) fn end_without_value(self, outcome: impl FnOnce() -> FlightOutcome) {
         if let Some(leader) = self.leader {
-            // A dropped lease is given back by a task on the runtime that polls this call. The drop
-            // must come before the answer, so that the next caller can win the lease.
+            // When a lease is dropped, a task on this call's runtime gives the lease back. The
+            // lease must be dropped before the followers get the outcome, so that the next caller
+            // can win it.
             drop(leader.take_handoff::<FillLease>());
             leader.answer(outcome);
         }
@@ -111,14 +118,14 @@ impl FetchPlan {
 
 /// The tiers that may store a fetched value.
 pub(crate) enum FillTarget {
-    /// The local tier. The function uses no remote tier, or its ttl is too short for the remote
-    /// tier.
+    /// Only the local tier, because the function uses no remote tier, or its ttl is too short for
+    /// the remote tier.
     LocalOnly,
     /// The local tier. The fetch refreshes the tier's entry. Dropping this variant ends the claim,
     /// which keeps other calls from refreshing the entry at the same time.
     LocalRefresh { _claim: Box<LocalRefreshClaim> },
     /// Both tiers, because this process holds the lease. This field is `None` while the flight
-    /// stores the lease. A caller that takes over the lead also takes the lease from the flight.
+    /// stores the lease. A caller that becomes the new leader takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
     /// Both tiers. The remote tier stores the value only if the item that this call read is
     /// unchanged.
@@ -131,14 +138,15 @@ pub(crate) enum FillTarget {
     /// tier. Either the remote tier gave no lease, or the call waited for another call's fetch,
     /// which failed with an error that cannot be shared.
     LocalWithoutPermit,
-    /// No tier. The request forces a miss, but the remote tier has a write-once entry, which stays.
+    /// No tier. The request forces a miss, but the remote tier has an entry that must not be
+    /// overwritten.
     Nowhere,
 }
 
 /// A lease from the remote tier, and the expired value, if any, that this process may replace.
 ///
 /// The leader of a flight stores the lease in the flight while the leader fetches. If the leader is
-/// cancelled, the caller that takes over the lead finds the lease in the flight.
+/// cancelled, the caller that becomes the new leader finds the lease in the flight.
 pub(crate) struct FillLease {
     pub(super) permit: Permit,
     /// An expired value of the remote tier, to serve if the fetch fails.

@@ -1,4 +1,7 @@
-//! Stale-if-error: if a fetch fails, a call may return an expired value that the tiers have kept.
+//! Stale-if-error: if a fetch fails, a call can return an expired value that a tier has kept.
+//!
+//! A *fetch* is a run of the annotated function. The *followers* of a fetch are the other calls of
+//! this process that wait for its outcome.
 
 use std::sync::Arc;
 
@@ -11,9 +14,10 @@ use crate::tier::remote::WritePermit;
 use crate::value::Value;
 
 impl FetchPlan {
-    /// Returns the tier whose expired value the call may return if this fetch fails. If the remote
-    /// tier was reached, this is the remote tier: another process may have invalidated the value,
-    /// and this process's local tier does not know.
+    /// Returns the tier whose expired value the call can return if this fetch fails.
+    ///
+    /// If the call reached the remote tier, this is the remote tier. Another process might have
+    /// invalidated the value, and this process's local tier would not know.
     pub(super) fn stale_tier(&self) -> Tier {
         match self.target {
             FillTarget::LocalOnly
@@ -23,8 +27,8 @@ impl FetchPlan {
         }
     }
 
-    /// Ends a fetch that has failed, or that is paused, and answers the followers with an expired
-    /// value of [`stale_tier`](Self::stale_tier).
+    /// Ends a fetch that has failed or may not run now, and answers its followers with `value`.
+    /// `value` must be the expired value of the tier [`stale_tier`](Self::stale_tier).
     pub(super) fn end_with_stale(self, value: Value, reason: StaleReason) {
         let tier = self.stale_tier();
         self.end_without_value(|| FlightOutcome::Expired(value, tier, reason));
@@ -32,7 +36,8 @@ impl FetchPlan {
 }
 
 impl PendingCall {
-    /// Returns the value that the call may return in place of a fetch's error, if there is one.
+    /// Returns the expired value that the call can return in place of the fetch's error. Returns
+    /// `None` if there is no such value.
     pub(super) fn stale_value(&self, fetch: &FetchPlan) -> Option<Value> {
         let keeps_expired = !self.handle.ttls(None).stale.is_zero();
         if fetch.is_refresh || !keeps_expired || self.force_miss() {
@@ -46,8 +51,8 @@ impl PendingCall {
 
     /// Ends a fetch whose value must not be cached, and answers the followers with the value.
     ///
-    /// The tiers may have kept an expired value in case the fetch fails. The fetch did not fail, so
-    /// this method removes the expired value.
+    /// The tiers might have kept an expired value in case the fetch fails. The fetch did not fail,
+    /// so this method removes the expired value.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: FetchPlan, value: &Value) {
         let FetchPlan { leader, fill_token, target, stale, .. } = fetch;

@@ -2,10 +2,10 @@
 //!
 //! Only this module uses `rmp-serde`.
 //!
-//! The codec tells serde that it is human-readable. A derived untagged or flattened type first
-//! reads its data into serde's own buffer, and this buffer always claims to be human-readable. If
-//! the codec did not claim the same, a `Uuid` or an `IpAddr` in such a type would be written in
-//! binary form and read in text form.
+//! MessagePack is binary, but the codec tells serde that its format is human-readable. A derived
+//! untagged or flattened type first reads its data into serde's own buffer, and this buffer always
+//! claims to be human-readable. If the codec did not claim this too, a `Uuid` or an `IpAddr` in
+//! such a type would be written in binary form and read in text form.
 
 mod well_formed;
 
@@ -16,7 +16,7 @@ use rmp_serde::encode::Serializer;
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeSeed};
 
-/// How deeply sequences and maps may be nested. JSON parsers allow 128 levels.
+/// How deeply sequences and maps may be nested. For comparison, `serde_json` allows 128 levels.
 pub(crate) const MAX_DEPTH: usize = 256;
 
 pub(super) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
@@ -28,8 +28,8 @@ pub(super) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 
 /// Decodes a value. Returns `None` if the bytes cannot be decoded, or if bytes are left over.
 ///
-/// The bytes are checked before the type receives any of them. So a wrong length in them cannot
-/// make the type allocate memory, and deep nesting cannot exhaust the stack.
+/// The bytes are checked before the type receives any of them. Thus a wrong length in the bytes
+/// cannot make the type allocate memory, and deep nesting cannot exhaust the stack.
 pub(super) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,

@@ -7,8 +7,8 @@ use super::url::without_password;
 use super::{CacheBuilder, Config};
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The longest namespace in bytes. A key in memcached may have 250 bytes. Beside the namespace it
-/// has a cache name of up to 48 bytes, a digest of 64 bytes and 2 separators.
+/// The longest namespace in bytes. A key in memcached can have at most 250 bytes. Apart from the
+/// namespace, a key contains a cache name of up to 48 bytes, a digest of 64 bytes and 2 separators.
 const LONGEST_NAMESPACE: usize = 64;
 
 /// The longest `remote_timeout`, `lease` and `lease_wait`.
@@ -108,7 +108,7 @@ impl CacheBuilder {
     /// ends.
     ///
     /// The default is 2 seconds. In a process that fetches thousands of entries at once, the
-    /// default rises to up to 10 seconds, because the renewals may be late.
+    /// default rises to up to 10 seconds, because such a process can be late with its renewals.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -1,7 +1,8 @@
-//! Checks whether a client may see the console, and whether it may invalidate an entry.
+//! Checks whether a client may see the console, the web page that shows a cache's figures. Also
+//! checks whether a client may invalidate an entry there.
 
-// Without the feature `memcached`, keys have no digest. So no entry can be invalidated, and no token
-// is checked.
+// Without the feature `memcached`, keys have no digest by which a client could name an entry. The
+// console then invalidates nothing, and checks no token.
 #![cfg_attr(not(feature = "memcached"), allow(dead_code))]
 
 use std::fmt;
@@ -15,15 +16,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use super::Refusal;
 use crate::telemetry::write_line;
 
-/// The header that carries the token. A script of another site cannot send this header, because a
-/// browser first asks the console for permission (CORS), and the console never gives it.
+/// The header that carries the token. A script of another site cannot send this header: the browser
+/// would first ask the console for permission (CORS), and the console never permits it.
 const TOKEN_HEADER: &str = "x-cache-token";
 /// The shortest allowed token, in bytes. A random token of this length cannot be guessed.
 const SHORTEST_TOKEN: usize = 16;
-/// Most proxies add one of these headers, or a header with one of the [`PROXY_PREFIXES`]. The
-/// console never trusts their contents. Unless the program calls `allow_remote`, a request with any
-/// of them is refused, even if it comes from this machine. A proxy on this machine that adds none of
-/// them is not recognised.
+/// Most proxies add one of these headers, or a header whose name begins with one of the
+/// [`PROXY_PREFIXES`]. The console never trusts the contents of these headers. It refuses every
+/// request that has one of them, even from this machine, unless the program calls `allow_remote`. A
+/// proxy on this machine is not recognised if it adds none of these headers.
 const PROXY_HEADERS: [&str; 11] = [
     "cf-connecting-ip",
     "cf-ray",
@@ -37,7 +38,7 @@ const PROXY_HEADERS: [&str; 11] = [
     "x-real-ip",
     "x-appengine-user-ip",
 ];
-/// The beginnings of the other headers that proxies add.
+/// The names of other headers that proxies add begin with one of these prefixes.
 const PROXY_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-forwarded-", "x-envoy-", "x-azure-"];
 
 /// The access rules of one console.
@@ -71,7 +72,7 @@ impl AccessRules {
         self.hosts.push(name);
     }
 
-    /// Returns true if entries can be invalidated.
+    /// Returns true if the console has a valid token, so that clients can invalidate entries.
     pub(super) fn offers_invalidation(&self) -> bool {
         self.token.is_some()
     }
@@ -110,11 +111,13 @@ impl AccessRules {
         }
     }
 
-    /// Returns true if a page of this origin is a page of the program.
+    /// Returns true if this origin (scheme, host and port of a page) belongs to the program itself.
     fn is_own_origin(&self, origin: &str, host: &Authority) -> bool {
         let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         let Some(Ok(origin)) = origin.map(str::parse::<Authority>) else { return false };
-        // The host of the request may be the address to which a proxy forwards requests.
+        // If remote clients are allowed, a proxy might have replaced the request's host by the
+        // address to which it forwards. An origin with a host that the program has named is then
+        // accepted too.
         let may_be_replaced = self.allows_remote && self.is_named(origin.host());
         may_be_replaced || origin.as_str().eq_ignore_ascii_case(host.as_str())
     }
@@ -141,7 +144,8 @@ impl AccessRules {
     /// Checks that the request may invalidate an entry.
     ///
     /// # Errors
-    /// Returns a refusal if the console has no valid token, or if the request does not carry it.
+    /// Returns a refusal if the console has no valid token, or if the request does not carry this
+    /// token.
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.token else {
             return Err(forbidden(
@@ -211,14 +215,14 @@ fn host(request: &Request) -> Option<Authority> {
 struct InvalidationToken(String);
 
 impl InvalidationToken {
-    /// Removes line ends after the token: a token that is read from a file often has one. Returns
-    /// what is wrong with the token if no client could guess or send it.
+    /// Removes line ends after the token, because a token that was read from a file often has one.
+    /// Returns an error if the token is too easy to guess, or if some clients could not send it.
     fn new(token: &str) -> Result<InvalidationToken, &'static str> {
         let token = token.trim_end_matches(['\r', '\n']);
         if token.len() < SHORTEST_TOKEN {
             return Err("is too short");
         }
-        // A header can carry more characters, but neither a browser nor a shell sends all of them
+        // A header can carry other characters too, but browsers and shells do not send all of these
         // unchanged.
         match token.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Ok(InvalidationToken(token.to_owned())),

@@ -1,4 +1,4 @@
-//! Problems with declarations, which the ledger finds.
+//! Problems that the ledger, the list of all annotated functions, finds in their declarations.
 
 use std::fmt;
 use std::time::Duration;
@@ -98,7 +98,7 @@ pub enum Finding {
         function: &'static str,
         /// The place of the attribute, as `file:line`.
         place: String,
-        /// The calls that used the cache and got an answer.
+        /// The number of calls that used the cache and got an answer.
         calls: u64,
         /// The number of these calls that needed no fetch of their own.
         saved: u64,

@@ -1,4 +1,7 @@
-//! The options of a declaration as text, for the ledger.
+//! Writes the options of a declaration as text, for the ledger.
+//!
+//! A *declaration* is an annotated function with its options. The *ledger* is a table of all
+//! declarations in a program.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -30,8 +33,9 @@ impl Declaration {
         }
     }
 
-    /// Returns the other options. An option with a duration is shown as `name = duration`. An
-    /// option with an expression is shown by its name alone.
+    /// Returns the options that the ledger's columns for the ttl and the tiers do not show. An
+    /// option with a duration is shown as `name = duration`. An option with an expression is shown
+    /// by its name alone.
     pub(super) fn options_text(&self) -> String {
         let nonzero = |duration: Duration| (!duration.is_zero()).then_some(duration);
         let durations = [

@@ -1,4 +1,4 @@
-//! [`first_found`]: a lookup of several entries that returns the value of the first entry that exists.
+//! [`first_found`]: looks up several entries, and returns the value of the first one that exists.
 
 use super::CacheEntry;
 use crate::entry_handle::EntryHandle;
@@ -9,9 +9,9 @@ use crate::value::Value;
 
 /// Looks up several entries, and returns the value of the first entry that a tier has.
 ///
-/// Typically the entries are versions of one thing, in order of preference. The entries that this
-/// process does not have are read from memcached, and entries on the same server are read together.
-/// The annotated functions are not run.
+/// Typically the entries are versions of one thing, in order of preference. If this process does
+/// not have an entry, the function reads it from memcached. Entries on the same server are read
+/// together. The annotated functions are not run.
 ///
 /// # Errors
 /// None. If the memcached server of an entry fails, the entry counts as missing.

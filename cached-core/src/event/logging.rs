@@ -21,7 +21,8 @@ pub(super) fn log_miss(entry: EventSubject<'_>, report: &MissReport) {
 /// Logs an event, if an operator should know about it.
 pub(super) fn log(event: &Event<'_>) {
     match event {
-        // The text of the error is left out, because it may contain the argument.
+        // `reason` leaves out the text of the key's error, because the text can contain an argument
+        // of the call.
         Event::Bypassed { declaration, reason: reason @ BypassReason::Key(_) }
             if declaration.key_error_warned.set(()).is_ok() =>
         {

@@ -19,9 +19,10 @@ use crate::unwind::catch_panic;
 /// If one call of an observer has been running for longer than this, the observer counts as stuck.
 /// After the call, the observer is paused.
 const MAX_CALL: Duration = Duration::from_millis(100);
-/// If all calls of an observer within one [`BUDGET_PERIOD`] take longer than this for each core,
-/// the observer is paused. Threads call an observer at the same time, so the budget grows with the
-/// cores. With a fixed budget, a quick observer would be paused on a large machine.
+/// The time that each core adds to an observer's budget. If the observer's calls take longer in
+/// total than the budget within one [`BUDGET_PERIOD`], the observer is paused. Threads call an
+/// observer at the same time, so with a fixed budget a quick observer would be paused on a large
+/// machine.
 const BUDGET_PER_CORE: Duration = Duration::from_millis(100);
 const BUDGET_PERIOD: Duration = Duration::from_secs(1);
 /// How long a paused observer receives no events.
@@ -52,15 +53,15 @@ const PAUSE: Duration = Duration::from_secs(10);
 ///   An annotated function that an observer calls runs without the cache, unless the request tier
 ///   or the local tier has the value.
 ///
-/// The method must not wait, for example for a fetch. Hand long work to another thread. The call
-/// that reports an event waits until the method returns, and so do the calls that wait for the
-/// fetch of this call. If the method never returns, its thread is lost. On the thread
-/// `cached-sweeper`, this means that no cache of the process frees expired values in the background
+/// The method [`event`](Self::event) must not wait, for example for a fetch. Hand long work to
+/// another thread. The call that reports an event waits until the method returns. Other calls that
+/// wait for the same fetch wait as well. If the method never returns, its thread is lost. If this
+/// is the thread `cached-sweeper`, no cache of the process frees expired values in the background
 /// any more.
 ///
 /// [`Stats::observers`](crate::Stats::observers) counts the events that an observer has received
-/// and missed. If a function panics, the thread reports the end of the call while it unwinds, so
-/// an observer may be called on a thread that is panicking.
+/// and missed. If an annotated function panics, the thread reports the end of the call while it
+/// unwinds. An observer can therefore be called on a thread that is panicking.
 ///
 /// An observer that owns a clone of its cache keeps the cache alive forever. Give the observer only
 /// the data that it needs, or a `Weak` of a struct that owns the cache.
@@ -68,8 +69,9 @@ pub trait Observer: Send + Sync {
     /// Receives an event.
     fn event(&self, event: &Event<'_>);
 
-    /// Returns the name by which the log and [`Stats::observers`](crate::Stats::observers) call the
-    /// observer. The default is the name of the observer's type.
+    /// Returns the observer's name, which appears in the log and in
+    /// [`Stats::observers`](crate::Stats::observers). The default is the name of the observer's
+    /// type.
     ///
     /// [`CacheBuilder::observer`](crate::CacheBuilder::observer) calls this method once and keeps
     /// the name. A panic of this method reaches the caller of the builder.
@@ -78,7 +80,8 @@ pub trait Observer: Send + Sync {
     }
 }
 
-/// An observer with its name. `Observer::name` is code of the program, so it is called only once.
+/// An observer with its name. `Observer::name` is called only once, because the program implements
+/// it: it can be slow, and can return another name later.
 #[derive(Clone)]
 struct NamedObserver {
     name: Arc<str>,
@@ -115,13 +118,14 @@ impl fmt::Debug for ObserverList {
 
 /// Calls one observer of one cache, catches its panics, and pauses it if it is slow.
 ///
-/// Points in time are milliseconds of the coarse clock; 0 stands for `None`.
+/// The fields store a point in time as milliseconds of the coarse clock, or 0 if there is none.
 pub(super) struct ObserverGuard {
     named: NamedObserver,
     /// The longest time that the calls of all threads may take within one [`BUDGET_PERIOD`].
     budget: Duration,
-    /// When the watched call began. Only one call at a time is watched. A stuck call is usually the
-    /// watched one, because the other calls are short.
+    /// When the watched call began. Only one call at a time is watched, from its beginning to its
+    /// end. Most calls are short, so when a call that gets stuck begins, usually no other call is
+    /// watched.
     watched_since: AtomicU64,
     /// When the current [`BUDGET_PERIOD`] began.
     period_began: AtomicU64,
@@ -203,7 +207,8 @@ impl ObserverGuard {
     fn spend(&self, took: Duration) {
         let now = CoarseInstant::now().millis();
         let began = self.period_began.load(Ordering::Relaxed);
-        // Two threads may start a new period at the same time. The budget need not be exact.
+        // Two threads can start a new period at the same time. The used time is then a little too
+        // low, which is harmless.
         if now.saturating_sub(began) >= millis(BUDGET_PERIOD) {
             self.period_began.store(now, Ordering::Relaxed);
             self.used_nanos.store(0, Ordering::Relaxed);
@@ -245,7 +250,7 @@ const MAX_NESTED: usize = 4;
 
 thread_local! {
     /// The addresses of the observers that this thread is calling, followed by zeros. The array
-    /// needs no destructor, so a miss can read it at almost no cost.
+    /// needs no destructor, so every cache miss can read it at almost no cost.
     static DELIVERIES: Cell<[usize; MAX_NESTED]> = const { Cell::new([0; MAX_NESTED]) };
 }
 
@@ -264,7 +269,8 @@ impl DeliveryMark {
     /// Returns `None` if this thread is already calling the observer, or if the calls are nested
     /// too deeply.
     fn enter(guard: &ObserverGuard) -> Option<DeliveryMark> {
-        // One observer may be registered twice, or with two caches.
+        // The observer is compared, not its guard: one observer can be registered twice, or with
+        // two caches.
         let address = Arc::as_ptr(&guard.named.observer).addr();
         let mut deliveries = DELIVERIES.get();
         if deliveries.contains(&address) {

@@ -1,6 +1,9 @@
-//! The leader of a flight: the call that fetches for all calls of the flight. [`poll_work`] polls
-//! the leader's work, and records on the flight when the leader is woken and polled. The header of
-//! [`flight`](super) defines the words *flight*, *lead* and *term*.
+//! The leader of a flight. A *flight* is the group of calls that need one key at the same time, and
+//! its *leader* is the call that fetches for all of them.
+//!
+//! If the leader is dropped or seems stuck, the *lead* passes on to another call of the flight, and
+//! the flight's *term*, a number, rises; see [`flight`](super). To notice a stuck leader,
+//! [`poll_work`] records on the flight when the leader is woken and when it is polled.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -20,7 +23,7 @@ pub(crate) struct Leader {
     /// The flight's term when this lead began. If the flight's term is greater, the lead has passed
     /// on.
     term: u64,
-    /// True if the flight has ended, so that dropping this lead does not pass on the lead.
+    /// True if the flight has ended. Dropping this `Leader` then does not pass the lead on.
     is_done: bool,
 }
 
@@ -121,8 +124,8 @@ impl LeaderMonitor {
 }
 
 /// The task of the last poll, and the [`LeaderWaker`] that was created for this task. The
-/// `LeaderWaker` holds a clone of the task's own waker, so no other task can get the same
-/// [`TaskIdentity`].
+/// `LeaderWaker` holds a clone of the task's own waker. While the clone exists, the waker's address
+/// is in use, so no other task can have the same [`TaskIdentity`].
 pub(crate) type LeaderWakerCache = Option<(TaskIdentity, Waker)>;
 
 /// Identifies a task by the data address and the vtable that clones of the task's waker share.
@@ -175,7 +178,8 @@ fn poll_as_leader(
     let is_new_task = cached.is_none();
     let (_, waker) = waker_cache.insert(cached.unwrap_or_else(|| {
         let task = context.waker().clone();
-        // The identity is taken from the clone, because a borrowed waker may have another address.
+        // The identity is taken from the clone, because the waker in `context` might have another
+        // address than its clones.
         let identity = TaskIdentity::of(&task);
         (identity, Waker::from(Arc::new(LeaderWaker { flight: Arc::downgrade(flight), task })))
     }));
@@ -191,7 +195,7 @@ fn poll_as_leader(
         poll(&mut Context::from_waker(waker))
     };
     if leads() {
-        // Work that has ended no longer needs the runtime.
+        // Remember on which runtime the work runs. Work that has ended no longer needs it.
         if is_new_task
             && is_pending
             && let Ok(runtime) = Handle::try_current()
@@ -243,8 +247,8 @@ struct LeaderPollGuard;
 
 impl LeaderPollGuard {
     fn enter(flight: &Arc<Flight>) -> LeaderPollGuard {
-        // The thread-local list may be destroyed: the `Drop` of a value may call an annotated
-        // function while the thread ends.
+        // The thread-local list might already be destroyed if the `Drop` of a value calls an
+        // annotated function while the thread ends.
         let _ = POLLED_LEADERS
             .try_with(|leading| leading.borrow_mut().push(Arc::as_ptr(flight).cast()));
         LeaderPollGuard

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
-/// The SHA-256 digest of a key's canonical bytes. It identifies the key outside of the process.
+/// The SHA-256 digest of a key's canonical bytes. These bytes encode the arguments in the same way
+/// in every process, so the digest identifies the key outside of this process too.
 ///
 /// `Display` writes 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,8 +61,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The key under which memcached stores an entry. It contains only a digest of the arguments, so it
-/// does not reveal the entry's identifier or version.
+/// The key under which memcached stores an entry. It contains a digest of the arguments instead of
+/// the arguments themselves.
 ///
 /// `Display` writes `namespace:name:digest`, or `name:digest` without a namespace. The text has at
 /// most 250 bytes, which are letters, digits, `.`, `_`, `-` and `:`.

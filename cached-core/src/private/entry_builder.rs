@@ -1,7 +1,8 @@
-//! The builder of the entry that a companion returns.
+//! The builder of cache entries for the code that the attribute generates.
 //!
-//! A companion is the function that the option `entry = NAME` generates. A companion takes the
-//! arguments of the annotated function and returns their cache entry.
+//! The option `entry = NAME` generates a second function beside the annotated function, the
+//! *companion*. The companion takes the same arguments, and returns a [`CacheEntry`], the handle of
+//! the cache entry for these arguments. It creates this handle with the builder.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The lookup that is inlined into an annotated function.
+//! The part of a cache lookup that is inlined into an annotated function.
 //!
 //! A [`LookupBuilder`] collects the arguments of a call. The builder becomes a [`Lookup`], and the
 //! lookup becomes a [`HashedLookup`] when the key is hashed. For most hits in the request tier or
@@ -50,8 +50,8 @@ pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
 
 /// Starts the builder for an annotated function or for its companion.
 ///
-/// The trait bounds on the value's type are on the methods that finish the builder; see the module
-/// `checked_value`.
+/// The trait bounds on the value's type are not here. The methods that finish the builder have
+/// them; see the module `checked_value`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,
@@ -158,8 +158,8 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
         }
     }
 
-    /// Finishes the builder for a companion. `round_trip` says how a value is compared with what
-    /// memcached would return.
+    /// Finishes the builder for a companion. The functions in `round_trip` compare a value with the
+    /// copy that memcached would return.
     pub(super) fn entry_with<Policy>(
         self,
         value_operations: &'static ValueOperations,
@@ -186,8 +186,8 @@ fn clone_to_returned<R: Returned<Mode, Value: Clone>, Mode>(value: &R::Value) ->
     R::from_cached(value.clone())
 }
 
-/// The cache that a call uses. The annotated function keeps this value in a local variable, so that
-/// a hit can be borrowed from the cache.
+/// The cache that a call uses. The annotated function keeps this `CallCache` in a local
+/// variable, so that it can borrow a cached value from the cache.
 pub enum CallCache<'k> {
     /// The cache that the option `cache` names, or the cache of the process.
     Borrowed(&'k Cache),
@@ -239,8 +239,8 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// A clone of the `Arc` in which the local tier holds a value. The clone keeps the value alive
-/// after the guard of the local tier is dropped.
+/// A clone of the `Arc` in which the local tier holds a value. The value is found through an
+/// `IndexGuard`, and the clone keeps the value alive after that guard is dropped.
 pub struct OwnedLocalValue(Value);
 
 /// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or
@@ -277,8 +277,8 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         Some(value)
     }
 
-    /// Returns access to the local tier. Returns `None` if the function does not use the local
-    /// tier, if a hit may have to start a refresh, or if the thread is ending.
+    /// Returns a guard with which the local tier can be read. Returns `None` if the function does
+    /// not use the local tier, if a hit might have to start a refresh, or if the thread is ending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn read_local_tier(&self) -> Option<IndexGuard<'_>> {
         if self.arguments.declaration.local_hit_is_final() {
@@ -332,8 +332,8 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     /// Encodes the key and looks it up in this process again. If the lookup finds a value, puts the
     /// return value into `hit`. Otherwise returns the call that must be completed.
     ///
-    /// The expansion calls this method before it creates the future of the body, so that a hit does
-    /// not have to move the future.
+    /// The code that the attribute generates calls this method before it creates the future of the
+    /// function's body. A hit then does not have to move that future.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn look_up_or_begin<'p>(self, hit: &mut Option<R>) -> Option<Call<'p, R, V>> {
         let HashedLookup { arguments, cache, header, returns, .. } = self;

@@ -1,6 +1,8 @@
-//! The full lookup of a call in the memory of this process. It runs if the first lookup, which is
-//! inlined into the annotated function, finds no value. It also searches the request's values that
-//! the inlined lookup cannot see.
+//! The second lookup of a call in the memory of this process.
+//!
+//! The first lookup is inlined into the annotated function. If the first lookup finds no value, the
+//! second lookup encodes the key and searches again. The second lookup also finds the request's
+//! *hidden* values, which the first lookup cannot see.
 
 use std::sync::Arc;
 
@@ -15,16 +17,17 @@ use crate::tier::Tier;
 use crate::tier::request::CallScope;
 use crate::value::{Value, ValueOperations};
 
-/// A function that converts a cached value to the call's return value and stores the return value.
-/// It returns false if the cached value does not have the type that the call returns.
+/// A function that converts a cached value to the call's return value, and stores the return value
+/// for its caller. It returns false if the cached value does not have the type that the call
+/// returns.
 pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Encodes the key and looks it up again, first among the request's values that the inlined lookup
-/// cannot see, and then in the local tier. Passes a hit to `write_hit`.
+/// Encodes the key and looks it up, first among the request's hidden values, and then in the local
+/// tier. Passes a hit to `write_hit`.
 ///
 /// Returns `None` if `write_hit` has completed the call. Otherwise returns the [`Phase`] in which
-/// the call goes on. If the function declares `refresh_ahead`, a hit in the local tier is not
-/// passed to `write_hit`. The returned phase then contains the hit.
+/// the call continues. If the function declares `refresh_ahead`, a hit in the local tier is not
+/// passed to `write_hit`, but is returned in the phase.
 pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,

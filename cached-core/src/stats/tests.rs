@@ -1,3 +1,5 @@
+//! Tests of the table that the `Display` of `Stats` writes.
+
 use super::*;
 
 fn stats(rows: &[(&'static str, DeclarationStats)]) -> Stats {

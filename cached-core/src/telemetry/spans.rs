@@ -1,8 +1,9 @@
-//! The spans `cache.fetch` and `cache.remote`, and the choice between the crates `tracing` and
-//! `log` for each log line.
+//! Creates the spans `cache.fetch` and `cache.remote`, and chooses for each log line between the
+//! crates `tracing` and `log`.
 //!
-//! A span is entered for each poll, and never held across an await. If no subscriber wants the
-//! spans, a fetch and an exchange each pay for one comparison.
+//! A *fetch* is one run of the annotated function, and an *exchange* is one round trip to
+//! memcached. Each has a span, which is entered for each poll, and never held across an await. If
+//! no subscriber wants the spans, each fetch and each exchange costs one more comparison.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,14 +34,15 @@ fn accepts_spans() -> bool {
 }
 
 /// Returns true if this thread's subscriber accepts the lines that say why a call missed. Without a
-/// subscriber, returns true if the log accepts them.
+/// subscriber, returns true if the crate `log` accepts these lines.
 #[inline]
 pub(crate) fn accepts_miss_lines() -> bool {
     tracing::enabled!(target: MISS_TARGET, tracing::Level::DEBUG)
         || (log::log_enabled!(target: MISS_TARGET, log::Level::Debug) && logs())
 }
 
-/// Returns true if the events of an entry are remembered, for a later line about a miss.
+/// Returns true if debug lines are accepted. The events of an entry are then remembered, because a
+/// later line about a miss might mention them.
 #[inline]
 pub(crate) fn accepts_debug() -> bool {
     LevelFilter::current() >= LevelFilter::DEBUG || log::max_level() >= log::LevelFilter::Debug
@@ -79,9 +81,9 @@ pub(crate) use write_line;
 
 /// The span `cache.fetch` around one run of an annotated function.
 ///
-/// If the span is dropped before [`end`](Self::end), its outcome is `cancelled`, or `panicked` if the
-/// function has panicked. The span is in a box to keep a call small: most spans are turned off, and
-/// calls are moved often.
+/// If the span is dropped before [`end`](Self::end), its outcome is `cancelled`, or `panicked` if
+/// the function has panicked. The state is boxed to keep the future of a call small: most spans are
+/// turned off, and these futures are moved often.
 pub(crate) struct FetchSpan(Option<Box<FetchSpanState>>);
 
 struct FetchSpanState {
@@ -90,8 +92,7 @@ struct FetchSpanState {
     is_in_poll: AtomicBool,
 }
 
-/// Creates the span of a fetch. `parent` is given for a span that is not a child of the current
-/// span.
+/// Creates the span of a fetch. With `parent`, the span is not a child of the current span.
 macro_rules! fetch_span {
     ($name:expr, $reason:literal $(, parent: $parent:expr)?) => {
         tracing::info_span!(
@@ -120,7 +121,7 @@ impl FetchSpan {
 
     /// Starts the span of a refresh in the background. The span follows from the caller's span, and
     /// is the root of its own trace. The caller does not wait for the refresh, so the caller's span
-    /// may end first.
+    /// might end first.
     pub(crate) fn of_refresh(entry: EventSubject<'_>) -> FetchSpan {
         FetchSpan::started(|| {
             let span = fetch_span!(entry.name(), "refresh", parent: None);
@@ -172,7 +173,7 @@ impl FetchSpan {
     }
 
     /// Ends the span of a function that returned an error. The type of the error is not known here,
-    /// so `error.type` has the value that OpenTelemetry gives to such errors.
+    /// so `error.type` gets the value that OpenTelemetry prescribes for unknown types.
     pub(crate) fn end_with_error(&mut self) {
         if let Some(state) = &self.0 {
             state.span.record("error.type", "_OTHER");
@@ -186,14 +187,16 @@ impl Drop for FetchSpan {
     #[inline]
     fn drop(&mut self) {
         if let Some(state) = &self.0 {
-            // `std::thread::panicking` is also true if other code of the task has panicked.
+            // `std::thread::panicking` would be wrong here: it is also true if other code of the
+            // task has panicked.
             let has_panicked = state.is_in_poll.load(Ordering::Relaxed);
             self.end(if has_panicked { "panicked" } else { "cancelled" });
         }
     }
 }
 
-/// Adds the digest of the key, if the span is turned on. Without memcached there is no digest.
+/// Adds the digest of the key, if the span is turned on. Without the feature `memcached` there is
+/// no digest.
 fn with_digest(span: Span, entry: EventSubject<'_>) -> Span {
     #[cfg(feature = "memcached")]
     if !span.is_disabled() {

@@ -61,9 +61,9 @@ struct KeyStripe {
     /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so
     /// an invalidation cannot come between the check and the insertion.
     lock: Mutex<()>,
-    /// The number of calls of [`LocalTier::invalidate`] for these keys, plus the number of calls of
-    /// [`LocalTier::begin_clearing`]. The number is raised before an entry is removed, so a token
-    /// with the new number was created after the removal began.
+    /// Counts the calls of [`LocalTier::invalidate`] for these keys, and all calls of
+    /// [`LocalTier::begin_clearing`]. The count is raised before an entry is removed. A token with
+    /// the new count was therefore created after the removal began.
     epoch: AtomicU64,
     sequences: SequenceCounter,
 }
@@ -73,8 +73,8 @@ pub(crate) struct LocalTier {
     weak: Weak<LocalTier>,
     index: EntryIndex,
     policy: EvictionPolicy,
-    /// Padded, because insertions write the throttle's counters, and every hit reads the fields
-    /// around the throttle.
+    /// Limits how often the policy is told of hits. It is padded to separate cache lines:
+    /// insertions write its counters, and every hit reads the fields around it.
     report_throttle: CachePadded<HitReportThrottle>,
     schedule: Arc<SweepSchedule>,
     stripes: Vec<KeyStripe>,
@@ -91,7 +91,7 @@ struct DeferredDropsRunner;
 /// The permission to store a value for a key. The token is *current* until the key is invalidated
 /// or overwritten, and then *out of date*. A fill with a token that is out of date is refused.
 ///
-/// Keys share stripes, so an invalidation of another key may also make the token out of date. The
+/// Keys share stripes, so an invalidation of another key can also make the token out of date. The
 /// refused fill then costs another fetch, but no call receives a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
@@ -157,9 +157,9 @@ impl LocalTier {
         self.index.guard()
     }
 
-    /// Returns the value of a *plain hit*: the entry is certainly live by the coarse clock, and the
-    /// policy need not be told of the hit. If this method returns `None`, the caller must look the
-    /// key up with [`get`](Self::get).
+    /// Returns the value if the lookup is a *plain hit*. In a plain hit, the entry is certainly
+    /// live by the coarse clock, which is fast to read, and the policy need not be told of the hit.
+    /// If this method returns `None`, the caller must look the key up with [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
@@ -172,8 +172,8 @@ impl LocalTier {
         is_plain_hit.then(|| entry.value())
     }
 
-    /// Returns the value of a live entry, and runs deferred drops. The policy is told of the
-    /// lookup, but of a hit only now and then (see [`HitReportThrottle`]).
+    /// Returns the value of a live entry, and runs deferred drops. An active policy is told of
+    /// every miss, but of a hit only now and then (see [`HitReportThrottle`]).
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let value = self.find_and_report(key);
         run_deferred_drops();
@@ -192,8 +192,8 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // The guard keeps removed entries in memory, so it is dropped before the policy is told:
-        // the policy's moka cache may be slow.
+        // The guard is dropped before the policy is told of the lookup. The policy's moka cache can
+        // be slow, and a guard keeps removed entries in memory.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -231,7 +231,7 @@ impl LocalTier {
         self.peek(key).ok_or(fill_token)
     }
 
-    /// Returns how much of the entry's ttl is left. The entry may have expired.
+    /// Returns how much of the ttl of the key's entry is left, even if the entry has expired.
     pub(crate) fn remaining_ttl(&self, key: &[u8]) -> Option<RemainingTtl> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
@@ -290,8 +290,8 @@ impl LocalTier {
     /// - The ttl or the capacity is zero.
     /// - The thread is ending.
     ///
-    /// No deferred drops are run: other calls may wait for the caller, and the `Drop` of a value
-    /// may take long or call the function again.
+    /// No deferred drops are run: other calls might wait for the caller, and the `Drop` of a value
+    /// might take long or call the function again.
     pub(crate) fn publish(
         &self,
         key: &[u8],
@@ -304,7 +304,7 @@ impl LocalTier {
         if expiry.ttl.is_zero() || self.policy.has_no_capacity() {
             return false;
         }
-        // An earlier entry that has expired and was not swept yet is evicted as expired.
+        // This is the reason if the new entry replaces an expired entry that was not swept yet.
         let mut reason = EvictionReason::Expired;
         let insertion = {
             let Some(guard) = self.index_guard() else { return false };
@@ -353,12 +353,12 @@ impl LocalTier {
         InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
     }
 
-    /// The caller must know that memcached has confirmed `value`. If the key's entry holds exactly
-    /// this value, its expiry is extended.
+    /// Extends the expiry of the key's entry if the entry holds exactly `value`. The caller must
+    /// know that memcached has confirmed this value.
     ///
-    /// If the entry holds another value, and no fetch but a read or the program provided it after
-    /// the token's fetch began, the entry is removed. memcached now has the confirmed value or a
-    /// later one, so the entry's value is out of date.
+    /// Removes the entry if it holds a different value that was obtained after the token's fetch
+    /// began, either by a read from memcached or from the program. memcached now has the confirmed
+    /// value or a later one, so the entry's value is out of date.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),

@@ -1,4 +1,4 @@
-//! Values of functions with the option `remote = false`, which need no serde.
+//! Values of functions with the option `remote = false`. They need not implement serde's traits.
 //!
 //! The local tier must know how much memory a value takes. If a value is not `Serialize`, its parts
 //! cannot be added up. [`WeightProbe`] therefore chooses, at compile time, the best estimate that
@@ -18,8 +18,8 @@ use crate::unwind::catch_panic;
 use crate::weight;
 
 impl ValueOperations {
-    /// Returns the operations of a `V` that is never stored in the remote tier. `W` estimates
-    /// weights.
+    /// Returns the operations on values of the type `V`, which are never stored in the remote tier.
+    /// `W` estimates how much memory a value takes.
     pub(crate) const fn of_local<V: Send + Sync + 'static, W: Weigher<V>>()
     -> &'static ValueOperations {
         const {
@@ -45,8 +45,8 @@ pub trait Weigher<V> {
 #[derive(Debug)]
 pub struct SerializedWeigher(());
 
-/// A weigher that counts the value's own size, and the one block that the value owns on the heap;
-/// see [`HeapBlock`].
+/// A weigher that adds the value's own size and the size of the one block that the value owns on
+/// the heap; see [`HeapBlock`].
 #[derive(Debug)]
 pub struct BlockWeigher(());
 
@@ -111,9 +111,9 @@ impl<T: HeapBlock> HeapBlock for Option<T> {
 
 /// Chooses at compile time how the values of a function with the return type `R` are weighed.
 ///
-/// The compiler looks for the method `weigher` first on `WeightProbe`, then through `Deref` on
-/// `BlockProbe`, and last on `OwnSizeProbe`. The first two have the method only for values that
-/// implement the needed trait.
+/// The compiler looks for the method `weigher` on `WeightProbe` first. If there is no such method,
+/// it follows `Deref` to `BlockProbe`, and then to `OwnSizeProbe`. `WeightProbe` has the method
+/// only if the values are `Serialize`, and `BlockProbe` only if they are a [`HeapBlock`].
 pub struct WeightProbe<R, Mode> {
     next: BlockProbe<R, Mode>,
 }
@@ -174,7 +174,7 @@ mod tests {
     use super::super::{InferredValue, WholeValue};
     use super::*;
 
-    /// A value without serde.
+    /// A value that does not implement serde's traits.
     struct PlainValue<const N: usize>([u8; N]);
 
     fn weigh<V, W: Weigher<V>>(_: W, value: &V) -> Option<usize> {

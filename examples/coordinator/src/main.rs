@@ -1,4 +1,5 @@
-//! An example service that caches its upstream calls, and a load that shows what the cache saves.
+//! An example service that caches its upstream calls, and simulated customers whose load shows what
+//! the cache saves.
 //!
 //! The service is a *coordinator*, also called a broker. For each customer request it calls several
 //! other services and combines their answers. The attribute `#[coordinator_cached]` is named after
@@ -174,7 +175,7 @@ fn cache_url() -> String {
         .unwrap_or_else(|| "local:".to_string())
 }
 
-/// Plays the load without the cache and with it, and prints the tables.
+/// Plays the load without the cache and with it, and prints a comparison of the two runs.
 async fn play() -> Result<(), ExitFailure> {
     // A wrong CACHE_URL is reported before a process is started.
     drop(cache_from_env().await?);
@@ -237,7 +238,7 @@ async fn serve(
 ) -> Result<(), ExitFailure> {
     let cache = cache_from_env().await?;
     cache.install().map_err(|error| ExitFailure(1, error.to_string()))?;
-    // The upstream server ends when this value is dropped.
+    // The upstream server of this program ends when `own_upstream` is dropped.
     let (own_upstream, upstream) = match upstream {
         Some(url) => (None, url),
         None => {
@@ -264,8 +265,8 @@ async fn serve(
     let cache_url = cache_url();
     let console = console(&cache)?;
     let invitation = match load {
-        // Only the simulated customers read the headers of their responses. Requests of anybody
-        // else would therefore make the counts differ.
+        // One count comes from the response headers that the simulated customers read. The requests
+        // of anybody else would be missing from that count.
         true => {
             "Customers play checkout sessions. At the end, the counts of all parts are compared;\n\
              they differ if somebody else sends requests meanwhile.\n"
@@ -286,8 +287,8 @@ async fn serve(
     let metrics =
         metrics_router(cache.clone()).map_err(|error| ExitFailure(1, error.to_string()))?;
     let routes = broker.router().nest_service("/_cache", console).merge(metrics);
-    // The console answers only clients on this machine, so the server must pass on the clients'
-    // addresses.
+    // The console answers only clients on this machine, so the server must tell it the address of
+    // each client.
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let closing = ClosingFlag::default();
     let load = load.then(|| {
@@ -303,7 +304,7 @@ async fn serve(
             () = end_signal() => {}
             () = seconds_over(seconds) => {}
         }
-        // The customers leave before the broker.
+        // The broker ends only after the simulated customers have left.
         closing.set();
         if let Some(load) = load
             && let Ok(headers) = load.await
@@ -340,8 +341,8 @@ async fn serve(
     }
 }
 
-/// Returns the page that shows the cache at work. Whoever knows the token in CACHE_CONSOLE_TOKEN may
-/// invalidate entries there.
+/// Returns the page that shows the cache at work. Whoever knows the token in CACHE_CONSOLE_TOKEN
+/// may invalidate entries there.
 fn console(cache: &Cache) -> Result<Router, ExitFailure> {
     let console = Console::new(cache.clone());
     let Some(token) = std::env::var_os("CACHE_CONSOLE_TOKEN") else { return Ok(console.router()) };
@@ -356,7 +357,7 @@ fn console(cache: &Cache) -> Result<Router, ExitFailure> {
     }
 }
 
-/// Waits for this many seconds, or forever.
+/// Waits for this many seconds, or forever if `seconds` is `None`.
 async fn seconds_over(seconds: Option<u64>) {
     match seconds {
         Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
@@ -367,7 +368,8 @@ async fn seconds_over(seconds: Option<u64>) {
 /// Ends the process when the standard input ends. The program that plays the load holds the
 /// standard input open. When that program ends, in whatever way, the system closes the input.
 fn end_with_input_in_background() {
-    // A thread and not a task: a task that reads the standard input would hold up the end of the runtime.
+    // This is a thread and not a task, because a task that reads the standard input would delay the
+    // end of the runtime.
     std::thread::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);

@@ -1,11 +1,11 @@
-//! The answers of the upstream services. They cross the network as JSON, and the cache stores these
-//! values.
+//! The answers of the upstream services. The services send the answers as JSON, and the cache
+//! stores the decoded values.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The state of a payment. The state is the *version* in the key of a payment, so each state has
-/// its own entry.
+/// The state of a payment. The state is the *version* in the cache key of a payment, so each state
+/// of a payment has its own cache entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PaymentState {
@@ -24,7 +24,7 @@ impl fmt::Display for PaymentState {
     }
 }
 
-/// A payment in one state. A payment has the number of its order.
+/// A payment in one state. Its `number` is the number of the order that it pays for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Payment {
     pub(crate) number: String,
@@ -34,7 +34,7 @@ pub(crate) struct Payment {
     pub(crate) method: String,
 }
 
-/// An order at one revision: 1 when it is placed, and 2 when it is paid.
+/// An order at one revision. The revision is 1 after the order was placed, and 2 after it was paid.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) number: String,

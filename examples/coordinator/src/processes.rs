@@ -1,6 +1,6 @@
-//! The processes of a run: the brokers, and a memcached of the program's own.
+//! The child processes that this program starts: brokers and memcached.
 //!
-//! Dropping a value kills its process.
+//! Dropping a [`BrokerProcess`] or a [`MemcachedProcess`] kills the process.
 
 use crate::report::AnswerCounters;
 use std::io;
@@ -46,14 +46,14 @@ impl BrokerProcess {
             errors.read_to_string(&mut message).await.map_err(failed)?;
             return Err(format!("a broker process ended: {}", message.trim_end()));
         };
-        // The brokers count failed writes to memcached. A line about each failed write would only
-        // break the progress bar.
+        // The broker's log lines are dropped. The broker counts failed writes to memcached, and a
+        // line about each failed write would only break the progress bar.
         tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
         Ok(BrokerProcess { url: url.to_string(), _child: child, _output: output })
     }
 }
 
-/// Returns the sum of the counters of these brokers.
+/// Asks these brokers for their counters, and returns the sums.
 ///
 /// # Errors
 /// Returns an error if a broker does not answer.
@@ -77,9 +77,10 @@ pub(crate) struct MemcachedProcess {
 }
 
 impl MemcachedProcess {
-    /// Starts memcached on a free port. Returns `None` if memcached is not installed or does not start.
+    /// Starts memcached on a free port. Returns `None` if memcached is not installed or does not
+    /// start.
     pub(crate) async fn start() -> Option<MemcachedProcess> {
-        // Another process may take the free port before memcached does.
+        // Another process might take the free port before memcached does.
         for _ in 0..5 {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.ok()?;
             let port = listener.local_addr().ok()?.port();
@@ -95,7 +96,7 @@ impl MemcachedProcess {
     pub(crate) async fn start_on(port: u16) -> Option<MemcachedProcess> {
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-U", "0", "-m", "64", "-p", &port.to_string()]);
-        // Only a memcached that root starts uses this option.
+        // memcached uses this option only if root starts it.
         command.args(["-u", "nobody"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.kill_on_drop(true).spawn().ok()?;
@@ -116,7 +117,7 @@ impl MemcachedProcess {
 
     /// Kills memcached, as the kernel does when the machine has no memory left. Returns the port.
     pub(crate) async fn kill(mut self) -> u16 {
-        // A process that has ended already cannot be killed.
+        // `kill` fails if the process has already ended. This is harmless.
         let _ = self.child.kill().await;
         self.port
     }

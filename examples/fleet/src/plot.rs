@@ -1,4 +1,4 @@
-//! Plots the fetches in each phase and the load of each server.
+//! Plots the fetches in each phase of the simulation, and the load of each server.
 
 use std::error::Error;
 use std::path::Path;
@@ -22,8 +22,9 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Draws the fetches of each phase. The bars beside them show the fetches if each process had only
-/// a local cache. The scale is logarithmic.
+/// Draws two bars for each phase. The grey bar shows how many fetches there would be if each
+/// process had only a local cache, and the other bar shows the fetches of the simulation. The scale
+/// is logarithmic.
 fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let most = report.phases.iter().map(|phase| phase.alone).max().unwrap_or(1).max(10) as f64;
     let phases = report.phases.len() as f64;
@@ -60,7 +61,7 @@ fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> 
     Ok(())
 }
 
-/// Draws the load of the servers, in descending order.
+/// Draws how many commands each server received, in descending order.
 fn draw_loads(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let mut loads = report.load.clone();
     loads.sort_unstable_by(|a, b| b.cmp(a));

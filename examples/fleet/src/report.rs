@@ -1,4 +1,5 @@
-//! The results of the simulation as a table, and the promises that they must keep.
+//! The report of the fleet simulation. It shows the results as a table, and checks the promises
+//! that the library makes: for example, a key and version is fetched only once.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ pub(crate) struct PhaseCounters {
     pub(crate) most_fetches: u32,
     /// The number of different keys in the calls.
     pub(crate) keys: u64,
-    /// The number of fetches if each process had only a local cache.
+    /// The number of fetches that the same calls would need if each process had only a local cache.
     pub(crate) alone: u64,
     /// The number of wrong answers and failed calls.
     pub(crate) wrong: u64,
@@ -28,7 +29,7 @@ pub(crate) struct Report {
     pub(crate) phases: Vec<PhaseCounters>,
     /// The number of commands that each server received before a server was lost.
     pub(crate) load: Vec<u64>,
-    /// The keys that moved when the lost server was removed from the pool.
+    /// The keys that moved to another server when the lost server was removed from the pool.
     pub(crate) moved: MovedKeys,
     /// The number of keys that the lost server held.
     pub(crate) keys_of_lost_server: u64,

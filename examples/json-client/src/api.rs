@@ -1,4 +1,4 @@
-//! The methods that the program needs of a carrier.
+//! The trait of a parcel carrier, with the methods that this program calls.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::model::{CarrierConfig, Depot, Page, Parcel, Rate, Recipient, Tracking
 
 /// A carrier of parcels.
 ///
-/// The trait says nothing about caching. An implementation may cache, and a fake in a test does
-/// not.
+/// The trait says nothing about caching. An implementation can cache the answers. A fake in a test
+/// does not.
 ///
 /// # Errors
 /// Every method returns an error if the carrier does not answer, or if its answer does not have the
@@ -25,19 +25,19 @@ pub trait CarrierApi: Send + Sync {
     /// Returns the events of a parcel, the oldest first.
     async fn tracking(&self, number: &str) -> Result<Vec<TrackingEvent>>;
 
-    /// Returns the parcels in which the query occurs. The search ignores case.
+    /// Returns one page of the parcels whose data contain the query. The search ignores case.
     async fn search(&self, query: &str, page: u32) -> Result<Page<Parcel>>;
 
-    /// Returns the depots of a country in one edition of the directory.
+    /// Returns a country's depots, as one edition of the carrier's directory lists them.
     async fn depots(&self, country: &str, edition: u32) -> Result<Vec<Depot>>;
 
-    /// Returns the offers to carry a parcel of this weight.
+    /// Returns the carrier's offers for a parcel of this weight that goes from `from` to `to`.
     async fn rates(&self, from: &str, to: &str, weight_grams: u32) -> Result<Vec<Rate>>;
 
     /// Returns a recipient, or `None` if the carrier does not know the id.
     async fn recipient(&self, id: Uuid) -> Result<Option<Recipient>>;
 
-    /// Returns the customs form, whose fields depend on the country.
+    /// Returns a parcel's customs form. Its fields depend on the country.
     async fn customs_form(&self, number: &str) -> Result<serde_json::Value>;
 
     /// Returns the carrier's limits.
@@ -46,6 +46,6 @@ pub trait CarrierApi: Send + Sync {
     /// Sends a parcel to another depot.
     async fn redirect(&self, number: &str, depot: Uuid) -> Result<()>;
 
-    /// Replaces a recipient's data, and returns them as the carrier has stored them.
+    /// Replaces a recipient's data. Returns the recipient as the carrier has stored it.
     async fn update_recipient(&self, recipient: &Recipient) -> Result<Recipient>;
 }

@@ -38,10 +38,10 @@ impl fmt::Display for CarrierError {
 
 impl std::error::Error for CarrierError {}
 
-/// Makes a second error for the callers that waited for a failed fetch.
+/// Copies the error of a failed fetch for the other callers that waited for the fetch.
 ///
-/// An `anyhow::Error` is not `Clone`. The copy keeps the type of an error that callers look for. For
-/// any other error, it keeps the text.
+/// An `anyhow::Error` is not `Clone`. Callers look for a [`CarrierError`], so its copy has the same
+/// type. The copy of any other error has only the text.
 fn copy_error(error: &anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<CarrierError>() {
         Some(answer) => answer.clone().into(),
@@ -51,8 +51,8 @@ fn copy_error(error: &anyhow::Error) -> anyhow::Error {
 
 /// A carrier that is reached over HTTP.
 ///
-/// Two clients may have different base URLs, for example if one is for a test system. So every key
-/// contains `base_url`. A refresh in the background owns a clone of the client, so cloning is
+/// Two clients can have different base URLs, for example if one is for a test system. So every key
+/// contains `base_url`. A refresh in the background owns a clone of the client, so a clone must be
 /// cheap.
 #[derive(Debug, Clone)]
 pub struct HttpCarrier {
@@ -78,8 +78,8 @@ impl HttpCarrier {
 
     // ------------------------------------------------- cached methods whose entries are changed
 
-    /// Returns the token for the API. The carrier says how long a token can be used. A secret stays
-    /// in this process (`remote = false`).
+    /// Returns the token for the API. The carrier says how long a token can be used. A token
+    /// is secret, so it is not stored in memcached (`remote = false`).
     #[coordinator_cached(
         name = "carrier_token",
         identifier = (self.base_url, self.client_id),
@@ -167,8 +167,8 @@ impl HttpCarrier {
         let answer = request.bearer_auth(&token.access_token).send().await?;
         match again {
             Some(again) if answer.status() == StatusCode::UNAUTHORIZED => {
-                // With a revoked token the carrier refuses many calls at once. Another of these
-                // calls may have replaced the token already.
+                // The carrier refuses every call with the revoked token. One of the other calls
+                // might have replaced the token already.
                 let current = self.token_entry().get().await.into_option();
                 if current.is_some_and(|current| current.access_token == token.access_token) {
                     self.token_entry().invalidate().await?;
@@ -193,8 +193,9 @@ fn success_or_error(answer: Response) -> Result<Response> {
 
 #[async_trait]
 impl CarrierApi for HttpCarrier {
-    /// The caller knows the revision from a list or from the carrier's notification. If the carrier
-    /// answers with an older one, for example from a replica, the answer is not cached.
+    /// The caller knows the revision from a list or from the carrier's notification. The carrier
+    /// might answer with an older revision, for example from a replica. Such an answer is not
+    /// cached.
     #[coordinator_cached(
         name = "carrier_parcel",
         version = revision,
@@ -210,7 +211,7 @@ impl CarrierApi for HttpCarrier {
         self.fetch_tracking(number).await
     }
 
-    /// Queries that differ in case, or in the spaces around them, are one query.
+    /// Two queries have the same key if they differ only in case or in the spaces around them.
     #[coordinator_cached(
         name = "carrier_search",
         identifier = (self.base_url, query.trim().to_lowercase(), page),

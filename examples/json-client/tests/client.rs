@@ -1,5 +1,6 @@
-//! The client's tests, as a service would write them: with a carrier in the test and the library's
-//! `TestCache`. One test uses a real memcached.
+//! Tests of the parcel client, as a service that uses the library would write them. The carrier is
+//! an HTTP server in the test, and the cache is the library's `TestCache`. One test uses a real
+//! memcached.
 
 mod carrier;
 
@@ -20,7 +21,7 @@ fn client(carrier: &Carrier) -> Result<Arc<dyn CarrierApi>> {
     Ok(Arc::new(HttpCarrier::new(&carrier.base_url, "shop")?))
 }
 
-/// Calls each reading method whose values are shared, and returns all answers as text.
+/// Calls each method whose answers are stored in memcached, and returns all answers as text.
 async fn read_all(api: &dyn CarrierApi) -> Result<String> {
     let answers = (
         api.parcel("7", 2).await?,
@@ -65,8 +66,8 @@ async fn two_services_share_a_real_memcached() -> Result<()> {
     assert_eq!(other.scope(read_all(&*same_api)).await?, answers);
     assert_eq!(carrier.requests(), READS);
 
-    // The other service has its own copy of the tracking, and may serve the copy for 5 s. A service
-    // without a copy sees the redirection at once.
+    // `other` has a local copy of the tracking, which it might serve for up to 5 s. `third` has
+    // no local copy, so it sees the redirection at once.
     one.scope(api.redirect("7", DEPOT)).await?;
     assert_eq!(one.scope(api.tracking("7")).await?.len(), 2);
     one.flush().await;
@@ -225,7 +226,7 @@ async fn a_token_serves_until_expiry_or_revocation() -> Result<()> {
     test.run(read_all(&*api)).await?;
     assert_eq!(carrier.token_requests(), 1);
 
-    // The carrier issues tokens for 300 s, of which the client uses 290 s.
+    // A token is valid for 300 s. The client stops using it after 290 s.
     test.advance(Duration::from_secs(291));
     test.run(api.tracking("8")).await?;
     assert_eq!(carrier.token_requests(), 2);
@@ -310,7 +311,8 @@ async fn a_broken_memcached_changes_no_answer() -> Result<()> {
     let test = TestCache::new();
     let answers = test.run(read_all(&*api)).await?;
     test.memcached().fail();
-    // The process's own copies of overwritable entries live for 5 s, so memcached is asked now.
+    // Entries with the option `overwrite` stay in the local tier for 5 s. After that, a call reads
+    // from memcached.
     test.advance(Duration::from_secs(6));
     assert_eq!(test.run(read_all(&*api)).await?, answers);
     Ok(())

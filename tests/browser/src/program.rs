@@ -1,4 +1,5 @@
-//! A program with a console: it serves HTTP on a loopback port.
+//! A server for the browser tests. It serves the routes of a program, such as those of the cache's
+//! console, over HTTP on a loopback port.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,7 +10,7 @@ use tokio::task::JoinHandle;
 /// The token that the tests' consoles accept.
 pub const TOKEN: &str = "a-token-that-only-the-tests-know";
 
-/// A running program. Dropping the value ends its server.
+/// A running program. Dropping this value ends the server.
 #[derive(Debug)]
 pub struct Program {
     /// The address as `127.0.0.1:port`.

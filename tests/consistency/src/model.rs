@@ -1,7 +1,8 @@
 //! A state machine of one key, two processes and a memcached server, small enough to explore
 //! completely.
 //!
-//! Each step is atomic: a process does it under one lock, or memcached does it for one command.
+//! Each step is atomic: a process takes it under one lock, or memcached takes it as it runs one
+//! command.
 //! Comments say which part of `cached-core` a step models. When you change that part, update the
 //! model too.
 //!
@@ -42,7 +43,7 @@ pub(crate) struct Scenario {
     pub(crate) changes: u8,
     /// The total number of kills, cancellations and lost answers.
     pub(crate) failures: u8,
-    /// Expiries of items and local entries. Leases end at any time.
+    /// The number of expiries of items and local entries. The end of a lease does not count.
     pub(crate) expiries: u8,
     /// True if the function declares `overwrite`. Otherwise the only change is `invalidate`.
     pub(crate) overwritable: bool,
@@ -71,9 +72,9 @@ pub(crate) enum InjectedFault {
     PlaceholderIsValue,
     /// A waiting caller never gives up, and leases never end.
     WaitForever,
-    /// An old CAS number is sent to a server that was restarted and counts from the start.
+    /// A process sends an old CAS number to a server that has restarted and counts from 1 again.
     CasOutlivesServer,
-    /// memcached executes a write after it has timed out.
+    /// memcached executes a write after the write has timed out for its caller.
     LateWrites,
 }
 
@@ -94,7 +95,7 @@ pub(crate) enum Item {
     },
 }
 
-/// The answer of memcached to a read that may take a lease or a refresh claim.
+/// The answer of memcached to a read. The read can also win a lease or a refresh claim.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum ReadAnswer {
     Item(Value),
@@ -115,7 +116,7 @@ pub(crate) enum FillCondition {
         cas: u8,
         of_item: bool,
     },
-    /// The caller holds nothing, and may replace a stale item.
+    /// The caller holds neither a lease nor a refresh claim, but may replace this stale item.
     Replace {
         cas: u8,
     },
@@ -130,8 +131,8 @@ pub(crate) enum CallerState {
     Following {
         replaced: ValueSet,
     },
-    /// A follower that takes over the lead and the former leader's lease, and has not been polled
-    /// since.
+    /// A follower whose leader was cancelled. The follower takes over the lead and the lease, but
+    /// its task has not run since.
     Successor {
         condition: Option<FillCondition>,
         replaced: ValueSet,
@@ -181,7 +182,7 @@ pub(crate) struct ProcessState {
     pub(crate) local: Option<Value>,
     /// How often the key has been invalidated in this process.
     epoch: u8,
-    /// The caller that leads the flight which new callers join.
+    /// The leader of the flight that new callers join.
     flight: Option<u8>,
     pub(crate) callers: [CallerState; 2],
     pub(crate) change: ChangeState,
@@ -250,8 +251,9 @@ impl Model for SystemState {
 }
 
 impl SystemState {
-    /// Returns the values that a change replaces: all present values, and those of running fetches.
-    /// The value of a concurrent change is not among them, because either change may come last.
+    /// Returns the values that a change replaces if it begins now: all values that exist, and those
+    /// of running fetches. The value of another running change is not among them, because either
+    /// change might come last.
     fn replaced(&self) -> ValueSet {
         let concurrent = self.processes.iter().fold(0, |values, process| {
             values | process.change.value().map_or(0, |value| 1 << value)
@@ -351,7 +353,7 @@ fn server_steps(state: &SystemState, scenario: &Scenario, add: &mut AddStep<'_>)
     }
 }
 
-/// Models a read that may take the lease.
+/// Models a read that can win the lease or the refresh claim.
 fn read_or_lease(state: &mut SystemState, scenario: &Scenario) -> ReadAnswer {
     match state.item {
         Item::Absent => {
@@ -384,8 +386,9 @@ impl ProcessState {
         }
     }
 
-    /// Models the removal of the local entry and the flight. Returns a new token if `before` is
-    /// still current, or `None` if the key was invalidated after `before` was taken.
+    /// Models an invalidation in this process: the local entry is removed, and no caller joins the
+    /// present flight any more. Returns a new fill token, or `None` if the token `before` was
+    /// already out of date.
     fn clear_local(&mut self, before: Option<u8>, scenario: &Scenario) -> Option<u8> {
         if scenario.fault != InjectedFault::KeepFlight {
             self.flight = None;

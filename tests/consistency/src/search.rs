@@ -1,5 +1,6 @@
-//! A breadth-first search through every order of steps. The first violation that the search finds
-//! has the shortest trace.
+//! A breadth-first search through every order in which the steps of a model can happen. The search
+//! finds a violation with the shortest trace, which is the list of steps that lead to the
+//! violation.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -24,7 +25,8 @@ pub(crate) trait Model: Copy + Eq + Hash {
 pub(crate) struct Step {
     pub(crate) actor: &'static str,
     pub(crate) action: &'static str,
-    /// True for new calls and for failures. No wait may depend on such a step.
+    /// True for new calls and for failures. A caller that waits must get its answer even if no such
+    /// step follows.
     pub(crate) is_external: bool,
 }
 

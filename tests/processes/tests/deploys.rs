@@ -5,7 +5,7 @@
 //! another build's data, and any panic ends the process. So a run without a panic shows that these
 //! types never got such data.
 //!
-//! memcached has two *slots* for a key. If one build's entry is in the first slot, a build that
+//! Each key has two *slots* in memcached. If one build's entry is in the first slot, a build that
 //! cannot decode this entry uses the second slot.
 #![allow(missing_docs)]
 
@@ -17,13 +17,14 @@ use cached_tests::Memcached;
 const OLD: &str = env!("CARGO_BIN_EXE_deploy_old");
 const NEW: &str = env!("CARGO_BIN_EXE_deploy_new");
 
-/// Runs a process of a build that calls each function once. Returns how each call was answered, and
-/// checks that each answer is correct for this build.
+/// Runs one process that calls each function of this build once. Returns how each call was
+/// answered. Checks that each answer is correct for this build.
 fn run(build: &str, memcached: &Memcached) -> BTreeMap<String, String> {
     run_action(build, None, memcached)
 }
 
-/// Runs a process of a build that performs an action on each entry. Returns the outcome of each.
+/// Runs one process of this build that performs `action` on the entry of each function, or calls
+/// the functions if there is no action. Returns the outcome for each function.
 fn run_action(
     build: &str,
     action: Option<&str>,
@@ -58,8 +59,8 @@ fn run_command(
 const UNCHANGED: &[(&str, &str)] =
     &[("unchanged", "hit"), ("checked", "hit"), ("omitted", "hit"), ("any_data", "hit")];
 
-/// Checks each outcome against `expected`. `exceptions` lists the changes that have another
-/// outcome.
+/// Checks that the outcome for each function is `expected`. `exceptions` lists the functions that
+/// must have a different outcome.
 fn assert_each(outcomes: &BTreeMap<String, String>, expected: &str, exceptions: &[(&str, &str)]) {
     for (change, outcome) in outcomes {
         let exception = exceptions.iter().find(|(name, _)| name == change);
@@ -98,7 +99,7 @@ fn an_invalidation_reaches_both_builds_entries() {
     assert_each(&run_action(NEW, Some("invalidate"), &memcached), "done", &[]);
     assert_each(&run(OLD, &memcached), "fetched", &[]);
     assert_each(&run(NEW, &memcached), "fetched", UNCHANGED);
-    // The old build has the first slot now.
+    // The old build's entries are in the first slot now.
     assert_each(&run_action(OLD, Some("invalidate"), &memcached), "done", &[]);
     assert_each(&run(NEW, &memcached), "fetched", &[]);
     assert_each(&run(OLD, &memcached), "fetched", UNCHANGED);

@@ -153,7 +153,7 @@ async fn a_slow_fetch_stores_nothing_after_an_invalidation() {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 8).await }))
     };
-    // By now the lease has been renewed.
+    // Wait until the lease has been renewed.
     tokio::time::sleep(Duration::from_millis(800)).await;
     let other = new_process_cache(&memcached.address()).await;
     other.scope(async { slow_entry(8).invalidate().await }).await.expect("memcached is reached");
@@ -226,7 +226,7 @@ async fn a_forever_busy_server_delays_calls_briefly() {
     }
     let took = began.elapsed();
     assert!(took < Duration::from_millis(2200), "calls wait briefly for a lease: {took:?}");
-    // If the leases belonged to killed processes, they would have ended by now.
+    // Wait so long that the leases of killed processes would have ended.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
     for edition in 3..13 {

@@ -1,4 +1,5 @@
-//! Entries of the local tier that a program reads, adds, overwrites and invalidates.
+//! Tests that a program can read, add, overwrite and invalidate single entries of the local tier,
+//! the cache in the memory of this process.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Cached functions that several modules use, and the cache that those modules use.
+//! The cached functions and the cache that several modules of these tests use.
 
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};

@@ -1,4 +1,5 @@
-//! Tests of calls, keys, options and entries. Most of them run without memcached.
+//! Tests that call cached functions. They check the keys, the options of the attribute, and the
+//! handles of single cache entries. Most tests run without memcached.
 #![allow(missing_docs)]
 
 mod absent_values;

@@ -1,6 +1,8 @@
-//! With every option, the key contains the type and const arguments of a function and of its impl.
-//! A companion (the function that `entry = …` declares) returns the entry of one set of type
-//! arguments.
+//! The cache key contains the type and const arguments of a cached function and of its impl block.
+//! This holds with every option of the attribute.
+//!
+//! The option `entry = name` declares a second function, the *companion*, which returns a handle of
+//! a cache entry. The companion takes the same type arguments as the cached function.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -37,7 +39,8 @@ async fn in_new_cache<T>(run: impl Future<Output = T>) -> T {
     Cache::builder().build().await.expect("the settings are valid").scope(run).await
 }
 
-/// Declares a function with these options, and calls it with two backends.
+/// Declares tests. Each test declares a cached function with the given options, and calls it with
+/// two types of backend.
 macro_rules! two_backends {
     ($($test:ident $name:literal $(($($option:tt)*))?;)*) => {$(
         #[tokio::test]
@@ -59,7 +62,8 @@ macro_rules! two_backends {
                     let sandbox = answer::<_, 1>(Arc::new(SandboxBackend), 7, 1).await;
                     assert_eq!(sandbox.as_deref(), Some("sandbox 7"));
                 }
-                // Calls with equal keys are hits. A different const argument gives a different key.
+                // In the second round, both calls were hits. The next call has a different const
+                // argument, so its key is different.
                 let stats = |name| Cache::current().stats().get(name).map(|stats| stats.local_hits);
                 assert_eq!(stats($name), Some(2));
                 answer::<_, 2>(Arc::new(LiveBackend), 7, 1).await;
@@ -319,7 +323,8 @@ async fn the_key_of_a_default_method_contains_self() {
         .await;
 }
 
-/// Returns the edition as a `V`. The fetch takes so long that another call can begin to wait.
+/// Returns the edition as a `V`. The test makes the fetch slow, so that a second call can begin to
+/// wait for the first.
 #[coordinator_cached(name = "types_same_path", version = edition, skip(upstream))]
 async fn converted<V>(upstream: &Upstream, edition: u8) -> Result<V, UpstreamDown>
 where
@@ -341,7 +346,8 @@ where
     Ok(V::from(number))
 }
 
-/// Two types in two blocks of one function have the same path, so their keys are equal.
+/// Two types with the same name, in two blocks of one function, have the same path. Calls for the
+/// two types therefore have equal keys.
 #[tokio::test]
 async fn a_value_of_another_type_bypasses_the_cache() {
     macro_rules! call {
@@ -364,10 +370,10 @@ async fn a_value_of_another_type_bypasses_the_cache() {
     let upstream = Upstream::default().taking_millis(100);
     in_new_cache(async {
         let bypassed = |name| Cache::current().stats().get(name).map(|stats| stats.bypassed);
-        // The second call waits for the first.
+        // The second call waits for the first, gets a value of the wrong type, and fetches its own.
         tokio::join!(call!(&upstream, 1_u8, u32), call!(&upstream, 1_u8, u64));
         assert_eq!((upstream.fetches(), bypassed("types_same_path")), (2, Some(1)));
-        // The local tier has the value of the first type.
+        // The local tier still holds the value of the first type, so this call fetches again.
         call!(&upstream, 1_u8, u64).await;
         assert_eq!((upstream.fetches(), bypassed("types_same_path")), (3, Some(2)));
         // With `refresh_ahead`, both calls for the second type bypass the cache.

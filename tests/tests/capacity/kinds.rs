@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The name of a kind, and a function that fills a cache of the given capacity with values of this
-/// kind. The function returns the growth of this process in bytes.
+/// kind. The function returns by how many bytes the memory of this process has grown.
 pub(crate) type Kind = (&'static str, fn(u64) -> u64);
 
 pub(crate) const KINDS: [Kind; 8] = [
@@ -55,7 +55,7 @@ pub(crate) fn resident() -> u64 {
 }
 
 /// Fills a cache with twice as many values as the cache can hold. A value takes about `size` bytes.
-/// Returns the growth of this process in bytes.
+/// Returns by how many bytes the memory of this process has grown.
 fn grown<T>(capacity: u64, size: u64, make: fn(u64) -> T) -> u64
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,

@@ -1,6 +1,8 @@
-//! `add`, `overwrite` and `first_found` when memcached refuses, fails or has another value. While a
-//! key's *home server* is lost, another server, the *gutter server*, keeps the key's values for ten
-//! seconds.
+//! Tests `add`, `overwrite` and `first_found` in cases in which memcached refuses a value, fails,
+//! or has another value.
+//!
+//! Each key has a *home server*. While this server is lost, another server, the *gutter server*,
+//! keeps each value of the key for ten seconds.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +36,8 @@ fn two_servers() -> TestCache {
     test_cache(Cache::builder().memcached(["a:1", "b:1"]))
 }
 
-/// Makes calls until the failures in a row have *ejected* the failing server, so that this process
-/// no longer uses it.
+/// Makes enough calls to *eject* the failing server: after several failures in a row, this process
+/// no longer uses the server.
 async fn eject(test: &TestCache, upstream: &Upstream) {
     for number in 1000..1020 {
         test.run(price(upstream, number)).await.expect("the call succeeds");
@@ -63,8 +65,8 @@ async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
     panic!("no number up to 100 has this server as its home");
 }
 
-/// After the gutter server has dropped the added value, another process may fetch another value.
-/// The process that added the value must not keep it for longer than that.
+/// After the gutter server has dropped the added value, another process might fetch a different
+/// value. The process that added the first value must have dropped it by then.
 #[tokio::test]
 async fn an_add_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
@@ -86,8 +88,8 @@ async fn an_overwrite_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
     let (other, home) = (test.another_process(), test.memcached_at("a:1"));
     let number = number_at(&home, &test).await;
-    // The invalidation fails, so this process must repeat it before it uses the home server again.
-    // Until then the key's values go to the gutter server.
+    // The invalidation fails, so this process must repeat the invalidation before it uses the home
+    // server again. Until then, the key's values go to the gutter server.
     home.fail();
     test.run(async { stock_entry(number).invalidate().await })
         .await
@@ -154,8 +156,9 @@ async fn draft(number: u32) -> Result<Vec<u8>, UpstreamDown> {
     Ok(vec![1; 10])
 }
 
-/// When memcached refuses a value that is too large, it removes the item under that key. It does so
-/// even for a write that must not replace an item.
+/// When memcached refuses a value as too large, it also removes the key's present item. It does so
+/// even for a write that must not replace an item. An `add` must nevertheless keep the present
+/// item.
 #[tokio::test]
 async fn an_oversized_add_keeps_the_present_entry() {
     let test = TestCache::new();
@@ -165,7 +168,7 @@ async fn an_oversized_add_keeps_the_present_entry() {
     assert!(test.memcached().holds(&entry.key()));
     assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
 
-    // If there is no entry, the process keeps the value for a few seconds.
+    // If there is no entry, the process keeps the added value in its local tier for a few seconds.
     let entry = test.run(async { report_entry(2) }).await;
     assert!(entry.add(too_large()).await);
     assert_eq!(test.run(report(2)).await, Ok(too_large()));
@@ -184,7 +187,8 @@ async fn an_oversized_overwrite_is_an_error() {
     assert_eq!(test.run(draft(1)).await, Ok(too_large()));
 }
 
-/// A type whose text serde leaves out. A value with a text is therefore not stored in memcached.
+/// A type whose field `text` is skipped by serde. A value with a text is not stored in memcached,
+/// because it would be read back without the text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
     #[serde(skip)]
@@ -204,8 +208,8 @@ async fn an_unshareable_add_keeps_the_present_entry() {
     let first = test.another_process().run(note(1)).await.expect("the call succeeds");
     assert!(!test.run(async { note_entry(1).add(unshareable(1)).await }).await);
     assert_eq!(test.run(note(1)).await, Ok(first));
-    // The process keeps this value for a few seconds only, because another process may fetch a
-    // value that can be shared.
+    // The process keeps this value for a few seconds only, because another process might fetch a
+    // value that memcached can store.
     assert!(test.run(async { note_entry(2).add(unshareable(2)).await }).await);
     assert_eq!(test.run(note(2)).await, Ok(unshareable(2)));
     test.advance(Duration::from_secs(6));
@@ -265,7 +269,7 @@ async fn an_add_replaces_an_expired_entry() {
     assert_eq!(test.another_process().run(quote(&upstream, 1)).await, Ok(99));
 }
 
-/// The delay that a busy machine may add.
+/// The delay that the test allows for, because the machine might be busy.
 const LATENESS: Duration = Duration::from_millis(300);
 
 #[tokio::test]

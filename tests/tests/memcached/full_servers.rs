@@ -9,7 +9,8 @@ use cached_tests::{
     FakeMemcached, Memcached, ServerKind, Upstream, UpstreamDown, collect_logs, logged,
 };
 
-/// How long a process keeps a value whose write memcached has not confirmed.
+/// How long a process usually keeps a value whose write memcached has not confirmed. In these
+/// tests, it keeps the values longer.
 const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
 #[coordinator_cached(name = "full_page", version = number, skip(upstream, size))]
@@ -19,7 +20,7 @@ async fn page(upstream: &Upstream, size: usize, number: u32) -> Result<String, U
     Ok("p".repeat(size))
 }
 
-/// Returns a cache like that of a new process: it shares only memcached with other caches.
+/// Returns a cache that shares nothing but memcached with other caches, like a new process.
 async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().namespace("full").memcached([address]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
@@ -43,7 +44,7 @@ async fn values_that_a_server_ignores_stay_local() {
 }
 
 /// Makes calls whose values the server does not store. Checks that the process then keeps a value
-/// for more than 5 s, and that it logs this fact once.
+/// for more than 5 s, and that it logs one warning.
 async fn assert_values_stay(address: &str) {
     collect_logs();
     let cache = new_process_cache(address).await;

@@ -51,8 +51,8 @@ fn flush_ends_after_a_lost_runtime() {
     runtime().block_on(cache.flush());
 }
 
-/// A runtime may end after memcached has stored a value and before the process has read the reply.
-/// The write then runs again on another runtime, and finds its own value.
+/// A runtime can end after memcached has stored a value and before the process has read the reply.
+/// The write is then repeated on another runtime, and finds the value that it stored before.
 #[test]
 fn a_repeated_write_counts_as_stored() {
     let memcached = Memcached::start();
@@ -74,8 +74,8 @@ fn a_repeated_write_counts_as_stored() {
     }
     main.block_on(cache.flush());
     let stats = cache.stats().total();
-    // A few exchanges fail together with their runtime. Before repeated writes were compared with
-    // the item, one write in seven counted as refused.
+    // A few of the 800 writes can fail together with their runtime. If a repeated write did not
+    // recognize its own value, about one write in seven would count as dropped.
     assert!(stats.fills_dropped <= 16, "{stats:?}");
 }
 

@@ -1,4 +1,5 @@
-//! With the log level `Debug`, one log line says why a call missed.
+//! With the log level `Debug`, each miss (a call without a cached value) logs one line that says
+//! why.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ fn lines(name: &str) -> Vec<String> {
     logged(Level::Debug, &format!("miss of `{name}:"))
 }
 
-/// Checks that the function has `before` lines about earlier misses and one about the last miss.
-/// The last line must contain the words in this order.
+/// Checks that the function has logged one line for each of `before` earlier misses, and one for
+/// the last miss. The last line must contain the words in this order.
 #[track_caller]
 fn assert_line(name: &str, before: usize, words: &[&str]) {
     let lines = lines(name);
@@ -224,7 +225,7 @@ async fn a_miss_names_expired_entries_and_other_fetches() {
 
     test.advance(Duration::from_secs(601));
     call().await.expect("the call succeeds");
-    // The local tier may already have removed the expired entry.
+    // The local tier might already have removed the expired entry.
     let line = self::lines("miss_clock").remove(2);
     let is_expired = line.contains("local tier: expired (its ttl was 600s)")
         || line.contains("before: the entry was removed after its ttl");

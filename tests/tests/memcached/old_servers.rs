@@ -1,6 +1,6 @@
 //! Servers that the library must not use: old versions of memcached, and servers that require a
-//! password. Old versions read the value of an unknown command as further commands, and would
-//! execute them.
+//! password. Some old versions do not know the command `ms`. They read the value after an
+//! unknown command as further commands, and would execute them.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use cached_tests::{
     FakeMemcached, Memcached, ServerKind, Upstream, UpstreamDown, collect_logs, logged,
 };
 
-/// A text whose second line is a command.
+/// A value whose second line is a memcached command.
 const COMMAND_TEXT: &str = "hi\r\nset canary 0 0 4\r\ndead\r\n";
 
 #[coordinator_cached(name = "written_note", version = number, local = false, skip(upstream), entry = note_entry)]
@@ -32,7 +32,7 @@ async fn board(upstream: &Upstream, number: u32) -> Result<String, UpstreamDown>
     Ok(COMMAND_TEXT.to_owned())
 }
 
-/// Returns a cache like that of a new process: it shares only memcached with other caches.
+/// Returns a cache that shares nothing but memcached with other caches, like a new process.
 async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
     builder
@@ -47,7 +47,7 @@ fn warnings(server: &str) -> Vec<String> {
     logged(log::Level::Warn, server)
 }
 
-/// Writes [`COMMAND_TEXT`] to the server with calls, with `add` and with `overwrite`.
+/// Stores [`COMMAND_TEXT`] in each way: with cached calls, with `add` and with `overwrite`.
 async fn write_all(cache: &Cache, upstream: &Upstream) {
     for number in 0..6 {
         cache.scope(note(upstream, number)).await.expect("the call succeeds");
@@ -63,8 +63,8 @@ async fn write_all(cache: &Cache, upstream: &Upstream) {
     cache.flush().await;
 }
 
-/// Checks that no value is written to a server of this kind, and that the only warning contains
-/// these words.
+/// Checks that the library writes no value to a server of this kind, and that it logs one warning,
+/// which contains all of the words.
 async fn assert_never_written(kind: ServerKind, words: &[&str]) {
     collect_logs();
     let server = FakeMemcached::start(kind);
@@ -127,8 +127,8 @@ async fn a_real_memcached_with_passwords_is_ejected() {
     assert!(warnings[0].contains("unauthenticated"), "{warnings:?}");
 }
 
-/// memcached stores values that look like commands, and does not execute them. The key
-/// `cached-core.probe`, with which the library tests a server, has no item afterwards.
+/// A current memcached stores values that look like commands, and does not execute them. The
+/// library's test of the server leaves nothing in memcached under the key `cached-core.probe`.
 #[tokio::test]
 async fn a_current_memcached_stores_values_like_commands() {
     let memcached = Memcached::start();

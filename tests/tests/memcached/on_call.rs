@@ -1,6 +1,6 @@
-//! The situations of the guide's chapter *On call*. Each test plays one situation and checks the
-//! figures that the chapter names. `cargo test -p cached-tests --test memcached on_call -- --nocapture`
-//! prints the figures.
+//! Tests the chapter *On call* of the guide. Each test brings about one situation from the chapter,
+//! and checks the counters that the chapter gives for it. `cargo test -p cached-tests --test
+//! memcached on_call -- --nocapture` prints the counters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use cached_tests::{Memcached, Upstream, UpstreamDown, collect_misses, logged};
 
 use crate::functions::new_process_cache;
 
-/// Prints the figures of a situation, and returns the counters of one function.
+/// Prints a cache's counters in this situation, and returns the counters of one function.
 fn show(cache: &Cache, situation: &str, name: &str) -> DeclarationStats {
     let stats = cache.stats();
     println!("--- {situation}\n{stats}\n{:?}\nhealth: {}", stats.local(), cache.health());
@@ -217,7 +217,7 @@ async fn growing_memory_shows_as_bytes_for_each_entry() {
 
     let local = heavy.stats().local();
     assert!(local.bytes / local.entries > 100 << 10, "the cache knows the sizes: {local:?}");
-    // The last stored value may wait for its eviction.
+    // The value that was stored last might still wait to be evicted.
     let bound = local.capacity + local.bytes / local.entries;
     assert!(local.bytes <= bound, "the tier stays within its capacity: {local:?}");
     assert!(local.evictions_size >= 150, "the tier evicts what does not fit: {local:?}");
@@ -242,19 +242,20 @@ async fn stale_answers_rise_with_failed_fetches() {
     cache.scope(kept(&upstream, 1)).await.expect("the call succeeds");
     cache.flush().await;
     upstream.fail();
-    // memcached counts whole seconds.
+    // memcached counts time in whole seconds. After 2.1 s, a ttl of 1 s has certainly passed.
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     for _ in 0..10 {
         let answer = cache.scope(kept(&upstream, 1)).await.expect("the old value is served");
         assert_eq!(answer, 1);
     }
     let down = show(&cache, "the upstream is down", "on_call_stale");
-    // While another call fetches the key, a call returns the old value without a fetch of its own.
+    // A failed fetch gives up its right to fetch in a background task. A call that comes before
+    // that task has run returns the old value without a fetch of its own.
     assert_eq!((down.stale_answers, down.misses), (10, 1));
     assert!((1..=10).contains(&down.fetch_errors), "the fetches fail: {down:?}");
     assert_eq!(upstream.fetches() as u64, down.fetches, "the upstream counts the same");
     upstream.recover();
-    // The last failed fetch gives up its right to fetch in the background.
+    // Waits until the background task of the last failed fetch has given up the right to fetch.
     cache.flush().await;
     cache.scope(kept(&upstream, 1)).await.expect("the call succeeds");
     let up = show(&cache, "the upstream is back", "on_call_stale");

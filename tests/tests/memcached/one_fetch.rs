@@ -1,5 +1,5 @@
-//! If several processes miss the same key, only one fetches. If this process or its call is lost,
-//! another call takes over.
+//! Tests that only one process fetches if several processes miss the same key. If the fetching call
+//! fails, is cancelled or is no longer polled, another call takes over.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ async fn a_takeover_inherits_the_lease() {
         })
         .await;
     assert!(took < Duration::from_millis(2500), "the second call soon takes over: {took:?}");
-    // The second call has taken over the first call's *lease* (its right to fetch), so memcached
+    // The second call has taken over the first call's *lease* (the right to fetch), so memcached
     // stores the value.
     cache.flush().await;
     let other = new_process_cache(&memcached).await;

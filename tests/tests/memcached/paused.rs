@@ -33,7 +33,8 @@ async fn a_paused_process_delays_no_other_process() {
     }
     here.flush().await;
     assert_eq!(upstream.fetches(), 1);
-    // A paused call leaves no lease behind, for which other processes would wait.
+    // A paused call leaves no lease in memcached. A lease marks that a process is fetching the
+    // value, and other processes would wait for it.
     let key = there.scope(async { paused_entry(7).key().to_string() }).await;
     assert_eq!(memcached.command(&format!("mg {key} v")), "EN");
 

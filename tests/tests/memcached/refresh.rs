@@ -1,7 +1,8 @@
-//! Fetches that replace an entry that has not expired: with `refresh_ahead`, with `force_miss`, and
-//! with other fetches at the same time.
+//! Fetches that replace an entry before it expires, because of `refresh_ahead` or `force_miss`. In
+//! some tests, two such fetches run at the same time.
 //!
-//! A *refresh claim* is the right to refresh an item. memcached grants it to one caller.
+//! A *refresh* is a fetch in the background that `refresh_ahead` starts. A *refresh claim* is the
+//! right to refresh an item of memcached. memcached grants it to one caller.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached, first_f
 use cached_tests::UpstreamDown;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
-/// An upstream with a changing value. The test can hold a fetch.
+/// An upstream with a changing value. The test can *hold* a fetch, so that the fetch does not end.
 #[derive(Clone, Default)]
 struct HoldableUpstream(Arc<HoldableUpstreamState>);
 
@@ -40,8 +41,8 @@ impl HoldableUpstream {
         self.0.fetches.load(Ordering::SeqCst)
     }
 
-    /// Holds the next fetch until the returned sender is dropped. The fetch returns the value at
-    /// its start.
+    /// Holds the next fetch until the returned sender is dropped. The fetch then returns the value
+    /// that was current when the fetch began.
     fn hold_next(&self) -> Sender<()> {
         let (end, held) = channel();
         *self.0.held.lock().expect("no thread panics while it holds the lock") = Some(held);
@@ -297,8 +298,8 @@ macro_rules! assert_refreshed_once {
         }
         assert_eq!(source.fetches(), 1, "{}: no refresh is due", stringify!($function));
         cache.advance(secs($ttl * 9 / 10));
-        // A call may have won the refresh claim before the refresh was due. The process gives this
-        // claim back once the refresh is due.
+        // An earlier call might have won the refresh claim before the refresh was due. The process
+        // gives this claim back once the refresh is due.
         for _ in 0..60 {
             call().await;
             if source.fetches() == 2 {
@@ -443,8 +444,9 @@ async fn token(source: HoldableUpstream) -> Result<u64, UpstreamDown> {
     Ok(NOW.load(Ordering::SeqCst) + 3600)
 }
 
-/// No refresh starts in the first third of a ttl. `ttl_with` returns the time that is left, so only
-/// its first result is the whole ttl.
+/// No refresh starts in the first third of a ttl. In this test, `ttl_with` returns the time that
+/// the token has left. Only its first result is the whole ttl. If the cache took a later result for
+/// the whole ttl, the token would always seem new, and no refresh would start.
 #[tokio::test]
 async fn a_value_with_its_own_expiry_is_refreshed() {
     let (source, cache) = (HoldableUpstream::new(), TestCache::new());
@@ -484,7 +486,7 @@ async fn read_only(way: usize) {
     match way {
         0 => assert_eq!(remote_rate_entry(1).get().await.into_option(), Some(1)),
         1 => assert!(!remote_rate_entry(1).add(5).await),
-        // The first key has no entry.
+        // Both entries are read, and the first one is returned.
         _ => assert_eq!(first_found([2, 1].map(remote_rate_entry)).await, Some(1)),
     }
 }

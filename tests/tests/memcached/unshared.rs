@@ -1,4 +1,4 @@
-//! memcached refuses every command, and the process keeps its values as if there were no memcached.
+//! If memcached refuses every command, the process caches its values as it would without memcached.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The ledger names the functions that are not worth caching.
+//! The ledger lists the program's cached functions. It also names those that are not worth caching.
 
 use std::time::Duration;
 
@@ -81,7 +81,8 @@ async fn a_function_that_rarely_hits_is_named() {
     let line = finding.to_string();
     assert!(line.contains("1 of 1000 calls (0.1 %)") && line.contains("raise its ttl"), "{line}");
 
-    // 111 of 1,110 calls are ten percent, which is just enough.
+    // Too few of the first 1,109 calls are hits. Of 1,110 calls 111 are hits: ten percent, which is
+    // just enough.
     call(0..109).await;
     assert_eq!(findings(test.cache(), "judged_course").len(), 1);
     call(0..1).await;
@@ -111,7 +112,7 @@ async fn a_function_faster_than_memcached_is_named() {
     call(0..99).await;
     assert_eq!(findings(&cache, "judged_course"), [], "these are too few fetches");
 
-    // The command of a call that is alone is an exchange of its own.
+    // The calls follow one another, so each command to memcached is an exchange of its own.
     for id in 100..200 {
         call(id..id + 1).await;
     }

@@ -1,5 +1,5 @@
-//! The contender hitbox-fn. Its attribute has the same name as that of `cached`, so it has a module
-//! of its own.
+//! Benchmarks the crate `hitbox-fn`, one of the caches that are compared. The crate `cached` has an
+//! attribute of the same name, so `hitbox-fn` has a module of its own.
 
 use std::hint::black_box;
 use std::time::Duration;

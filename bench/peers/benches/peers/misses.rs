@@ -39,7 +39,7 @@ macro_rules! ask {
     }};
 }
 
-/// Runs one race, in the child process that was started for it.
+/// Measures all contenders. [`report`] starts a child process that calls this function.
 pub fn measure(store: &str) -> Results {
     let is_full = store == "a full store";
     let runtime = &match is_full {

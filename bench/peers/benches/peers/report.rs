@@ -1,4 +1,4 @@
-//! Prints the tables, and writes them as Markdown and SVG.
+//! The report of a benchmark: tables, which are printed and written as Markdown, and SVG plots.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,7 +13,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds the results of a race. The table also shows each contender as a multiple of `other`.
+    /// Adds the results of a race between several contenders. The table shows each contender's
+    /// median, and the ratio to the contender `other`.
     pub fn race(&mut self, title: &str, unit: &str, other: &str, results: &Results) {
         let mut rows = Vec::new();
         let mut bars = Vec::new();
@@ -27,8 +28,8 @@ impl Report {
         self.plot(title, plot::bars(title, unit, &bars));
     }
 
-    /// Adds a table, with a note above it unless the note is empty. The first column has the names
-    /// of the rows.
+    /// Adds a table. The note stands above the table, and can be empty. The first column has the
+    /// names of the rows.
     pub fn table(&mut self, title: &str, note: &str, head: &[String], rows: &[Vec<String>]) {
         println!("\n{title}");
         if !note.is_empty() {
@@ -70,8 +71,8 @@ impl Report {
         self.plots.push((format!("performance-{name}.svg"), plot));
     }
 
-    /// Writes the tables between the markers of `performance.md` in a folder, and the plots beside
-    /// that file.
+    /// Writes the tables to `performance.md` in this folder, between two markers. Writes the plots
+    /// beside that file.
     pub fn write(&self, folder: &Path) {
         const BEGIN: &str = "<!-- written by scripts/bench: begin -->\n";
         const END: &str = "<!-- written by scripts/bench: end -->";
@@ -82,7 +83,7 @@ impl Report {
         let (_, after) = rest.split_once(END).expect("the page has an end for the tables");
         let page = format!("{before}{BEGIN}{}\n{END}{after}", self.markdown);
         std::fs::write(&path, page).expect("the file can be written");
-        // An earlier run may have left plots with other titles.
+        // An earlier run might have left plots with other titles.
         for file in folder.read_dir().expect("the folder can be read") {
             let path = file.expect("the folder can be read").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();

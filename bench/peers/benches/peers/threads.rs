@@ -1,4 +1,5 @@
-//! Measures hits on two threads and on one, and compares the throughput.
+//! Measures the cache hits of several crates on one thread and on two threads, and compares the
+//! throughput.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -47,9 +48,9 @@ fn on(threads: usize, name: &str) -> String {
     format!("{name}, {threads}")
 }
 
-/// Returns the nanoseconds of a hit over all threads: with two independent threads, half the time
-/// of one thread. Each thread calls for its own half of the keys, also when it runs alone. If there
-/// is a single key, all threads call for it.
+/// Returns the elapsed nanoseconds divided by the number of hits on all threads. If two threads do
+/// not slow each other down, this is half of what one thread takes. Each thread looks up its own
+/// half of the keys, also when it runs alone. If there is a single key, all threads look it up.
 fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + Sync)) -> f64 {
     let half = (keys / 2).max(1);
     let start = Barrier::new(threads);
@@ -88,7 +89,7 @@ fn arithmetic(id: u64) -> u64 {
     (0..50).fold(black_box(id), |word, _| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32))
 }
 
-/// Runs one race in a child process.
+/// Measures all contenders. [`report`] starts a child process that calls this function.
 pub fn measure(keys: &str) -> Results {
     let keys: usize = keys.parse().expect("a number of keys");
     let runtime = prepare_for(keys);

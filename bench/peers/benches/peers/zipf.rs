@@ -1,5 +1,5 @@
-//! Measures hits and misses together: keys by Zipf's law, in stores with room for a tenth of the
-//! keys.
+//! Measures caches that have room for a tenth of the keys. The popularity of the keys follows
+//! Zipf's law. The measured times include both hits and misses.
 
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
@@ -23,8 +23,8 @@ const NAMES: [&str; 5] = [OURS, CONCURRENT_CACHED, MOKA, QUICK_CACHE, FOYER];
 
 pub fn report(report: &mut Report) {
     let title = "Zipf 0.99 over 1,000,000 keys, room for a tenth";
-    // A small cache shows how many bytes an entry takes, and so how many bytes a tenth of the keys
-    // needs.
+    // The capacity of cached-core is in bytes. A run with a small cache shows how many bytes an
+    // entry takes. From this, the capacity for a tenth of the keys is computed.
     let sample: usize = 32 << 20;
     let held = child::run("held", &sample.to_string()).median(OURS);
     let bytes = (sample as f64 / held * ROOM as f64) as usize;
@@ -60,7 +60,7 @@ fn entries_of(name: &str) -> String {
     format!("{name}, entries")
 }
 
-/// Returns a sequence of keys. Key 0 is the most popular one.
+/// Returns a sequence of keys that follows Zipf's law. Key 0 is the most popular one.
 fn trace(length: usize) -> Vec<u32> {
     let mut sum = 0.0;
     let mut sums = Vec::with_capacity(KEYS);
@@ -75,7 +75,7 @@ fn trace(length: usize) -> Vec<u32> {
     keys.collect()
 }
 
-/// Returns how many entries a cache with this capacity holds, in a child process.
+/// Returns how many entries a cache with this capacity holds. Runs in a child process.
 pub fn held(bytes: &str) -> Results {
     let runtime = prepare(ROOM, bytes.parse().expect("bytes"));
     runtime.block_on(async {
@@ -89,7 +89,8 @@ pub fn held(bytes: &str) -> Results {
 }
 
 async fn count_ours() -> f64 {
-    // moka evicts entries during later calls, and only after a while.
+    // cached-core stores its entries in moka. moka evicts entries during later calls, and only
+    // after a while.
     tokio::time::sleep(Duration::from_secs(1)).await;
     for id in 0..1_000 {
         black_box(ours_bare(id, State::Paid).await);
@@ -101,13 +102,13 @@ async fn count_ours() -> f64 {
     entries as f64
 }
 
-/// Runs one race in a child process.
+/// Runs the race between the caches. This function runs in a child process.
 pub fn measure(bytes: &str) -> Results {
     let runtime = &prepare(ROOM, bytes.parse().expect("bytes"));
     let (moka, quick, foyer) = (&moka_sync(), &quick(), &foyer());
     let trace = &trace(1 << 22);
     let hit_ratios = NAMES.map(|_| Mutex::new(Vec::new()));
-    // Each contender goes through the whole trace.
+    // Each contender looks up the keys of the trace in order, and begins again at the end.
     macro_rules! contend {
         ($at:expr, |$id:ident| $call:expr) => {{
             let (hit_ratios, mut keys) = (&hit_ratios[$at], trace.iter().cycle());
@@ -146,7 +147,7 @@ pub fn measure(bytes: &str) -> Results {
             order
         })),
     ];
-    // Afterwards the stores are full and hold the popular keys.
+    // This fills the stores, mostly with popular keys. Its hit ratios are discarded.
     contenders.iter_mut().for_each(|contender| contender.prepare(KEYS));
     hit_ratios.iter().for_each(|ratios| {
         ratios.lock().expect("no thread panics while it holds the lock").clear()

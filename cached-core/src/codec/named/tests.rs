@@ -88,7 +88,8 @@ fn deep_nesting_is_refused() {
     assert!(decode::<IgnoredAny>(&nested(10_000_000)).is_none());
 }
 
-/// A type's `Deserialize` may trust the length of a sequence and allocate memory for it at once.
+/// A type's `Deserialize` might trust the length of a sequence and allocate memory for all members
+/// at once. The codec must therefore refuse a wrong length before the type sees it.
 #[test]
 fn no_type_sees_a_wrong_length() {
     thread_local!(static HINT: Cell<usize> = const { Cell::new(0) });
@@ -120,8 +121,8 @@ fn no_type_sees_a_wrong_length() {
 }
 
 proptest! {
-    /// The check `is_one_value` accepts exactly the bytes that the codec reads to their end.
-    /// Neither the check nor the codec panics.
+    /// The check `is_one_value` accepts exactly the bytes that the codec reads to their end, apart
+    /// from extension types, which only the check refuses. Neither the check nor the codec panics.
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         let mut deserializer = Deserializer::from_read_ref(&bytes[..]);

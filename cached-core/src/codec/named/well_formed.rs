@@ -35,7 +35,8 @@ pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
     }
 }
 
-/// A scanner that reads the head of each value in MessagePack bytes and skips the value's data.
+/// A scanner of MessagePack bytes. It reads the head of each value (its marker and its length) and
+/// skips the value's data.
 struct MessagePackScanner<'b> {
     rest: &'b [u8],
 }

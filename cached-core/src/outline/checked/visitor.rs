@@ -1,5 +1,12 @@
-//! The wrappers through which nested values are decoded: the members of a struct, a tuple, a
-//! sequence or a map, and the variants of an enum.
+//! Wrappers around serde's visitors. They check how a type decodes its nested values: the members
+//! of a struct, a tuple, a sequence or a map, and the variants of an enum.
+//!
+//! A *step* is one `deserialize_*` call, the read of one member, or the choice of a variant. The
+//! *outline* of a stored value is the set of the steps that decoded it when it was stored. The
+//! [`StepChecker`] refuses a step that is not in the outline.
+//!
+//! The step of a member contains its *member index*: the member's position, or a hash of the
+//! field's name. A step also contains its *origin*, the place in the type where the step is taken.
 
 use std::any::type_name;
 use std::fmt;
@@ -17,21 +24,22 @@ use crate::stable_hash::StableHasher;
 
 /// The member index of every key of a map.
 const KEY: u64 = 0;
-/// The member index of every value of a map that is not a field of a struct.
+/// The member index of every value of a map. If the map is a struct, the index is instead a hash of
+/// the field's name.
 const VALUE: u64 = 1;
-/// The number of different member indexes in a sequence that is decoded with `deserialize_any`. The
-/// sequence may be a tuple, whose members have indexes of their own. It may also be a list, whose
+/// The number of different member indexes in a sequence that is decoded with `deserialize_any`.
+/// Such a sequence can be a tuple or a list. A tuple's members need different indexes, and a list's
 /// outline must stay small.
 const MAX_INDEXES: u64 = 8;
 
-/// A visitor that calls the type's own visitor with a checked deserializer, or with checked access
-/// to the members or the variant.
+/// A wrapper around the type's own visitor. It hands that visitor a checked deserializer for a
+/// nested value, and checked access to the members or the variant.
 pub(super) struct CheckedVisitor<'c, 'o, V> {
     visitor: V,
     checker: &'c mut StepChecker<'o>,
     /// The origin of the type that is decoded.
     origin: StepOrigin,
-    /// The number of members that have an index of their own. The members after them share the last
+    /// The number of different member indexes. If there are more members, they share the last
     /// index.
     indexes: u64,
     /// The names of the variants, if the type is an enum.
@@ -74,7 +82,8 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { fields, ..self }
     }
 
-    /// Remembers the name of the field, which is a part of the next value's step.
+    /// Says that the data is the name of a field. The checker remembers the name, because the step
+    /// of the field's value contains it.
     pub(super) fn with_field_name(self) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { is_field_name: true, ..self }
     }
@@ -100,7 +109,7 @@ fn field_index(name: &str) -> u64 {
     StableHasher::new(0).text(name).finish()
 }
 
-/// Returns the name of the field with a member index.
+/// Returns the name of the field with this member index: its position, or a hash of its name.
 pub(super) fn name_of_field(fields: &[&'static str], index: u64) -> Option<&'static str> {
     let mut fields = fields.iter().copied().zip(0..);
     fields
@@ -217,7 +226,7 @@ struct CheckedMemberAccess<'c, 'o, A> {
 }
 
 impl<'o, A> CheckedMemberAccess<'_, 'o, A> {
-    /// Returns the inner access, and the seed with which the inner access decodes the member.
+    /// Returns the inner access, and a checked seed for it, which decodes the member.
     fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, CheckedSeed<'_, 'o, S>) {
         let (parent, fields) = (self.origin, self.fields);
         (&mut self.inner, CheckedSeed { seed, checker: &mut *self.checker, parent, index, fields })
@@ -257,8 +266,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        // A value that is decoded into a buffer may belong to a flattened map, which can have many
-        // keys. Such values share an index, so that the outline stays small.
+        // serde decodes the values of a flattened map into a buffer, and the map can have many
+        // keys. All buffered values share one index, which keeps the outline small.
         let is_buffered = is_buffer(type_name::<S::Value>());
         let index = if is_buffered { VALUE } else { self.index };
         let (inner, member) = self.member(seed, index);
@@ -296,9 +305,9 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
     }
 }
 
-/// A seed that decodes which variant was stored: from the variant's index, or from its name in the
-/// named codec. The step contains the variant's name, so the checker refuses an index whose variant
-/// now has another name.
+/// A seed that decodes which variant was stored. The named codec stores the variant's name, and the
+/// positional codec stores its index. The step always contains the name, so the checker refuses an
+/// index if the variant at the index has been renamed.
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,

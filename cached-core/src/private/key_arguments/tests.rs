@@ -1,5 +1,5 @@
-//! Tests which arguments have the same key. Compares keys with golden vectors, which are bytes that
-//! no later version may change.
+//! Tests which arguments have the same key. Also compares keys with *golden vectors*: expected
+//! bytes that must stay the same in every later version.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -106,7 +106,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Entries in memcached outlive a build, so these bytes and digests must never change.
+/// Entries in memcached outlive the build that wrote them, so these bytes and digests must never
+/// change.
 #[test]
 fn canonical_bytes_match_the_golden_vectors() {
     let map = BTreeMap::from([("b", -1), ("a", 300)]);

@@ -1,11 +1,11 @@
-//! Removes all entries of the tier, or all entries of one function.
+//! Removes all entries of the local tier, or all entries of one function.
 //!
 //! The keys are divided into *stripes* by their hash. A stripe's *epoch* is a number that each
 //! invalidation and each clearing raises. A *fill*, which stores a value, is refused if the epoch
 //! has been raised since the value was obtained.
 //!
-//! A clearing first raises the epoch of every stripe. Then it removes the entries whose values were
-//! obtained in earlier epochs, in small steps. Values that are obtained during the clearing stay.
+//! A clearing first raises the epoch of every stripe. Then it removes, in small steps, the entries
+//! whose values were obtained in earlier epochs. Values that are obtained during the clearing stay.
 
 use std::sync::atomic::Ordering;
 
@@ -17,8 +17,8 @@ use crate::event::EvictionReason;
 use crate::sync::lock;
 
 /// The most entries that are removed with one `IndexGuard`. A guard must not exist for long,
-/// because it keeps removed entries in memory. After each guard, the search begins again at the
-/// start of the table.
+/// because it keeps removed entries in memory. There must not be too many guards either, because
+/// with each new guard the search begins again at the start of the table.
 const MAX_REMOVED_PER_GUARD: usize = 1 << 14;
 
 /// A clearing that has begun: fills of older values are refused, but the entries are not removed
@@ -36,11 +36,12 @@ impl LocalTier {
     /// Begins to remove the entries of the function whose declaration has this index, or of all
     /// functions.
     ///
-    /// All functions share the epochs, so a fetch of another function that is under way stores
-    /// nothing either.
+    /// All functions share the epochs. A fetch that is under way for another function therefore
+    /// stores nothing either.
     pub(crate) fn begin_clearing(&self, function: Option<usize>) -> Clearing<'_> {
         let raise_epoch = |stripe: &super::KeyStripe| {
-            // A fill holds the lock from the check of its token to the end of its insertion.
+            // A fill holds this lock while it checks the epoch and inserts its entry. An insertion
+            // is therefore complete before the epoch is raised.
             let _locked = lock(&stripe.lock);
             stripe.epoch.fetch_add(1, Ordering::Release) + 1
         };
@@ -51,7 +52,7 @@ impl LocalTier {
     /// entries.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(crate) fn refuse_earlier_fills(&self) {
-        // A clearing removes entries only in `finish`.
+        // Only `finish` removes entries. Dropping the `Clearing` removes none.
         let Clearing { .. } = self.begin_clearing(None);
     }
 }

@@ -1,4 +1,4 @@
-//! The index: the table of all entries, which every hit reads.
+//! The index of the local tier: the table of all entries, which every hit reads.
 //!
 //! The table is a `papaya` hash table. A reader takes no lock and writes no shared memory. A
 //! removed entry is freed when no reader can still hold a reference to the entry.
@@ -36,8 +36,8 @@ pub struct IndexGuard<'i> {
 }
 
 thread_local! {
-    /// Can be read while this thread can read a table. papaya's own thread-local is initialized
-    /// before this one, so it is destroyed later.
+    /// Can be accessed as long as this thread can read a papaya table. papaya's own thread-local is
+    /// initialized before this one, so papaya's is destroyed later.
     static THREAD_ALIVE: ThreadAliveMarker = ThreadAliveMarker::new();
 }
 
@@ -45,7 +45,7 @@ thread_local! {
 struct ThreadAliveMarker;
 
 impl ThreadAliveMarker {
-    /// Initializes papaya's own thread-local first.
+    /// Initializes papaya's own thread-local, and then creates the marker.
     fn new() -> ThreadAliveMarker {
         drop(HashMap::<(), ()>::new().guard());
         ThreadAliveMarker
@@ -94,8 +94,8 @@ impl IndexGuard<'_> {
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Returns the current entry of the key that this id belongs to. The entry with this id may
-    /// have been replaced.
+    /// Returns the current entry of a key. The id names this entry, or an earlier entry of the key
+    /// that has been replaced.
     #[cfg(all(feature = "console", feature = "memcached"))]
     pub(super) fn find_same_key(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         self.index.entries.get_key_value(&id, &self.guard)
@@ -153,10 +153,12 @@ impl<K: KeyQuery> Equivalent<LocalEntry> for QueriedKey<'_, K> {
     }
 }
 
-/// Compares only the fingerprints of the keys. [`IndexGuard::find_by_id`] compares the id's number.
+/// Compares only the fingerprints (hashes) of the keys. [`IndexGuard::find_by_id`] then compares
+/// the whole ids.
 ///
 /// While the table grows, the old table may contain an entry whose replacement is in the new table.
-/// If the old entry is equivalent to the new one, papaya continues the search in the new table.
+/// papaya continues the search in the new table if the id is equivalent to the old entry. The old
+/// entry must therefore count as equivalent although its id is different.
 impl Equivalent<LocalEntry> for EntryId {
     fn equivalent(&self, entry: &LocalEntry) -> bool {
         self.fingerprint() == entry.id().fingerprint()

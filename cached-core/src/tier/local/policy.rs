@@ -1,8 +1,9 @@
-//! Decides which entries are evicted when the capacity is exceeded.
+//! Decides which entries the local tier evicts when its capacity is exceeded.
 //!
-//! A moka cache makes this decision, with TinyLFU in front of an LRU. The moka cache holds no
+//! A cache of the crate `moka` makes this decision. It evicts the least recently used entry, and
+//! admits a new one only if TinyLFU counts enough lookups of its key. The moka cache holds no
 //! values, only a [`MokaRecord`] for each entry. When moka drops a record, the entry's id is
-//! queued, and the local tier then removes the entry from the index.
+//! queued. The local tier then removes the entry from the index, its own table of all entries.
 //!
 //! moka's eviction listener is not used, because it makes a miss take twice as long. With a
 //! listener, moka adds a lock to a map for each insertion and each removal, and removes the lock
@@ -21,11 +22,12 @@ use crate::sync::lock;
 
 /// The policy becomes active when the weight of all entries exceeds the capacity divided by this
 /// number. Before that, nothing has to be evicted, and moka is told nothing. This saves memory:
-/// moka's record of an entry takes twice as much as the index.
+/// moka's record of an entry takes twice as much memory as the index needs for that entry.
 const ACTIVATION_DIVISOR: u64 = 2;
 
-/// The weight of the index may exceed the capacity by the capacity divided by this number. The
-/// excess comes from entries that moka has evicted but whose records moka has not dropped yet.
+/// The entries in the index may weigh more than the capacity. The allowed excess is the capacity
+/// divided by this number. The excess comes from entries that moka has evicted but whose records
+/// moka has not dropped yet.
 const SLACK_DIVISOR: u64 = 32;
 /// moka frees memory with the crate `crossbeam-epoch`, which counts epochs. A record that moka has
 /// removed is dropped this many epochs later.
@@ -38,8 +40,8 @@ pub(super) struct EvictionPolicy {
     capacity: u64,
     /// The weight of all entries in the index.
     weight: AtomicU64,
-    /// The weight of the records that moka was given since its pending work was last run. moka
-    /// counts a new record only when it runs this work.
+    /// The weight of the records that were inserted into moka after its pending work last ran. moka
+    /// counts the weight of a new record only when it runs this work.
     pending_weight: AtomicU64,
     /// Set when the weight first exceeds the limit that [`ACTIVATION_DIVISOR`] describes, and never
     /// cleared.
@@ -92,9 +94,9 @@ struct MokaRecord {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum RecordRole {
-    /// The record that was passed to moka for insertion. If another insertion of the key
-    /// interferes, moka clones this record a second time and drops the first clone. The entry is
-    /// then evicted too early.
+    /// The record that was passed to moka for insertion. If another thread inserts the same key at
+    /// the same time, moka can clone this record a second time and drop the first clone. The entry
+    /// is then evicted too early.
     Original = 0,
     /// The clone that moka stores.
     Stored = 1,
@@ -145,7 +147,8 @@ struct EvictionQueue {
     ids: Mutex<Vec<EntryId>>,
     /// The length of `ids`. It changes while `ids` is locked.
     count: AtomicUsize,
-    /// Set when the policy is dropped. All records are then dropped, and their ids are not queued.
+    /// Set when the policy is dropped. The drop of the moka cache then drops all records, and their
+    /// ids need not be queued.
     is_closed: AtomicBool,
 }
 
@@ -162,11 +165,12 @@ thread_local! {
     static IS_IN_MOKA: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps moka's code on this thread from calling moka again, until the guard is dropped.
+/// Marks this thread as running moka's code, until the guard is dropped. A thread that has a guard
+/// gets no second guard, and must not call moka again.
 ///
-/// moka holds locks, and may drop values of any moka cache in the program. The `Drop` of such a
-/// value may use this tier. If the tier then called moka, the thread could wait for a lock that it
-/// holds itself.
+/// While moka holds locks, it can drop values of any moka cache in the program. The `Drop` of such
+/// a value might use this tier. If the tier then called moka, the thread could wait for a lock that
+/// it holds itself.
 struct MokaReentryGuard;
 
 impl MokaReentryGuard {
@@ -238,7 +242,7 @@ impl EvictionPolicy {
         let slack = self.capacity / SLACK_DIVISOR;
         let pending = self.pending_weight.fetch_add(weight.into(), Ordering::Relaxed);
         // Right after the policy has become active, moka has few records and has evicted no entry.
-        // The second condition then avoids useless work.
+        // The condition in parentheses then avoids useless work.
         if self.has_excess()
             && (pending + u64::from(weight) > slack
                 || self.moka.weighted_size() >= self.capacity - slack)
@@ -252,8 +256,8 @@ impl EvictionPolicy {
         self.weight() > self.capacity.saturating_add(self.capacity / SLACK_DIVISOR)
     }
 
-    /// Makes moka evict entries until the rest fits the capacity. Then frees the memory that moka's
-    /// tables have retired, because the evicted records are dropped when this memory is freed.
+    /// Makes moka evict entries until the rest fits the capacity. Then makes `crossbeam-epoch` free
+    /// the memory that moka has retired, because only this drops the evicted records.
     #[cold]
     pub(super) fn run_pending_work(&self) {
         self.pending_weight.store(0, Ordering::Relaxed);
@@ -280,8 +284,8 @@ impl EvictionPolicy {
         }
     }
 
-    /// Tells moka that a key is looked up, whether or not there is an entry. When the capacity is
-    /// reached, moka admits a new entry only if the key was looked up often enough.
+    /// Tells moka that a key is looked up, whether or not the key has an entry. When the capacity
+    /// is reached, moka admits a new entry only if the key was looked up often enough.
     pub(super) fn record_lookup(&self, fingerprint: KeyFingerprint) {
         if let Some(_guard) = MokaReentryGuard::enter() {
             self.moka.get(&fingerprint);

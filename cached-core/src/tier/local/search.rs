@@ -1,4 +1,4 @@
-//! Finds an entry by the digest of its key, for the console.
+//! Finds an entry by the digest of its key, for the console, a web page that shows the cache.
 
 use std::any::{Any, TypeId};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use super::entry::{EntryId, EntryPolicyState, LocalEntry};
 use crate::declaration::Declaration;
 use crate::key::Digest;
 
-/// The most entries whose digests are computed with one `IndexGuard`. A guard must not exist for
-/// long, because it keeps removed entries in memory.
+/// The largest number of entries whose digests are computed while one `IndexGuard` exists. A guard
+/// must not exist for long, because it keeps removed entries in memory.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
 /// The data that the tier stores for one entry, except the value.
@@ -29,8 +29,8 @@ impl LocalTier {
     /// Returns the entry whose key has this digest. If `function` is the index of a declaration,
     /// only the entries of this function are searched.
     ///
-    /// The search computes the digest of each entry, because no index by digest exists. This may
-    /// take a while, so the caller must be on a thread that may block.
+    /// The search computes the digest of each entry, because no index by digest exists. This can
+    /// take a while, so the caller must be on a thread that is allowed to block.
     pub(crate) fn find_by_digest(
         &self,
         digest: &Digest,
@@ -45,8 +45,8 @@ impl LocalTier {
         };
         ids.chunks(ENTRIES_PER_GUARD).find_map(|ids| {
             let guard = self.index_guard()?;
-            // An entry may have been replaced since its id was collected. Its replacement has the
-            // same key.
+            // An entry might have been replaced since its id was collected. The guard then finds
+            // the replacement, which has the same key.
             let mut entries = ids.iter().filter_map(|id| guard.find_same_key(*id));
             let (entry, state) =
                 entries.find(|(entry, _)| entry.event_subject().digest() == *digest)?;

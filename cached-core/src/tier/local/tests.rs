@@ -62,8 +62,8 @@ fn an_invalidation_refuses_earlier_fills() {
     assert_eq!(stored_number(&local), Some(3));
 }
 
-/// Stores a number under a key of the function with this index. Returns the token, which was
-/// created before the number was stored.
+/// Stores a number under a key of the function with this index. Returns the fill token (the
+/// permission to store a value), which was created before the number was stored.
 fn publish_for_function(local: &LocalTier, index: u64, number: u64) -> FillToken {
     let key = key_of(index, number);
     let fill_token = local.fill_token(&key);
@@ -81,8 +81,8 @@ fn key_of(index: u64, number: u64) -> Arc<[u8]> {
     Arc::from([index << 32 | hash, number].map(u64::to_ne_bytes).as_flattened())
 }
 
-/// The test stores more entries than one step of a clearing removes. With the first capacity the
-/// policy is inactive, and with the second it is active.
+/// A clearing removes entries in steps, and this test stores more entries than one step removes.
+/// The first capacity leaves the eviction policy inactive, and the second makes it active.
 #[test]
 fn a_clearing_removes_earlier_entries_only() {
     const COUNT: u64 = 40_000;
@@ -137,7 +137,7 @@ fn no_cleared_value_is_found_while_others_fill() {
             });
         }
         for clearings in 1..=300 {
-            // The capacity is large, so the entries are removed by the clearing alone.
+            // The capacity is large, so only the clearing removes entries.
             while local.entry_count() < 500 {
                 thread::yield_now();
             }
@@ -204,8 +204,8 @@ impl Drop for TierUsingValue {
     }
 }
 
-/// Returns a key in one of four stripes. With so few stripes, a value's `Drop` often needs a stripe
-/// that is locked.
+/// Returns a key in one of four *stripes*, which are groups of keys with a common lock. With so few
+/// stripes, a value's `Drop` often needs a stripe that is locked.
 fn numbered_key(number: u64) -> Arc<[u8]> {
     let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let stripe = number % 4;
@@ -377,8 +377,9 @@ fn deferred_drops_run_when_a_tier_is_dropped() {
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// A leader of a flight must run no deferred drops: the `Drop` of a value may call the function for
-/// the leader's own key, and this call would wait for its own thread.
+/// A *leader* is a call that runs the function while other calls wait for its result. A leader must
+/// run no deferred drops. The `Drop` of a value might call the function with the leader's own key,
+/// and this call would wait for the leader on the leader's own thread.
 #[test]
 fn a_leaders_operations_run_no_deferred_drops() {
     let local = tier(1 << 20);
@@ -448,7 +449,8 @@ fn deferred_drops_run_without_a_call() {
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// Evicted entries are removed from the index, and the weights of the other entries add up.
+/// Evicted entries are removed from the index. The index, the policy and moka then agree on the
+/// total weight of the remaining entries.
 #[test]
 fn index_and_policy_agree_after_evictions() {
     let local = tier(1 << 20);
@@ -477,7 +479,7 @@ fn index_and_policy_agree_after_evictions() {
     let expected = 1 << 19..=(1 << 20) * 33 / 32;
     assert!(expected.contains(&indexed_weight()), "{}", indexed_weight());
     let weights = || [local.policy.weight(), local.policy.moka_weight()];
-    // The thread of another test may keep moka from freeing memory for a while.
+    // The thread of another test can keep moka from freeing memory for a while.
     let settled = becomes_true(|| {
         local.policy.run_pending_work();
         weights() == [indexed_weight(); 2]
@@ -485,7 +487,7 @@ fn index_and_policy_agree_after_evictions() {
     assert!(settled, "{} {:?}", indexed_weight(), weights());
 }
 
-/// Without further calls, a tier whose capacity is exceeded evicts the excess.
+/// If a tier exceeds its capacity, the tier evicts the excess even if no further call is made.
 #[test]
 fn few_large_entries_do_not_exceed_the_capacity() {
     const CAPACITY: u64 = 4 << 20;
@@ -647,8 +649,8 @@ fn an_observer_may_invalidate_an_evicted_key() {
 /// Counts the freed values of `removed_values_are_freed_while_an_observer_runs`.
 static FREED_VALUES: AtomicUsize = AtomicUsize::new(0);
 
-/// An observer that waits, for 5 s at most, until a removed value is freed. Later events return at
-/// once.
+/// An observer that waits at its first event, for 5 s at most, until a removed value is freed. It
+/// ignores later events.
 #[derive(Default)]
 struct DropAwaitingObserver {
     is_called: AtomicBool,
@@ -705,7 +707,8 @@ fn a_capacity_of_zero_stores_nothing() {
     assert_eq!(stored_number(&local), None);
 }
 
-/// A value in a moka cache of the program. moka may drop this value while the tier calls moka.
+/// A value in a moka cache that is not the tier's own. moka might drop this value while the tier
+/// calls moka.
 #[derive(Clone)]
 struct OtherCacheValue(Arc<TierUsingValue>);
 

@@ -1,7 +1,8 @@
-//! The store type of a build without a remote tier. No value of the type exists, so its methods are
-//! compiled but never run.
+//! The store type of a build without the feature `memcached`, which has no remote tier. No value of
+//! the type exists, so its methods are compiled but never run.
 //!
-//! The stand-ins for keys and frames take the place of modules that only a remote store needs.
+//! This module also contains stand-ins for keys, encoded values and frames. The real modules for
+//! them are needed only by a remote store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ impl WritePermit for NoRemote {
     }
 }
 
-/// A stand-in for an entry's key that keeps only the name of the entry's cache.
+/// A stand-in for the key of an entry. It contains only the cache name.
 pub(crate) struct Key(&'static str);
 
 impl Key {

@@ -1,20 +1,20 @@
-//! The table of a request's values: one hash table for each cache that the request uses.
+//! Stores the values that one request has read or written, in one hash table for each cache.
 
 use std::sync::Arc;
 
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
-/// The values that one request has, in all caches.
+/// All values that one request holds, from all caches.
 #[derive(Default)]
 pub(super) struct RequestTables {
-    /// The ids of the caches, each with the values from this cache. Most requests use one cache.
+    /// Pairs of a cache's id and the values from this cache. Most requests use one cache.
     caches: Vec<(u64, ValueTable)>,
     /// The request's *change count*: how often the request has replaced or removed values.
     pub(super) changes: u64,
 }
 
-/// The values that one request has in one cache: a hash table with open addressing and linear
+/// The values that one request holds from one cache: a hash table with open addressing and linear
 /// probing.
 ///
 /// A hit takes fewer instructions than a hit in the standard `HashMap`.
@@ -24,9 +24,9 @@ pub(super) struct ValueTable {
     slots: Vec<Option<RequestEntry>>,
     /// The number of slots that are not free.
     used: usize,
-    /// The functions whose values were all removed, each with the request's change count right
-    /// after the removal. A function is identified by the index of its declaration, and `None`
-    /// stands for all functions.
+    /// One pair for each function whose values were all removed. The first part is the index of the
+    /// function's declaration, or `None` for all functions. The second part is the request's change
+    /// count right after the removal.
     cleared: Vec<(Option<usize>, u64)>,
 }
 
@@ -34,8 +34,8 @@ pub(super) struct ValueTable {
 pub(super) struct RequestEntry {
     header: KeyHeader,
     key: Arc<[u8]>,
-    /// `None` after the value was removed. The slot stays used, because the search for another key
-    /// may have to pass this slot.
+    /// `None` if the value was removed or is not stored yet. The slot stays used after a removal: a
+    /// free slot would end the search for keys that are stored behind it.
     pub(super) value: Option<Value>,
     /// The request's change count right after this value was last replaced or removed. It is 0 for
     /// a value that was never replaced or removed.
@@ -65,8 +65,8 @@ impl ValueTable {
         ValueTable { slots: empty_slots(16), used: 0, cleared: Vec::new() }
     }
 
-    /// Returns the index of the slot that has the key or, if no slot has it, of the free slot in
-    /// which it can be stored.
+    /// Returns the index of the slot that holds the key. If no slot holds the key, returns the
+    /// index of the free slot in which it belongs.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn slot(&self, key: &impl KeyQuery) -> usize {
         let mask = self.slots.len() - 1;
@@ -100,8 +100,8 @@ impl ValueTable {
         })
     }
 
-    /// Removes the values of a function, or of all functions, and returns them. `changes` is the
-    /// change count right after the removal.
+    /// Removes and returns the values of a function, or of all functions if `function` is `None`.
+    /// `changes` is the change count right after the removal.
     pub(super) fn clear(&mut self, function: Option<usize>, changes: u64) -> Vec<Value> {
         self.cleared.retain(|(earlier, _)| function.is_some() && *earlier != function);
         self.cleared.push((function, changes));
@@ -115,13 +115,13 @@ impl ValueTable {
     }
 }
 
-/// Returns true if the key with this header belongs to the function, or if `function` stands for
-/// all functions.
+/// Returns true if the key with this header belongs to the function, or if `function` is `None`.
 fn is_of(header: KeyHeader, function: Option<usize>) -> bool {
     function.is_none_or(|index| index == header.index())
 }
 
-/// Returns the change count right after the last removal of all values of the key's function, or 0.
+/// Returns the change count right after all values of the key's function were last removed. Returns
+/// 0 if that never happened.
 fn last_cleared(cleared: &[(Option<usize>, u64)], header: KeyHeader) -> u64 {
     let matching = cleared.iter().filter(|(function, _)| is_of(header, *function));
     matching.map(|(_, changes)| *changes).max().unwrap_or(0)

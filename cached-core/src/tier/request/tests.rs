@@ -1,4 +1,4 @@
-//! Tests of a request's values.
+//! Tests of the request tier, which keeps the values of one request.
 
 use super::*;
 
@@ -14,8 +14,8 @@ fn number(value: Option<Value>) -> Option<u64> {
 
 #[tokio::test]
 async fn kept_values_are_found_among_removed_values() {
-    // Five keys share each header, and the searches for many of these headers begin at the same
-    // slot.
+    // Each header is shared by five keys. In the hash table, the searches for many of these headers
+    // begin at the same slot.
     let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
     let request = async {
         let request = RequestHandle::current().expect("the thread polls a request");
@@ -42,7 +42,8 @@ async fn kept_values_are_found_among_removed_values() {
         }
         let later = RequestHandle::current().expect("the thread polls a request");
         for (at, key) in keys.iter().enumerate().step_by(3) {
-            // The handle `request` was created before the value was removed.
+            // The handle `request` was created before the value was removed, so it keeps no new
+            // value.
             let unkept = request.keep(CACHE, key, Arc::new(0_u64));
             assert_eq!((number(Some(unkept)), get(at as u64)), (Some(0), None));
             later.keep(CACHE, key, Arc::new(at as u64 + 2_000));
@@ -78,8 +79,8 @@ async fn a_request_forgets_all_values_of_a_function() {
             assert!(!found(CACHE, &of(1, body)));
             assert!(found(CACHE, &of(2, body)) && found(CACHE + 1, &of(1, body)));
         }
-        // These calls began before the removal. The request never had a value for the key of one of
-        // them.
+        // The handle `early` was created before the removal, so it keeps no new values of function
+        // 1. This holds even for the key with number 99, which never had a value.
         keep(early, CACHE, &of(1, 3));
         keep(early, CACHE, &of(1, 99));
         keep(early, CACHE, &of(2, 99));
@@ -99,7 +100,7 @@ async fn a_request_forgets_all_values_of_a_function() {
 
 #[tokio::test]
 async fn futures_are_polled_and_dropped_in_their_request() {
-    /// A value whose `Drop` stores the id of the current request, plus one.
+    /// A value whose `Drop` stores the id of the current request plus one, or 0 outside a request.
     struct RequestIdRecorder(Arc<AtomicU64>);
     impl Drop for RequestIdRecorder {
         fn drop(&mut self) {

@@ -1,5 +1,5 @@
-//! `serve --load` with two memcached servers, one of which is killed and started again: the counts
-//! of every part of the broker agree with the counts of the upstream services.
+//! Runs `serve --load` with two memcached servers, and kills and restarts one of them. At the end,
+//! the counts of every part of the broker must agree with the counts of the upstream services.
 //!
 //! The load runs for 15 seconds, or for as many as AGREEMENT_SECONDS says.
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{ONE_AT_A_TIME, ServeProcess, memcached, memcached_on, serve};
 
-/// Returns the state of a server that the console's page shows.
+/// Returns the state of a server, as the console's page shows the state.
 async fn state_of(broker: &ServeProcess, port: u16) -> String {
     let servers = broker.get("/_cache/api/servers").await;
     let servers: serde_json::Value = serde_json::from_str(&servers).expect("the answer is JSON");

@@ -1,4 +1,4 @@
-//! Runs the coordinator as a user does, and checks its output.
+//! Runs the program `coordinator` as a user does, and checks its output.
 
 mod agreement;
 
@@ -77,7 +77,7 @@ fn row<'a>(table: &'a str, name: &str) -> &'a str {
     found.unwrap_or_else(|| panic!("the table has no row `{name}`:\n{table}"))
 }
 
-/// Returns the number at position `place` of a row, counted from 0.
+/// Returns one of the numbers in a row. `place` is 0 for the first number.
 fn count(row: &str, place: usize) -> u64 {
     let word = row
         .split_whitespace()
@@ -87,8 +87,8 @@ fn count(row: &str, place: usize) -> u64 {
         .unwrap_or_else(|| panic!("the row has no count {place}: {row}"))
 }
 
-/// A test must hold this lock while the load is played, because the load's time limit needs the
-/// whole machine.
+/// A test must hold this lock while the program plays its load. Two loads at a time could exceed
+/// the time limit.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn played(cache_url: Option<&str>) -> String {
@@ -117,7 +117,7 @@ fn the_cache_saves_nine_of_ten_calls() {
 #[test]
 fn without_memcached_the_broker_uses_its_memory() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // In an empty search path there is no memcached.
+    // With an empty `PATH`, the program finds no memcached that it could start.
     let output = coordinator(&[], None).env("PATH", "").output().expect("the program starts");
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{table}");
@@ -137,7 +137,7 @@ fn the_table_shows_an_outage_of_memcached() {
     };
     let requests = counts("customer requests");
     assert!(requests.iter().all(|part| *part > 100), "each part has requests: {table}");
-    // The counts are read a moment before memcached is killed or started, so they may be off by a
+    // The counts are read a moment before memcached is killed or started, so they can be off by a
     // few.
     let shared = counts("shared by memcached");
     assert!(
@@ -175,9 +175,10 @@ fn a_killed_memcached_costs_no_answer() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let progress = BufReader::new(child.stderr.take().expect("standard error is piped"));
     let mut server = Some(server);
-    // Each run prints four lines, so the sixth line is the middle of the run with the cache.
+    // The program plays its load twice, without and with the cache, and prints four lines each
+    // time. The sixth line is therefore the middle of the load with the cache.
     let lines = progress.lines().map(|line| line.expect("progress is text"));
-    // A broker on a busy machine may also report that memcached timed out.
+    // Other lines are skipped: a broker on a busy machine might report that memcached timed out.
     for (place, line) in lines.filter(|line| line.ends_with(" requests")).enumerate() {
         if place == 5 {
             assert!(line.starts_with("with the cache: "), "{line}");
@@ -327,8 +328,8 @@ async fn two_processes_share_entries_through_memcached() {
 
     let fetched = first.get("/payments/17?state=paid").await;
     assert!(fetched.contains("\"paid\""), "{fetched}");
-    // The first process answers, and then writes to memcached. The route `known` never fetches, so
-    // the second process can find the payment only in memcached.
+    // The first process answers before it writes to memcached, so the test tries several times. The
+    // route `known` never fetches, so the second process can find the payment only in memcached.
     let mut found = String::new();
     for _ in 0..100 {
         let client = reqwest::Client::builder()
@@ -353,8 +354,8 @@ async fn two_processes_share_entries_through_memcached() {
     assert!(ledger.contains("users edit their profile during checkout"), "{ledger}");
 }
 
-/// Starts upstream services that only count their calls. A user named `lost` does not exist. Returns
-/// the URL and the count.
+/// Starts a server that plays the upstream services and counts their calls. A user named `lost`
+/// does not exist. Returns the server's URL and the counter.
 async fn counting_upstream() -> (String, Arc<AtomicU64>) {
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
@@ -382,7 +383,8 @@ async fn counting_upstream() -> (String, Arc<AtomicU64>) {
     (format!("http://{address}"), calls)
 }
 
-/// Returns the number before one of the words in the `detail` of a `Cache-Status`, or 0.
+/// Returns the number that stands before one of `words` in the `detail` of a `Cache-Status` header.
+/// Returns 0 if neither word is there.
 fn detailed(status: &str, words: [&str; 2]) -> u64 {
     let (_, detail) = status.split_once("detail=\"").expect("the broker shows the detail");
     let detail = detail.trim_end_matches('"').split([':', ',']);
@@ -391,9 +393,9 @@ fn detailed(status: &str, words: [&str; 2]) -> u64 {
     found.map_or(0, |(count, _)| count.parse().expect("a count is a number"))
 }
 
-/// Two brokers are under load while their memcached is killed. Each response says how its calls
-/// were answered. All responses together agree exactly with the number of calls that the upstream
-/// counted.
+/// Two brokers are under load while their memcached is killed. The header `Cache-Status` of each
+/// response says how the broker's cached calls were answered. The misses of all responses must add
+/// up to the number of calls that the upstream counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cache_status_agrees_with_what_the_upstream_counted() {
     let (upstream, calls) = counting_upstream().await;

@@ -1,4 +1,4 @@
-//! The carrier of the tests: an HTTP server that counts the requests it receives.
+//! A parcel carrier for the tests: an HTTP server that counts the requests it receives.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -31,7 +31,7 @@ pub(crate) struct Carrier {
 /// The carrier's data, and the settings for its answers.
 #[derive(Default)]
 struct CarrierState {
-    /// The requests so far, such as `GET /parcels/7/events`, with the requests for a token.
+    /// The requests so far, such as `GET /parcels/7/events`, including the requests for a token.
     requests: Mutex<Vec<String>>,
     events: Mutex<Vec<Value>>,
     ada: Mutex<Value>,
@@ -81,8 +81,8 @@ impl Carrier {
         self.state.is_failing.store(is_failing, Ordering::SeqCst);
     }
 
-    /// While `is_lagging` is true, the carrier answers with the revision before the requested
-    /// revision.
+    /// While `is_lagging` is true, a request for a revision of a parcel is answered with the
+    /// revision before it.
     pub(crate) fn lag(&self, is_lagging: bool) {
         self.state.is_lagging.store(is_lagging, Ordering::SeqCst);
     }

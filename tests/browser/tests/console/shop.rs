@@ -1,4 +1,5 @@
-//! The annotated functions that the console's tests call, and caches for these functions.
+//! The cached functions that the tests of the console call, and helpers that build caches and call
+//! these functions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,11 +9,10 @@ use cached_browser_tests::TOKEN;
 use cached_core::console::Console;
 use cached_core::{Cache, coordinator_cached};
 
-/// Counts the fetches of `payment`, `price` and `catalogue`.
+/// Counts how often the bodies of `payment`, `price` and `catalogue` have run.
 pub(crate) static FETCHES: AtomicU64 = AtomicU64::new(0);
 
-/// The beginning of each payment number. Payment numbers are identifiers, so the console must never
-/// show them.
+/// A part of each payment number. No answer of the console may contain it.
 pub(crate) const SECRET_IDENTIFIER: &str = "identifier-4711";
 
 #[coordinator_cached(name = "payment", version = state, entry = payment_entry)]
@@ -58,7 +58,8 @@ pub(crate) async fn local_cache() -> Cache {
     Cache::builder().build().await.expect("the settings are right")
 }
 
-/// Returns a router that serves the console at `/_cache`. The console accepts [`TOKEN`].
+/// Returns the routes of a program that has the console at `/_cache`. The console demands the
+/// token.
 pub(crate) fn console_router(cache: &Cache) -> Router {
     let console = Console::new(cache.clone()).token(TOKEN).router();
     Router::new().nest_service("/_cache", console)
@@ -109,7 +110,8 @@ async fn profile(user: u64) -> Result<String, std::io::Error> {
     }
 }
 
-/// Makes the calls of one request in a checkout. The caller provides the request scope.
+/// Makes the calls of one checkout request. The caller opens the request scope. The results are
+/// ignored.
 pub(crate) async fn checkout(turn: u64) {
     let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     let customer = turn / 30;

@@ -1,5 +1,7 @@
-//! Renumbers values and CAS numbers, so that states that differ only in the numbering become equal.
-//! Otherwise the search would not end.
+//! Renumbers the values and the CAS numbers (memcached's version numbers) in a state of the model.
+//!
+//! Two states that differ only in the numbering become equal. Every write takes a new number, so
+//! the search through the model's states would never end without the renumbering.
 
 use super::*;
 

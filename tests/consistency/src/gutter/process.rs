@@ -2,8 +2,11 @@
 //!
 //! A *step* changes the state once, for example by one exchange with a server. The *home server*
 //! stores the key, and the *gutter server* stands in for a home server that the process cannot
-//! reach. A *hint* is a process's note that it must still remove the key from a server. The parent
-//! module explains the other words.
+//! reach. A *hint* is a process's note that it must still remove the key from a server.
+//!
+//! A call *fetches* a value from its source, and *fills* a server with the fetched value. A *lease*
+//! is the right to fill a missing item. While a lease is held, the server keeps a *placeholder*
+//! instead of a value. A *CAS number* is the number of a server's write.
 //!
 //! Parameters and fields named `at` are the index of a server: `HOME` or `GUTTER`.
 
@@ -38,8 +41,8 @@ impl ProcessSteps<'_> {
     }
 
     /// Returns the possible states after a failed exchange, or none if the scenario allows no more
-    /// failures. There are four: the server has executed the command or not, and the process has
-    /// *ejected* the server (stopped using it) or not.
+    /// failures. There are four states: the server has executed the command or not, and the process
+    /// has *ejected* the server (stopped using it) or not.
     fn after_failed_exchange(&self, at: usize, command: impl Fn(&mut Server)) -> Vec<SystemState> {
         if self.state.failures == self.scenario.failures {
             return Vec::new();
@@ -98,8 +101,8 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models a read that may win the lease. If the process cannot use the home server, it reads
-    /// the gutter server. If it cannot use the gutter server either, it fetches without a read.
+    /// Models a read, which wins a lease if the item is absent. If the process cannot use the home
+    /// server, it reads the gutter server. If it can use neither, it fetches without a read.
     fn read(&self, at: usize, replaced: ValueSet) {
         let turned = |state: &SystemState| {
             state.with_next_server(self.process, replaced, at + 1, self.scenario)
@@ -253,8 +256,8 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models the write of an overwrite, which needs no CAS number. If the write fails, the
-    /// overwrite invalidates the entry on both servers.
+    /// Models how an overwrite stores its value, whatever CAS number the item has. If the write
+    /// fails, the overwrite invalidates the entry on both servers.
     fn write(&self, at: usize, value: Value, replaced: ValueSet) {
         let after_failed_write = |mut state: SystemState| {
             let invalidating = ChangeState::InvalidatingHome { has_failed: true, replaced };
@@ -328,8 +331,9 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Returns the state after the invalidation or overwrite has ended. If it has not failed, the
-    /// home server must no longer have a value in `replaced`.
+    /// Returns the state after an invalidation or overwrite has ended. From then on, no new call of
+    /// this process may be answered with a value in `replaced`. If the change has not failed, the
+    /// home server must not have such a value either.
     fn end_change(
         &self,
         mut state: SystemState,
@@ -345,8 +349,8 @@ impl ProcessSteps<'_> {
         state
     }
 
-    /// Models the recovery of servers that are ejected or have a hint: the process delivers the
-    /// hint, and uses the server again.
+    /// Models the recovery of a server that the process has ejected or for which it has a hint. The
+    /// process *delivers* the hint, which removes the key there, and uses the server again.
     pub(super) fn recover(&self) {
         for at in [HOME, GUTTER] {
             if !self.own().ejected[at] && !self.own().hints[at] {
@@ -363,8 +367,8 @@ impl ProcessSteps<'_> {
 }
 
 impl SystemState {
-    /// Returns the state in which a call reads the first server that its process may use, starting
-    /// with the server `from`. If there is no such server, the call fetches.
+    /// Returns the state in which a call reads the next server. This is the first server that the
+    /// process can use, starting with `from`. If there is no such server, the call fetches.
     fn with_next_server(
         &self,
         process: usize,

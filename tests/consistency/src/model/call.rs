@@ -1,8 +1,17 @@
-//! The steps that a call of the annotated function takes. The parent module explains the words.
+//! The steps that a call of the annotated function takes in the model. The model is a state machine
+//! of one key, two processes with two callers each, and a memcached server.
+//!
+//! - A *flight* is a fetch with the calls that wait for it: the *leader* fetches, and its
+//!   *followers* wait.
+//! - A *lease* is the right to fill a missing item, and a *claim* is the right to fetch a stale
+//!   item again. While a caller holds a lease, memcached keeps a *placeholder*.
+//! - The *CAS number* of an item or a placeholder is the number of the last write to it.
+//! - A *fill token* is the invalidation count at the start of a fetch. The value is stored locally
+//!   only if the count is unchanged.
 
 use super::*;
 
-/// A caller that is about to take a step, and its process.
+/// A caller that is about to take a step, its process, and the state before the step.
 pub(super) struct CallSteps<'s> {
     pub(super) state: &'s SystemState,
     pub(super) scenario: &'s Scenario,
@@ -22,7 +31,8 @@ impl CallSteps<'_> {
         &mut next.processes[self.process].callers[1 - self.caller]
     }
 
-    /// Models the end of a flight: its follower gets the answer too.
+    /// Models the end of a flight, in which the follower gets the leader's answer too. `replaced`
+    /// is the set of values that the process had replaced before the leader's call began.
     fn answer(
         &self,
         next: &mut SystemState,
@@ -75,8 +85,8 @@ impl CallSteps<'_> {
                 };
                 add(self.process, what, true, Ok(next));
             }
-            // A *successor* takes over the lead. It creates a new fill token, and inherits the
-            // lease of the former leader.
+            // A *successor* is a follower that takes over the lead. It creates a new fill token,
+            // and inherits the lease of the former leader.
             CallerState::Successor { condition, replaced } => {
                 let token = own.epoch;
                 let mut next = self.with(CallerState::Leading { token, replaced });
@@ -94,8 +104,8 @@ impl CallSteps<'_> {
             CallerState::Fetching { token, condition, value, replaced } => {
                 self.end_fetch(token, condition, value, replaced, add);
             }
-            // The caller fills memcached. Afterwards the library extends the ttl of the local
-            // entry. The model has no ttl, so it leaves that step out.
+            // The caller stores its value in memcached. Afterwards the library extends the ttl of
+            // the local entry. The model leaves that step out, because it has no ttl.
             CallerState::Filling { cas, of_item, value } => {
                 let (next, stored) = self.fill(cas, value);
                 let caller = match stored {
@@ -120,7 +130,8 @@ impl CallSteps<'_> {
                 }
             }
             // This models the drop of a lease or a claim. The library deletes the placeholder of a
-            // lease, and marks a claimed item as free. Both commands require the CAS number.
+            // lease, and marks a claimed item as free. Both commands fail if the CAS number has
+            // changed.
             CallerState::GivingBack { cas, of_item } => {
                 let mut next = self.with(CallerState::Idle);
                 next.item = match (of_item, next.item) {
@@ -160,7 +171,7 @@ impl CallSteps<'_> {
         }
     }
 
-    /// Models a leader that handles the answer of memcached.
+    /// Models how a leader handles the answer of memcached.
     fn handle_answer(
         &self,
         token: u8,
@@ -208,7 +219,7 @@ impl CallSteps<'_> {
         }
     }
 
-    /// Models the end of a fetch, or its cancellation.
+    /// Models a fetch that ends, and a fetch that is cancelled.
     fn end_fetch(
         &self,
         token: u8,
@@ -256,8 +267,8 @@ impl CallSteps<'_> {
         add(self.process, "is cancelled while it fetches", true, Ok(next));
     }
 
-    /// Models a write that requires a CAS number. Returns the next state, and true if memcached
-    /// stored the value.
+    /// Models a write that memcached accepts only if the item still has the CAS number `cas`.
+    /// Returns the next state, and true if memcached stored the value.
     fn fill(&self, cas: u8, value: Value) -> (Result<SystemState, Violation>, bool) {
         let mut next = *self.state;
         let unchanged = match next.item {

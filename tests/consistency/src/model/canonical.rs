@@ -1,5 +1,6 @@
-//! Renumbers values, tokens and CAS numbers, so that states that differ only in the numbering
-//! become equal. Otherwise the search would not end.
+//! Renumbers the values, the fill tokens and the CAS numbers in a state of the model. States that
+//! differ only in their numbers become equal. Otherwise the search would find new states without
+//! end.
 
 use super::*;
 
@@ -64,7 +65,8 @@ impl SystemState {
             let kept = values.iter().filter(|value| has(*set, **value));
             *set = kept.fold(0, |set, value| set | 1 << new_value(*value));
         });
-        // With the fault `CasOutlivesServer`, CAS numbers repeat, so they must not be renumbered.
+        // With the fault `CasOutlivesServer`, the server uses CAS numbers again. Then they must
+        // keep their numbers.
         if scenario.fault != InjectedFault::CasOutlivesServer {
             let mut all: Vec<u8> = Vec::new();
             self.each_cas(|cas| all.push(*cas));

@@ -3,7 +3,8 @@
 #[path = "../fleet_member.rs"]
 mod fleet_member;
 
-/// The deploy swaps the last two fields. A positional codec would read each as the other.
+/// In the build after the deploy, the last two fields are swapped. A codec that stores no field
+/// names would read each of them as the other.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Payment {
     number: u64,

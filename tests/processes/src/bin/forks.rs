@@ -1,16 +1,16 @@
-//! A program that uses the cache and then forks, as a pre-forking server does. The program prints
-//! how many milliseconds the call of the child process took.
+//! A program that uses the cache and then forks, as a pre-forking server does. The child process
+//! prints how many milliseconds its calls took.
 //!
 //! The variable `CHILD` selects what the child calls.
 //!
 //! With `holds`, the default, the child starts a call that fetches, and stops polling this call.
 //! Then it makes a second call with the same key.
 //!
-//! With `inherits`, the child calls a function that a thread of the parent was fetching when the
-//! process forked.
+//! With `inherits`, the child makes calls with a key that a thread of the parent was fetching when
+//! the process forked.
 //!
-//! With `flushes`, the child calls a function and `flush` while a write of the parent to memcached
-//! is under way.
+//! With `flushes`, a write of the parent to memcached is under way when the process forks. The
+//! child makes a call and then calls `Cache::flush`.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -84,7 +84,7 @@ fn child_that_holds() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Installs a cache that uses memcached, and starts a fetch. Suspends memcached before it can
+/// Installs a cache that uses memcached, and starts a fetch. Suspends the server before it can
 /// confirm that it has stored the value.
 fn begin_a_long_write() -> std::io::Result<Memcached> {
     let memcached = Memcached::start();
@@ -123,7 +123,7 @@ fn fork_during_a_write() -> std::io::Result<()> {
     match fork::fork()? {
         Fork::Child => {
             let ended = child_that_flushes(&memcached);
-            // The server belongs to the parent.
+            // Dropping the value would kill the server, which the parent still uses.
             std::mem::forget(memcached);
             ended
         }

@@ -1,4 +1,5 @@
-//! Types whose `Deserialize` panics on any input that their `Serialize` did not write.
+//! Types whose `Deserialize` panics on some inputs that their `Serialize` did not write. In the
+//! tests, two builds of a program share memcached, and so read the values of each other's types.
 
 use std::fmt;
 
@@ -23,8 +24,8 @@ impl<'de> Deserialize<'de> for Stamp {
     }
 }
 
-/// A text of three letters. Decoding any other text panics, and so does an error of the
-/// deserializer.
+/// A text of three letters. Decoding any other text panics. If the deserializer returns an error,
+/// decoding panics too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Currency(pub String);
 
@@ -54,8 +55,8 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
-/// A number or a text. Its `Deserialize` calls `deserialize_any`, as `rust_decimal::Decimal` does.
-/// Decoding other data panics.
+/// A number or a text of one letter. Its `Deserialize` calls `deserialize_any`, as that of
+/// `rust_decimal::Decimal` does. Decoding any other text or a unit panics.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyScalar {
     /// Any number.
@@ -96,7 +97,7 @@ impl<'de> Deserialize<'de> for AnyScalar {
     }
 }
 
-/// Types that the other build has under the same names.
+/// The other build's versions of types above. They have the same names.
 pub mod other {
     use super::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -14,7 +14,7 @@ pub(in crate::tier::remote) struct MemcachedProcess {
 
 impl MemcachedProcess {
     pub(in crate::tier::remote) fn start() -> MemcachedProcess {
-        // Another process may take the free port before memcached does. The next round then tries
+        // Another process might take the free port before memcached does. The next round then tries
         // another port.
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());

@@ -1,4 +1,4 @@
-//! The pool of connections to one server.
+//! The pool of connections to one memcached server.
 //!
 //! A connection carries one *exchange* at a time: commands are sent, and their replies arrive in
 //! the same order. An *incarnation* is one run of the server's process.
@@ -47,7 +47,7 @@ pub(super) enum ExchangeError {
 }
 
 impl ConnectionPool {
-    /// Resolves the server's name. The pool opens connections on demand.
+    /// Resolves the server's name. Opens no connection yet.
     pub(super) async fn resolve(
         address: &str,
         identity: &Arc<ServerIdentity>,
@@ -61,8 +61,8 @@ impl ConnectionPool {
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order, as
     /// the replies arrive.
     ///
-    /// If the future is dropped, its connection is closed, because replies may still arrive on the
-    /// connection.
+    /// If the caller drops the returned future, the connection is closed, because replies may still
+    /// arrive on it.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],
@@ -75,7 +75,7 @@ impl ConnectionPool {
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                // Boxed to keep this future small: connections are rarely opened.
+                // The box keeps the future of `exchange` small. Connections are rarely opened.
                 None => Box::pin(self.open(deadline)).await.map_err(ExchangeError::Failed)?,
             };
             connection.stream.begin(commands);
@@ -88,9 +88,9 @@ impl ConnectionPool {
                 }
                 ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
                 ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
-                // The server closed the idle connection before it replied. It has carried out none
-                // of the commands, or each of them may be sent twice. So the commands are sent
-                // again on another connection.
+                // The server closed the idle connection before it replied. Either no command was
+                // sent, or it does no harm to send each command twice. The commands are therefore
+                // sent again on another connection.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.stream.answered() == 0
@@ -103,8 +103,8 @@ impl ConnectionPool {
     }
 
     /// Continues an exchange that timed out, until a new deadline. `commands` and `sent` must be
-    /// the arguments of the call of [`exchange`](Self::exchange). `on_result` receives the missing
-    /// results.
+    /// the arguments of the call of [`exchange`](Self::exchange) that timed out. `on_result`
+    /// receives the missing results.
     pub(super) async fn finish_late(
         &self,
         mut connection: Box<Connection>,

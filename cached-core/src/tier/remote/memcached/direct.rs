@@ -1,5 +1,5 @@
-//! A direct exchange: the caller's own task sends a command and receives the result. The
-//! [`pipeline`](super::pipeline) decides which commands are sent this way.
+//! A direct exchange: the caller's own task sends a command and receives the result. All other
+//! commands are sent by a task of the [`pipeline`](super::pipeline), which decides between the two.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,8 +11,8 @@ use super::command::{CommandError, CommandResult};
 /// An exchange that the caller's task polls.
 ///
 /// If the caller drops this future before the exchange ends, a new task finishes the exchange and
-/// passes the result to `on_orphaned`. The connection stays usable, and `on_orphaned` can give back
-/// a lease that the command has won.
+/// passes the result to `on_orphaned`. So the connection stays usable. `on_orphaned` can also give
+/// back a lease (the right to fill a missing entry) that the command has won.
 pub(super) struct DirectExchange<'p, C>
 where
     C: FnOnce(CommandResult) + Send + Unpin + 'static,
@@ -48,8 +48,8 @@ where
         let Some(mut exchange) = self.exchange.take() else {
             return Poll::Ready(Err(CommandError::timed_out()));
         };
-        // Another runtime may poll the caller's task by now. Timers and sockets that the exchange
-        // creates must still belong to the pipeline's runtime.
+        // The caller's task might run on another runtime by now. The timers and sockets that the
+        // exchange creates must still belong to the pipeline's runtime.
         let _entered = self.runtime.enter();
         let polled = exchange.as_mut().poll(context);
         if polled.is_pending() {

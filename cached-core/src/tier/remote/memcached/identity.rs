@@ -1,14 +1,15 @@
 //! Keeps track of the memcached process that the connections to one server reach.
 //!
-//! A server's address may lead to several memcached processes: a host name may have several
-//! addresses, a load balancer may choose, and memcached may be restarted. An *incarnation* is one
-//! run of such a process. A value that was removed from one incarnation may still be in another.
+//! A server's address can lead to several memcached processes: a host name can have several
+//! addresses, a load balancer can choose a process, and memcached can be restarted. An
+//! *incarnation* is one run of such a process. A value that was removed from one incarnation might
+//! still be in another.
 //! Only one incarnation is therefore *current* at a time: the one that the newest connection has
 //! reached. Connections to other incarnations are closed, and a removal that another incarnation
 //! confirms does not count.
 //!
-//! If another incarnation becomes current, this program may *fence* the server. The program then
-//! ignores the items that the server has at this moment.
+//! When another incarnation becomes current, its items might be stale. The program then *fences*
+//! the server: it ignores the items that the server has at this moment.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -23,15 +24,15 @@ use crate::sync::lock;
 /// A server reports its uptime in whole seconds.
 const UPTIME_GRANULARITY: Duration = Duration::from_secs(1);
 
-/// The process behind one server's address. The server's pipelines share this struct.
+/// The process behind one server's address. All connections to the server share this struct.
 pub(super) struct ServerIdentity {
     /// The current incarnation as a number, readable without the lock. The number changes only
     /// under the lock of `state`.
     current: AtomicU64,
     state: Mutex<IdentityState>,
-    /// Called if the server's items may be stale: another incarnation has become current, and it
-    /// was already running when this program last changed a key. The identity is locked during the
-    /// call.
+    /// Fences the server. It is called when the server's items might be stale: another incarnation
+    /// has become current, and that one might have been running already when this program last
+    /// changed a key. `state` is locked during the call.
     raise_fence: Box<dyn Fn() + Send + Sync>,
     /// Called after `raise_fence`, with nothing locked.
     on_replaced: Box<dyn Fn() + Send + Sync>,
@@ -60,7 +61,8 @@ impl ServerIdentity {
         }
     }
 
-    /// Returns the address that a dial tries first, so that all connections reach one process.
+    /// Returns the address that a new connection tries first, so that all connections reach one
+    /// process.
     pub(super) fn preferred_address(&self) -> Option<SocketAddr> {
         lock(&self.state).newest_address
     }
@@ -68,9 +70,9 @@ impl ServerIdentity {
     /// Makes the process at the other end of a new connection the current incarnation. The caller
     /// must not use the connection before this call.
     ///
-    /// If another process was current before, the new process may have items that the former
-    /// process was told to remove. This function then raises a fence. A process that started after
-    /// the last removal needs no fence, because it started without items.
+    /// If another process was current before, the new process might have items that were removed
+    /// from the former one. This function then fences the server. If the new process has certainly
+    /// started after the last removal, no fence is needed, because it started without items.
     pub(super) fn observe(&self, address: SocketAddr, process: ServerProcess) {
         let is_fenced = {
             let mut state = lock(&self.state);
@@ -96,9 +98,9 @@ impl ServerIdentity {
         self.current.load(Ordering::Acquire) == incarnation.number()
     }
 
-    /// Returns the command's result if this incarnation is current, and an error if it is not. A
-    /// `result` that is an error is returned unchanged. Also records a removal or an overwrite that
-    /// the current incarnation has confirmed.
+    /// Checks a result that this incarnation has returned. If the incarnation is not current, a
+    /// success becomes an error. Otherwise the result is returned unchanged, and the time of a
+    /// confirmed removal or overwrite is recorded.
     pub(super) fn check(
         &self,
         command: &Command,
@@ -116,8 +118,8 @@ impl ServerIdentity {
         }
     }
 
-    /// Records a removal or an overwrite that this incarnation has confirmed. Returns false if the
-    /// incarnation is not current, so that the change does not count.
+    /// Records the time at which this incarnation has confirmed a removal or an overwrite. If the
+    /// incarnation is not current, records nothing and returns false.
     fn confirm_change(&self, incarnation: Incarnation) -> bool {
         let mut state = lock(&self.state);
         let is_current = state.current == Some(incarnation);
@@ -157,7 +159,7 @@ mod tests {
         Command::Delete { key: "key".into(), only_if: None }
     }
 
-    /// Returns an identity, and the number of fences that it has raised.
+    /// Returns an identity, and a counter of its calls of `raise_fence`.
     fn identity() -> (ServerIdentity, Arc<AtomicUsize>) {
         let fences = Arc::<AtomicUsize>::default();
         let raised = Arc::clone(&fences);

@@ -5,16 +5,17 @@
 //! time, until the value is there or the wait is over.
 //!
 //! A new lease is a *placeholder* on the server, an empty item that usually expires after 2 s.
-//! While the holder of a lease fetches, it stores a *marker* every half second.
+//! While the holder of a lease fetches, it stores a *marker* in the placeholder every half second,
+//! to show that it is alive.
 //!
 //! For a lease without a marker, a caller waits only briefly: for twice the function's usual fetch
 //! time, but at most 2.5 s. If the holder was killed before its first marker, the lease usually
 //! ends within this time. For a lease with a marker, a caller waits until the fetch has taken twice
 //! the expected time.
 //!
-//! If the holder fails or is killed, another caller wins the lease. For a new lease without a
-//! marker, the wait then starts over, so that the waiting callers do not all fetch at once. A wait
-//! starts over only once.
+//! If the holder fails or is killed, another caller wins the lease. The other waiting callers then
+//! see a new lease without a marker, and start their wait over. Otherwise they would all give up
+//! and fetch at once. Each wait starts over only once.
 
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,11 @@ const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
 /// The longest wait for a lease without a marker. The placeholder of a killed process usually ends
 /// within this time, because it lasts for 2 s.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
-/// The shortest time from the end of a wait to the check whether the lease has ended. By then, the
-/// usual placeholder of a killed process has expired.
+/// When a caller has given up its wait, a later check finds out whether the lease has ended. The
+/// check runs after this time at the earliest. By then, the usual placeholder of a killed process
+/// has expired.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
-/// A server may remove a placeholder this much later than its reply says.
+/// A server might remove a placeholder up to this much later than the server's reply says.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1200);
 /// The longest wait for a lease with a marker if neither the holder nor this process knows how long
 /// the fetch takes.
@@ -56,9 +58,9 @@ pub(super) struct LeaseWait {
     /// with a marker.
     allows_waiting: bool,
     has_seen_marker: bool,
-    /// The CAS of a lease without a marker, and the time from which the wait for this lease counts.
-    /// This is the lease of the first holder or, once another caller has won the lease, that of the
-    /// second holder. Later holders do not change this field.
+    /// The CAS (version number) of a lease without a marker, and the time from which the wait for
+    /// this lease counts. Set for the first holder's lease, and set again for the second holder's
+    /// lease. Later holders do not change this field.
     placeholder: Option<(Option<Cas>, Instant)>,
     /// True if another holder has won the lease during this wait.
     has_changed_hands: bool,
@@ -139,10 +141,10 @@ impl LeaseWait {
         left.filter(|left| !left.is_zero())
     }
 
-    /// Called when the caller stops waiting. If a marker was seen, the holder was alive, and this
-    /// is recorded as progress. Otherwise, a task later reads the lease again, and finds out
-    /// whether the lease has ended. No task is started if the lease has no CAS, or if
-    /// `allows_waiting` is false.
+    /// Must be called when the caller stops waiting. If a marker was seen, records that the lease
+    /// makes progress, because the holder was alive. Otherwise starts a task that later reads the
+    /// key again, and finds out whether the lease has ended. No task is started if the lease has no
+    /// CAS, or if `allows_waiting` is false.
     pub(super) fn give_up(&self, route: &KeyRoute, busy: &BusyLease) {
         if self.has_seen_marker {
             route.record_lease_progress();
@@ -155,8 +157,9 @@ impl LeaseWait {
 
     /// Returns the time after which an *orphan*, a lease whose holder was killed, has ended.
     ///
-    /// A placeholder may last longer than usual: the setting `lease` and many leases at once
-    /// prolong it. The result is bounded, because a faulty server could report any remaining time.
+    /// A placeholder can last longer than usual: the setting `lease` prolongs it, and so does a
+    /// large number of leases at once. The result is bounded, because a faulty server could report
+    /// any remaining time.
     fn orphan_ends_in(&self, busy: &BusyLease, now: Instant) -> Duration {
         let left = busy.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         ORPHAN_ENDS_AFTER.max(left.min(self.longest_placeholder) + REMOVAL_DELAY)

@@ -2,7 +2,9 @@
 //! according to a clock that the test moves. The test can make the server fail, stall or lie.
 //!
 //! A property test compares the replies of this server with those of a real memcached.
-//! [`command`](super::command) defines the words *lease* and *refresh claim*.
+//!
+//! A *lease* is one reader's right to fill a missing item, and a *refresh claim* is one reader's
+//! right to fetch a stored value again. [`command`](super::command) describes both.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,7 +31,7 @@ pub(crate) struct InMemoryServer {
 #[derive(Debug, Default)]
 struct InMemoryState {
     behaviour: ServerBehaviour,
-    /// The map is ordered, so that the server's lies are reproducible.
+    /// The map is ordered, so that a lying server gives the same wrong replies in each test run.
     items: BTreeMap<Arc<str>, StoredItem>,
     last_cas: u64,
     /// The number of restarts of the server.
@@ -73,7 +75,8 @@ pub(crate) enum ServerBehaviour {
     Lying,
 }
 
-/// An item on the server. An item with an empty frame is the placeholder of a lease.
+/// An item on the server. Its frame is the encoded entry. An item with an empty frame is a
+/// placeholder, which shows that a reader holds the lease.
 #[derive(Debug)]
 struct StoredItem {
     frame: Vec<u8>,
@@ -81,7 +84,7 @@ struct StoredItem {
     expires: Instant,
     /// True if a reader holds the lease or the refresh claim.
     is_claimed: bool,
-    /// True if a refresh claim was given back, so that the next read wins the claim.
+    /// True if a reader has given back the refresh claim. The next read then wins the claim.
     is_stale: bool,
 }
 
@@ -98,8 +101,8 @@ impl InMemoryServer {
         self.lock().behaviour = behaviour;
     }
 
-    /// Removes all items and starts the CAS numbers (version numbers of items) again, as a restart
-    /// does.
+    /// Removes all items, and counts the CAS numbers (version numbers of items) from the start
+    /// again. A restart of memcached does the same.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         state.items.clear();
@@ -193,12 +196,12 @@ impl InMemoryState {
         Incarnation::new(0, self.restarts)
     }
 
-    /// Returns a CAS that no item has, to be used in a lie.
+    /// Returns a CAS that no item has. A lying server uses it in its wrong replies.
     fn no_cas(&self) -> Cas {
         Cas { number: u64::MAX, incarnation: self.incarnation() }
     }
 
-    /// Returns true if the key has an item and, with a `required` CAS, the item has this CAS.
+    /// Returns true if the key has an item. If a CAS is `required`, the item must have this CAS.
     fn is_unchanged(&self, key: &str, required: Option<Cas>) -> bool {
         self.items.get(key).is_some_and(|item| required.is_none_or(|cas| item.cas == cas))
     }
@@ -220,7 +223,8 @@ impl InMemoryState {
         };
         let left = item.expires.saturating_duration_since(now);
         let claim_below_seconds = lease.map_or(0, |lease| lease.claim_below_seconds);
-        // memcached compares the remaining time after it has rounded the time up to whole seconds.
+        // memcached rounds the remaining time up to whole seconds. The item is due if the rounded
+        // time is below the limit.
         let is_due = item.is_stale
             || left + Duration::from_secs(1) <= Duration::from_secs(claim_below_seconds.into());
         let wins = is_due && !item.is_claimed;
@@ -240,9 +244,9 @@ impl InMemoryState {
         }
     }
 
-    /// Replies to successive reads with a lease that does not exist, another key's item, a
-    /// truncated item, a garbled item, and no item. Confirms every other command without running
-    /// it.
+    /// Returns a wrong reply. Successive reads return in turn: a lease that does not exist, another
+    /// key's item, a truncated item, a garbled item, and no item. Every other command is confirmed
+    /// and has no effect.
     fn lie(&mut self, command: &Command, now: Instant) -> Reply {
         let Command::Read { key, .. } = command else { return Reply::Applied(true) };
         self.lies += 1;

@@ -21,8 +21,8 @@ pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl ObservedClaims {
     /// Notes the claim on this item. Returns true if this process first saw the claim more than
-    /// `limit` ago: the holder may have been killed, and the caller may replace the item. Only one
-    /// caller gets true, and later callers wait for `limit` again.
+    /// `limit` ago. The holder was then probably killed, and the caller may replace the item. Only
+    /// one caller gets true. Later callers must wait for `limit` again.
     pub(super) fn take_over_if_abandoned(&self, key: &Arc<str>, cas: Cas, limit: Duration) -> bool {
         let now = Instant::now();
         let mut claims = lock(&self.0);
@@ -35,7 +35,7 @@ impl ObservedClaims {
                 is_abandoned
             }
             _ => {
-                // If a claim is forgotten, callers only wait for `limit` again.
+                // Forgetting the claims is harmless: callers only wait for `limit` again.
                 if claims.len() >= MAX_KEYS {
                     claims.clear();
                 }

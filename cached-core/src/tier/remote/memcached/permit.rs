@@ -1,10 +1,11 @@
-//! The permits of the memcached store. A permit allows one write to a key that has not changed.
+//! The permits of the memcached store. A read returns a *permit*, which allows one write to the key
+//! if the key has not changed since the read.
 //!
-//! A permit may include a lease or a refresh claim. A *lease* is the right to run the annotated
+//! Some permits include a lease or a refresh claim. A *lease* is the right to run the annotated
 //! function for a missing value. A *refresh claim* is the right to run the function again before an
-//! item expires. On the server, a lease is a *placeholder*, an empty item. A renewal replaces the
-//! placeholder with a *marker*. A *CAS* is a version number that the server gives to each item,
-//! placeholder and marker.
+//! item expires. On the server, a new lease is a *placeholder*, an empty item. Each renewal of the
+//! lease stores a *marker* in its place. A *CAS* is a version number that the server gives to each
+//! item, placeholder and marker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use super::route::KeyRoute;
 use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
-/// The state of a store that its permits share.
+/// The state that all permits of one store share.
 #[derive(Default)]
 pub(super) struct PermitContext {
     pub(super) background: Arc<BackgroundWrites>,
@@ -30,23 +31,27 @@ pub(super) struct PermitContext {
     observed_claims: ObservedClaims,
 }
 
-/// The right to write one value to a key that has not changed.
+/// The right to write one value to a key that has not changed since it was read.
+///
+/// A permit that is dropped before it has written gives back its lease or refresh claim.
 pub(crate) struct MemcachedPermit {
     context: Arc<PermitContext>,
     kind: PermitKind,
-    /// True once the permit has written or removed its item, so that there is nothing to give back.
+    /// True once the permit has written or removed its item. It then has nothing to give back.
     is_spent: AtomicBool,
 }
 
-/// The condition under which a permit writes. A write uses the same route as the read that gave the
-/// permit, because each server has its own CAS numbers.
+/// The condition under which a permit writes.
+///
+/// A [`KeyRoute`] knows the key and the server to use. A permit writes on the route of its read,
+/// because each server has its own CAS numbers.
 enum PermitKind {
     /// The key must have no item.
     Absent(KeyRoute),
     /// The item, or another caller's lease, must still have this CAS.
     Unchanged(KeyRoute, Cas),
-    /// The item must still have this CAS, and this process holds the refresh claim. Unlike a lease,
-    /// a refresh claim is not renewed, because a marker would replace the item.
+    /// The item must still have this CAS, and this process holds the refresh claim. A refresh claim
+    /// is never renewed: a renewal would replace the item with a marker.
     RefreshClaim(KeyRoute, Cas),
     /// The key must still have this lease's placeholder or marker.
     Lease { lease: Arc<HeldLease>, _count: LeaseCountGuard },
@@ -88,9 +93,9 @@ impl MemcachedPermit {
         )
     }
 
-    /// Creates the permit of a lease, and renews the lease while the permit exists. `length` is how
-    /// long memcached keeps the lease's placeholder. `expected` is how long the fetch is expected
-    /// to take, or zero if unknown.
+    /// Creates a permit for a newly won lease. The lease is renewed while the permit exists.
+    /// `length` is how long memcached keeps the lease's placeholder. `expected` is how long the
+    /// annotated function is expected to run, or zero if unknown.
     pub(super) fn lease(
         context: &Arc<PermitContext>,
         route: KeyRoute,

@@ -97,14 +97,14 @@ impl ServerPipelines {
         let pipeline = new.as_ref().map(|new| new.get(priority)).map_err(|error| *error);
         {
             let mut runtimes = lock(&self.by_runtime);
-            // Another thread of this runtime may have added the pipelines in the meantime.
+            // Another thread of this runtime might have added the pipelines in the meantime.
             if let Some(known) = find_in(&runtimes, id, priority) {
                 return known;
             }
             runtimes.push((id, new));
         }
-        // The task is spawned after the lock is released. A runtime that is shutting down drops the
-        // task at once, and the guard in the task then takes the lock.
+        // The lock must be free here. A runtime that is shutting down drops the task at once, and
+        // the guard in the task takes the lock when it is dropped.
         let guard = RuntimeEndGuard { by_runtime: Arc::downgrade(&self.by_runtime), id };
         let task = runtime.spawn(async move {
             let _guard = guard;
@@ -131,7 +131,7 @@ fn find_in(
     Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).map_err(|error| *error))
 }
 
-/// The timer or the I/O driver. A connection needs both, and a runtime may lack them.
+/// A driver that a runtime lacks: the timer or the I/O driver. A connection needs both.
 #[derive(Clone, Copy)]
 struct MissingDriver {
     name: &'static str,
@@ -175,8 +175,9 @@ pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
 /// the I/O driver.
 ///
 /// tokio has no function for this check, and code that uses a missing driver panics. This function
-/// uses both drivers and catches the panics, so that no later call panics. The program's panic hook
-/// is called once for each such runtime. A program that aborts on panics must enable both drivers.
+/// therefore uses both drivers once, and catches the panic. The program's panic hook is still
+/// called, once for each runtime that lacks a driver. A program that aborts on panics must enable
+/// both drivers.
 fn missing_driver(runtime: Id, events: &EventDispatcher) -> Option<MissingDriver> {
     if let Some(known) = known_missing_driver(runtime) {
         return Some(known);

@@ -1,13 +1,13 @@
 //! memcached's text protocol: encodes commands as bytes, and parses the lines of replies. This
 //! module does no I/O.
 //!
-//! Only this module uses the memcache crate. The crate's parser of error lines is marked as
-//! experimental, so a change of it must concern one module only.
+//! Only this module uses the memcache crate. The crate marks its parser of error lines as
+//! experimental, so no other module may depend on it.
 //!
-//! Reads, deletes and renewals are *meta* commands: `mg`, `md` and `ms`. Writes are `set`, `add`
-//! and `cas`, because every memcached reads the bytes after these three commands as a value, even
-//! if the server refuses the command. In contrast, a server that does not understand `ms` reads the
-//! value as further commands.
+//! Reads, deletes and renewals of leases are *meta* commands: `mg`, `md` and `ms`. Writes are
+//! `set`, `add` and `cas`, because every memcached reads the bytes after these three commands as a
+//! value, even if the server refuses the command. In contrast, a server that does not understand
+//! `ms` reads the value as further commands.
 
 use std::time::Instant;
 
@@ -71,7 +71,7 @@ impl ErrorLine {
                 };
                 ErrorLine { error, is_in_sync: true }
             }
-            // The server did not understand the command, and may read the command's value as
+            // The server did not understand the command, and might read the command's value as
             // further commands.
             Err(Error::Rejected(why)) => CommandError::refused(why).into(),
             Err(error) => CommandError::unreachable(error).into(),
@@ -173,9 +173,10 @@ impl ReplyLine {
 /// Appends the bytes of a command to `into`. The command's key must be valid in memcached's
 /// protocol.
 ///
-/// A command that requires a CAS from another incarnation (another run of the server's process)
-/// must have no effect. This function replaces such a command with `mn`, which does nothing, so
-/// that the server still sends one reply per command.
+/// A CAS (the version number of an item) is valid for one incarnation, which is one run of the
+/// server's process. A command that requires a CAS from another incarnation must have no effect.
+/// This function replaces it with `mn`, which does nothing. So the server still sends one reply per
+/// command.
 pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &mut Vec<u8>) {
     if command.has_foreign_cas(incarnation) {
         return into.extend_from_slice(b"mn\r\n");

@@ -1,5 +1,5 @@
-//! The queue of commands that a [`pipeline`](super::pipeline) has yet to send to its server. The
-//! queue's size in bytes is limited. The pipeline takes the commands in batches.
+//! The queue of a [`pipeline`](super::pipeline), which sends commands to one server in batches. The
+//! queue holds the commands that are not sent yet. Its size in bytes is limited.
 
 use std::collections::VecDeque;
 
@@ -59,21 +59,20 @@ impl CommandQueue {
         Some(receiver)
     }
 
-    /// Puts a command that gives back a lease or a refresh claim (see [`command`](super::command))
-    /// at the front of the queue, even if the queue is full. Other callers may be waiting for the
-    /// lease.
+    /// Puts the command at the front of the queue, even if the queue is full. The command must be
+    /// one that gives back a lease (the exclusive right to fill a missing entry) or a refresh claim
+    /// (the exclusive right to refresh an entry). Other callers might be waiting for this right.
     pub(super) fn push_release_first(&mut self, command: Command) {
         self.bytes += size(&command);
         self.commands.push_front(QueuedCommand { command, sender: None });
     }
 
-    /// Removes the commands of the next batch from the queue. A command whose caller has given up
-    /// is dropped, unless it is an unconditional delete. Such a delete removes an outdated entry,
-    /// even if no caller waits for the result.
+    /// Removes the next batch from the queue and returns it. A command is dropped if its caller has
+    /// given up. An unconditional delete is sent in any case, because it removes an outdated entry.
     ///
-    /// A caller has given up once its receiver is dropped. A caller whose deadline has passed has
-    /// not given up: in a burst of calls, the caller's task may run long after the deadline, and
-    /// still use a result that has arrived.
+    /// A caller has given up when it has dropped its receiver. The queue does not look at
+    /// deadlines: in a burst of calls, a caller's task might run long after its deadline. It can
+    /// still use a result that has arrived by then.
     pub(super) fn next_batch(&mut self) -> CommandBatch {
         let mut batch = CommandBatch::default();
         let mut bytes = 0;
@@ -96,7 +95,7 @@ impl CommandQueue {
         batch
     }
 
-    /// Empties the queue. When the returned value is dropped, the commands in it fail.
+    /// Empties the queue, and returns its commands. They fail when the caller drops them.
     pub(super) fn take_all(&mut self) -> impl Sized + use<> {
         self.bytes = 0;
         std::mem::take(&mut self.commands)

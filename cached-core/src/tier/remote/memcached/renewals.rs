@@ -20,18 +20,18 @@ use crate::sync::lock;
 const USUAL_PLACEHOLDER: Duration = Duration::from_secs(2);
 /// Placeholders last one second longer for every 4,096 leases that this process requests or holds,
 /// up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn on the
-/// runtime, and so do the renewals and the writes.
+/// runtime, so the first renewal of a lease is late.
 const LEASES_PER_EXTRA_SECOND: usize = 4096;
 pub(super) const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
 /// The time from winning a lease to its first renewal, and the shortest time between two renewals.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
-/// The shortest pause before a round of renewals.
+/// The renewal task sleeps at least this long before each round of renewals.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The largest number of leases that are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 
-/// The leases to renew. Each lease is renewed on the runtime on which it was won, or on which the
-/// annotated function continues.
+/// The leases to renew. A lease is at first renewed on the runtime on which it was won. If the
+/// annotated function continues on another runtime, the renewal moves there.
 #[derive(Default)]
 pub(super) struct RenewalSchedule {
     /// The queue of each runtime that has leases to renew.
@@ -93,8 +93,8 @@ impl RenewalSchedule {
         }
     }
 
-    /// Moves the renewal of the lease to the current runtime, because the lease's runtime may no
-    /// longer run.
+    /// Moves the renewal of the lease to the current runtime, in case the runtime that renewed the
+    /// lease has ended.
     pub(super) fn take_over(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let known = Arc::downgrade(lease);
@@ -151,8 +151,9 @@ impl RenewalTask {
         renewed
     }
 
-    /// Returns when the next lease is due. If the runtime's queue is empty, removes the queue and
-    /// returns `None`. The next lease then starts another task.
+    /// Returns when the next renewal on this runtime is due. If the runtime's queue is empty,
+    /// removes the queue and returns `None`. The task then ends, and the next lease starts a new
+    /// task.
     fn next_due(&mut self) -> Option<tokio::time::Instant> {
         let mut queues = self.renewals.queues();
         let index = queues.iter().position(|(id, _)| *id == self.runtime)?;
@@ -186,7 +187,8 @@ impl Drop for RenewalTask {
         let mut queues = self.renewals.queues();
         let Some(index) = queues.iter().position(|(id, _)| *id == self.runtime) else { return };
         let (_, leases) = queues.swap_remove(index);
-        // Another runtime takes over the queue, because the annotated function may continue there.
+        // Another runtime takes over the queue, because the annotated functions might continue
+        // there.
         if let Some((_, others)) = queues.first_mut() {
             others.extend(leases);
             others.make_contiguous().sort_by_key(|(due_at, _)| *due_at);

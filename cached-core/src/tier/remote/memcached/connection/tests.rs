@@ -1,4 +1,4 @@
-//! Tests that every reply is complete and belongs to its command, however the reply's bytes arrive.
+//! These tests check that each command gets its own complete reply, however the bytes arrive.
 
 use std::io::{Read as _, Write as _};
 use std::pin::pin;
@@ -16,7 +16,8 @@ use crate::tier::remote::memcached::command::Reply;
 use crate::tier::remote::memcached::item::ReadReply;
 use crate::tier::remote::memcached::protocol::MAX_FRAME_BYTES;
 
-/// A usable server's reply to the probe, which is the first request on each connection.
+/// The reply that makes the client use a server. It answers the *probe*, the client's first request
+/// on each connection.
 const PROBE_REPLY: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
 async fn connect(address: &str) -> ConnectionPool {
@@ -27,16 +28,16 @@ async fn connect(address: &str) -> ConnectionPool {
 /// How the scripted server reacts to a request.
 #[derive(Clone, Copy)]
 enum ServerAction {
-    /// Replies in pieces of this many bytes.
+    /// Sends the reply in pieces of this many bytes.
     Reply(&'static [u8], usize),
     ReplyAndClose(&'static [u8]),
-    /// Replies, and sends more bytes later.
+    /// Sends the first bytes as the reply, and the second bytes 100 ms later.
     ReplyTwice(&'static [u8], &'static [u8]),
     Ignore,
 }
 
-/// Runs `test` with connections to a server. For each request, on any connection, the server
-/// performs the next action.
+/// Runs `test` with connections to a server. The server performs one of the actions, in their
+/// order, for each request after the probe. All connections share the list of actions.
 fn with_server<F: Future<Output = ()>>(
     actions: Vec<ServerAction>,
     test: impl FnOnce(ConnectionPool) -> F,
@@ -240,8 +241,9 @@ fn a_reused_connection_keeps_each_deadline() {
     }
 }
 
-/// Starts a server that announces the longest reply and sends it as fast as it is read. Returns its
-/// address, and a receiver of the number of bytes sent before the connection was closed.
+/// Starts a server that announces a reply of the largest size, and then sends bytes as fast as the
+/// client reads them. Returns the server's address and a receiver. The receiver gets the number of
+/// bytes that the server had sent when the client closed the connection.
 fn flooding_server() -> (String, Receiver<usize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("the listener has an address").to_string();
@@ -267,8 +269,9 @@ fn flooding_server() -> (String, Receiver<usize>) {
 fn an_endless_reply_is_read_until_the_deadline() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the runtime starts");
-    // If the server falls behind, the client waits, and its timer ends the exchange. Five rounds
-    // make it likely that in at least one of them the client never waits.
+    // The test is about a client that never waits for bytes. A client that waits is easy to stop,
+    // because its timer fires. Five rounds make it likely that the client never waits in one of
+    // them.
     for _ in 0..5 {
         let (address, sent) = flooding_server();
         runtime.block_on(async {
@@ -342,8 +345,8 @@ fn only_an_unsynced_error_ends_the_exchange() {
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
             &[Some(RemoteErrorKind::TooLarge), None, None],
         ),
-        // The server may read a part of the value as a command, and the next line may be the reply
-        // to this command.
+        // After this error, the server might read a part of the value as a command. The next line
+        // might then be the reply to that command.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
     ];
     for (reply, expected) in cases {

@@ -1,4 +1,4 @@
-//! Tests that the in-memory server replies as a memcached does.
+//! Tests that the in-memory stand-in for memcached replies as a real memcached does.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,9 +9,15 @@ use crate::tier::remote::contract_tests::MemcachedProcess;
 use crate::tier::remote::memcached::client::ServerClient;
 use crate::tier::remote::memcached::identity::ServerIdentity;
 
-/// A generated command on one of three keys. The first number is the key. In a `Read`, the option
-/// is a lease request: the seconds of the placeholder, and whether every item is due for a refresh.
-/// In the other commands, a boolean says whether the command's CAS is the key's current CAS.
+/// A random command on one of three keys. The first field is the index of the key.
+///
+/// In a `Read`, the option asks for a lease, the right to fill a missing item. It holds how many
+/// seconds memcached keeps a placeholder for the missing item, and whether the read treats every
+/// item as due for a refresh.
+///
+/// In the other commands, a boolean says whether the command passes the item's current CAS (version
+/// number) or a wrong CAS. A `Write` without a boolean is unconditional (`None`), or demands that
+/// the key has no item (`Some(None)`).
 #[derive(Debug, Clone)]
 enum GeneratedCommand {
     Read(usize, Option<(u32, bool)>),

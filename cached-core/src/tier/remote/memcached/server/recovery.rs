@@ -3,8 +3,9 @@
 //! A background task retries until the server answers. Then the task takes three steps:
 //!
 //! - It settles the *fence*: it finds out below which CAS number (version number) the server's
-//!   items may be stale.
-//! - It delivers the *hints*: it tells the server to remove the keys of missed removals.
+//!   items might be stale.
+//! - It delivers the *hints*, which are the keys that the server has failed to remove: it tells the
+//!   server to remove them now.
 //! - It puts the server back *in rotation*: callers use the server again.
 
 use std::sync::{Arc, Weak};
@@ -22,8 +23,8 @@ use crate::tier::remote::{RemoteError, RemoteErrorKind};
 /// The key of the item that recovery writes. No entry of a cache has such a key.
 const RECOVERY_KEY: &str = "cached-core.mark";
 const RECOVERY_TTL_SECONDS: u32 = 60;
-/// A recovery task is *lost* if its runtime has ended or no longer runs. The task counts as lost if
-/// an attempt is overdue by more than this time plus the server's timeout.
+/// If an attempt is overdue by more than this time plus the server's timeout, the recovery task
+/// counts as *lost*: its runtime has probably ended or no longer runs.
 const LOST_TASK_AFTER: Duration = Duration::from_secs(1);
 
 impl Server {
@@ -54,7 +55,7 @@ impl Server {
     pub(super) fn on_ejection(&self, error: &CommandError) {
         self.failing_writes.clear();
         self.recover_in_background();
-        // The event comes last, because an observer may block.
+        // The event comes last, because an observer of the event can block.
         let error = self.error(error.kind, &error.why);
         self.events.emit(&Event::ServerEjected { address: self.address(), error: &error });
     }
@@ -101,8 +102,8 @@ impl Server {
         }
     }
 
-    /// Makes a recovery attempt at once if the attempt is due and the server is in memory. A test
-    /// that has moved the clock then sees the effect in its next call.
+    /// Makes a recovery attempt at once if the attempt is due and the server is a test's in-memory
+    /// server. A test that has moved the clock then sees the effect in its next call.
     #[cfg(feature = "testing")]
     pub(in crate::tier::remote::memcached) async fn recover_if_in_memory(&self) {
         if self.endpoint.is_in_memory()
