@@ -1,9 +1,10 @@
-//! A web page that shows a cache at work, as a router that a program mounts beside its own routes.
+//! A web page that shows how a cache performs. A program mounts the page's router beside its own
+//! routes.
 //!
-//! The page shows the hit rate of each annotated function, and the calls and the time that the
-//! cache saves. It also shows the tiers, the memcached servers and the ledger, and can search the
-//! tiers for one entry. All figures describe this process only. The guide's chapter
-//! [console](crate::guide::console) shows the page.
+//! The page shows the hit rate of each annotated function, and how many calls and how much time the
+//! cache saves. It also shows the local tier, the memcached servers, and the *ledger*, the list of
+//! all annotated functions and their settings. It can search for one entry. All figures describe
+//! this process only. The guide's chapter [console](crate::guide::console) shows the page.
 //!
 //! ```
 //! use std::net::SocketAddr;
@@ -24,8 +25,9 @@
 //! # Who may see it
 //! Only clients on this machine may see the page, unless the program calls
 //! [`allow_remote`](Console::allow_remote). Nobody can change anything, unless the program sets a
-//! [`token`](Console::token). A proxy on this machine counts as a client on this machine, so it
-//! must not forward requests to the console. A request with the headers of a proxy is refused.
+//! [`token`](Console::token). A proxy on this machine counts as a client on this machine, so a
+//! proxy must not forward requests to the console. Without `allow_remote`, the console refuses a
+//! request with a header that proxies add, such as `X-Forwarded-For`.
 //!
 //! No response of the console contains a cached value or an argument of a call.
 
@@ -117,9 +119,10 @@ impl Console {
     /// Lets clients that know `token` invalidate single entries.
     ///
     /// The token must be random and must have at least 16 bytes, because the console does not limit
-    /// how often a client may guess. It must consist of visible ASCII characters. Line ends after
-    /// it, as in a file, are removed. With any other token, the console writes an error to the log,
-    /// and [nothing can be invalidated](Self::offers_invalidation). The page asks its user for the
+    /// how often a client may guess. It must consist of visible ASCII characters. Trailing line
+    /// ends are removed, so the token can come straight from a file. If the token is too short or
+    /// has other characters, the console writes an error to the log, and
+    /// [nothing can be invalidated](Self::offers_invalidation). The page asks its user for the
     /// token, and sends the token in the header `x-cache-token`. Neither a URL nor a log line ever
     /// contains the token.
     ///
@@ -139,8 +142,8 @@ impl Console {
         self
     }
 
-    /// Returns true if clients can invalidate entries: a usable [`token`](Self::token) is set. A
-    /// program can refuse to start without one.
+    /// Returns true if a usable [`token`](Self::token) is set, so that clients can invalidate
+    /// entries. A program can call this method at its start, and exit if the token was refused.
     ///
     /// ```
     /// # use cached_core::{Cache, console::Console};
@@ -250,7 +253,8 @@ struct ConsoleState {
     history: Mutex<CounterHistory>,
     #[cfg(feature = "memcached")]
     searches: SearchQueue,
-    /// The searches of invalidations have their own queue, so lookups do not delay an invalidation.
+    /// The queue for the searches that invalidations make. It is separate from the queue for
+    /// lookups, so lookups do not delay an invalidation.
     #[cfg(feature = "memcached")]
     invalidation_searches: SearchQueue,
 }

@@ -1,7 +1,8 @@
 //! The current cache, which an annotated function uses if it does not name a cache.
 //!
 //! Inside a [`Cache::scope`], this is the cache of the scope. Outside of every scope, it is the
-//! installed cache. If no cache is installed, it is an embedded cache of the process.
+//! installed cache. If no cache is installed, it is the *embedded* cache, a local cache with the
+//! default settings.
 
 mod in_scope;
 mod recording;
@@ -29,17 +30,18 @@ tokio::task_local! {
     static SCOPED: Cache;
 }
 
-/// A cache for the whole process, and the call that installed it.
+/// A cache for the whole process, and the source location of the call that installed it.
 type InstalledCache = OnceLock<(Cache, &'static Location<'static>)>;
 
 static INSTALLED: InstalledCache = OnceLock::new();
 
 static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(Config::default()));
 
-/// True after the first call of `Cache::scope`. Until then, a call need not look for a scope.
+/// True after the first call of `Cache::scope`. Until then, no annotated function needs to look for
+/// a scope.
 static SCOPE_USED: AtomicBool = AtomicBool::new(false);
 
-/// Returns the cache of the process if no task has ever used a scope.
+/// Returns the installed or the embedded cache if no task has ever used a scope.
 #[inline]
 pub(crate) fn process_cache_if_unscoped<'c>() -> Option<&'c Cache> {
     (!SCOPE_USED.load(Ordering::Relaxed)).then(process_cache)
@@ -50,8 +52,8 @@ fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
-/// Returns true if the running task has probably lost its scope. This is so if the program uses
-/// scopes and has no installed cache, but the task is outside of every scope.
+/// Returns true if the running task has probably lost its scope. This is assumed if the program
+/// uses scopes and has installed no cache, but this task uses `cache` outside of every scope.
 pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
     SCOPE_USED.load(Ordering::Relaxed)
         && INSTALLED.get().is_none()
@@ -60,8 +62,8 @@ pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
         && cache.id() == EMBEDDED.id()
 }
 
-/// Puts a cache into `place`. Returns an error if `place` has a cache already, or if functions of
-/// the program share a cache name.
+/// Puts a cache into `place`. Returns an error if `place` has a cache already, or if two annotated
+/// functions of the program have the same cache name.
 #[track_caller]
 fn install_into(place: &InstalledCache, cache: Cache) -> Result<(), InstallError> {
     let shared_names = shared_names();
@@ -88,7 +90,7 @@ impl Cache {
     /// ```
     #[must_use]
     pub fn current() -> Cache {
-        // The cache must be cloned, because the caller may leave the scope and still use the cache.
+        // The cache must be cloned, because the caller can leave the scope and still use the cache.
         SCOPED.try_with(Cache::clone).unwrap_or_else(|_| process_cache().clone())
     }
 
@@ -96,7 +98,8 @@ impl Cache {
     ///
     /// # Errors
     /// Returns an error and does not install the cache if another cache is installed already, or if
-    /// functions of the program share a cache name. The error names the places in the source.
+    /// two annotated functions of the program have the same cache name. The error names the source
+    /// locations of the two calls or functions.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -134,8 +137,8 @@ impl Cache {
         SCOPED.scope(self.clone(), future)
     }
 
-    /// Runs the future that `make` returns with this cache as the current cache. While `make` runs,
-    /// this cache is the current cache too.
+    /// Calls `make`, and returns a future that runs the future from `make`. This cache is the
+    /// current cache in both.
     #[cfg(feature = "tower")]
     fn scope_made<F: Future>(&self, make: impl FnOnce() -> F) -> TaskLocalFuture<Cache, F> {
         SCOPE_USED.store(true, Ordering::Relaxed);

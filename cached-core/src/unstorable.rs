@@ -5,7 +5,7 @@ use std::fmt;
 /// The reason why a value cannot be encoded as bytes that decode to the same value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unstorable {
-    /// The rest of a sentence whose subject is the part or the value.
+    /// Completes the error message, which begins with the name of the part, or with "it".
     pub(crate) why: &'static str,
     /// The innermost part of the value that cannot be encoded, if it is known.
     pub(crate) part: Option<ValuePart>,
@@ -35,8 +35,8 @@ impl fmt::Display for ValuePart {
     }
 }
 
-/// The reason why memcached cannot store a value of a function. It names the type of the value and
-/// of the part that is to blame, but does not show the value.
+/// The reason why memcached cannot store a value that an annotated function returned. The error
+/// names the type of the value, and the part that cannot be encoded. It does not show the value.
 ///
 /// `Display` writes one line. [`Ledger::audit`](crate::Ledger::audit) also returns this line.
 #[derive(Debug)]

@@ -1,11 +1,11 @@
-//! The upstream of the tests.
+//! A stand-in for the upstream service that a cached function would call in production.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The service from which the cached functions of a test fetch. The upstream counts the fetches.
-/// Each test has its own upstream, and clones share the count.
+/// The service that the cached functions of a test fetch from. It counts the fetches. Each test
+/// creates its own upstream; clones share the count and the failure switch.
 #[derive(Debug, Clone, Default)]
 pub struct Upstream {
     fetches: Arc<AtomicUsize>,

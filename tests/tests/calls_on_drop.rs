@@ -1,6 +1,7 @@
-//! Values whose `Drop` calls a cached function and waits for the answer.
+//! Tests a cached value whose `Drop` calls a cached function and waits for the answer.
 //!
-//! The test runs in a process of its own because any thread may drop these values.
+//! The test has a process of its own. In a shared process, the threads of other tests might drop
+//! these values.
 #![allow(missing_docs)]
 
 use std::cell::Cell;
@@ -20,7 +21,7 @@ thread_local! {
     static CURRENT_NUMBER: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// How many calls of dropped values were answered.
+/// How many of the calls that `Drop` made were answered.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 struct ThreadWaker(Thread);
@@ -31,8 +32,8 @@ impl Wake for ThreadWaker {
     }
 }
 
-/// Waits for a future without a runtime. A `Drop` may run on a runtime's thread, which must not
-/// block on a runtime.
+/// Waits for a future without a runtime. A `Drop` can run on a thread of a runtime, and tokio
+/// panics if such a thread calls `block_on`.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
@@ -62,8 +63,8 @@ async fn fetch(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
     Ok(Arc::new(CallsOnDrop(number)))
 }
 
-/// Runs a function on a thread, and panics if the function takes ten seconds. A call that waited
-/// for a fetch of its own thread would take twenty.
+/// Runs a function on a new thread, and panics if the function takes longer than ten seconds. A
+/// call that waits for a fetch on its own thread would take twenty seconds.
 fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
@@ -74,8 +75,8 @@ fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     assert!(waited.is_ok(), "the function returns within ten seconds");
 }
 
-/// With `force_miss`, a call ignores stored values, but may wait for a running fetch. The call of a
-/// dropped value must not wait for the fetch that is ending on the same thread.
+/// With `force_miss`, a call ignores stored values, but can still wait for a running fetch. The
+/// call that a `Drop` makes must not wait for the fetch that is just ending on the same thread.
 #[test]
 fn a_dropped_value_may_call_its_own_key() {
     within_ten_seconds(|| {

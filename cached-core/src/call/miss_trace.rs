@@ -13,15 +13,14 @@ use crate::outcome::{OutcomeRecorder, active_recorders};
 use crate::sync::lock;
 use crate::telemetry::accepts_miss_lines;
 
-/// The collector of the [`MissReport`] of one call. Dropping the trace emits the report, so even a
-/// cancelled call has a report. If the call has its answer, dropping the trace also records the
-/// outcome of the call.
+/// Collects the [`MissReport`] of one call. Dropping the trace writes the report to the log, so
+/// even a cancelled call has a report. If the call was answered, dropping the trace also records
+/// the outcome of the call.
 pub(crate) struct MissTrace {
     cache: Cache,
     declaration: &'static Declaration,
     key: Arc<[u8]>,
-    /// Behind a lock, because the future of a remote read borrows the call immutably and adds to
-    /// the report.
+    /// Needs a lock, because a remote read adds to the report while it borrows the call immutably.
     report: Mutex<MissReport>,
     /// True if the log asks for the report.
     is_logged: bool,

@@ -1,7 +1,9 @@
-//! The leader's read of the remote tier, which returns a value or wins a lease.
+//! Reads the remote tier for a *leader*: the one call that fetches while concurrent calls wait for
+//! its result.
 //!
-//! A read may also win a *claim*, the right to refresh the item that the read found. One process at
-//! a time holds the claim of an item.
+//! A read returns a value, or wins a *lease*, the right to fill an entry. A read that finds a value
+//! can also win a *claim*, the right to refresh that item. Only one process at a time holds the
+//! claim to an item.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,8 @@ use crate::tier::remote::{
 use crate::ttl::EntryTtls;
 use crate::value::Value;
 
-/// A claim counts as abandoned if its holder has not replaced the item after this time. If four
-/// times the usual fetch time of the function is longer, that time counts instead.
+/// A claim counts as abandoned if its holder has not replaced the item after this time. For a
+/// function with slow fetches, the time is longer: four times the function's usual fetch time.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// The upper limit of the time after which a claim counts as abandoned. The setting `lease`
 /// replaces this limit and [`ABANDONED_AFTER`].
@@ -36,7 +38,7 @@ pub(super) enum RemoteAnswer {
         /// How long the value stays fresh.
         time_left: Duration,
         target: FillTarget,
-        /// The latest time at which the value expires. `None` if an earlier holder gave the claim
+        /// The value expires at this time at the latest. `None` if an earlier holder gave the claim
         /// back.
         expires_by: Option<Instant>,
     },
@@ -65,8 +67,8 @@ impl EntryHandle {
 
 impl PendingCall {
     /// Reads the value from the remote tier. If there is no value, tries to win the lease to fill
-    /// the entry. If fetches of the key are paused, the call takes no lease, so it holds up no
-    /// other process.
+    /// the entry. If fetches of the key are paused, the call takes no lease, because other
+    /// processes would wait for it in vain.
     ///
     /// The body is an `async` block, because an `async fn` would store its arguments twice. The
     /// future must stay small, because it is part of the boxed future of
@@ -79,8 +81,8 @@ impl PendingCall {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
         async move {
-            // This ttl is without jitter. Otherwise some calls of a function would read the remote
-            // tier and others would not.
+            // The ttl must be long enough for the remote tier. No jitter is added to it: with
+            // jitter, some calls of a function would read the remote tier and others would not.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
             let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
                 self.trace_finding(RemoteFinding::TtlTooShort);
@@ -194,7 +196,8 @@ impl ReadHandler for PendingCall {
         match &decoded {
             DecodedFrame::Value(_) => {}
             DecodedFrame::Foreign => self.trace_finding(RemoteFinding::OtherBuild),
-            // The store passes an empty frame if the item may be older than a removal of the entry.
+            // The store passes an empty frame if the item might be older than the latest removal of
+            // the entry.
             DecodedFrame::Corrupt if frame.is_empty() => {
                 self.trace_finding(RemoteFinding::Untrusted)
             }

@@ -1,8 +1,8 @@
 //! Shows what each tier stores for one entry, and invalidates one entry.
 //!
 //! The client sends the digest of the entry's key, and the key cannot be computed from the digest.
-//! So the console searches the local tier for an entry whose key has this digest. In memcached, the
-//! console finds the entry by the cache name and the digest.
+//! So the console searches the local tier for an entry whose key has this digest. In memcached, it
+//! needs no search, because there an entry's key is made of the function's name and the digest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,11 +124,11 @@ fn local_report(found: &FoundEntry) -> Value {
     })
 }
 
-/// Lets one search of the local tier run at a time, so that searches take one core at most. The
-/// others wait in the order in which they came.
+/// Lets one search of the local tier run at a time, so that searches take one core at most. Further
+/// searches wait in the order in which they came.
 pub(super) struct SearchQueue {
     turn: Arc<Semaphore>,
-    /// The places for the search that runs and for those that wait.
+    /// Has one permit for each search that may be in the queue, whether it runs or waits.
     places: Arc<Semaphore>,
 }
 
@@ -247,8 +247,8 @@ async fn remote_report(
 }
 
 /// Removes the entry from the tiers of this process, then from memcached, and then from this
-/// process again. The second removal is needed because a call may have read the old value from
-/// memcached before memcached removed it.
+/// process again. The second removal is needed because, in between, a call might have read the old
+/// value from memcached and stored it in this process.
 ///
 /// # Errors
 /// Returns a refusal if the entry is unknown, or if memcached did not confirm the removal.
@@ -270,8 +270,8 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
             Some(key)
         }
         None => {
-            // An event needs the key. If the key is unknown, the removal is counted without an
-            // event.
+            // The event cannot be emitted, because it needs the whole key. So the removal is only
+            // counted.
             let index = declaration.index();
             index.into_iter().for_each(|index| cache.counters_at(index).invalidations.add());
             remove_unknown_key(state, address).await?
@@ -294,15 +294,15 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
     Ok(address)
 }
 
-/// Removes an entry whose key is unknown from the local tier. A fetch or a read that is already
-/// running will not store the old value. Returns the key if the local tier has the entry by now.
+/// Removes an entry when only its digest is known. A fetch or a read that is already running will
+/// not store the old value. Returns the key if the local tier has meanwhile received the entry.
 async fn remove_unknown_key(
     state: &Arc<ConsoleState>,
     address: EntryAddress,
 ) -> Result<Option<Arc<[u8]>>, Refusal> {
     let cache = &state.cache;
-    // The local tier refuses the results of all running fetches and reads of the function. The
-    // search then finds an entry that was stored before.
+    // From now on, the local tier refuses the results of all running fetches and reads of the
+    // function. The search below finds an old value that was stored earlier.
     cache.refuse_values_under_way(address.declaration.and_then(Declaration::index));
     let found = search(cache, &state.invalidation_searches, address).await?;
     Ok(found.map(|FoundEntry { key, .. }| {

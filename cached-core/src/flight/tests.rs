@@ -1,3 +1,7 @@
+//! Tests flights. A *flight* is one fetch of a key, with all calls that need its result: the
+//! *leader* fetches, and the *followers* wait. If the leader is dropped or stuck, a follower is
+//! *promoted*: it becomes the leader.
+
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake};
 
@@ -117,8 +121,8 @@ fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     }
 }
 
-/// A value or a waker that holds a follower of the same flight. A program can create such values
-/// and wakers.
+/// A value or a waker that a flight holds, and that itself holds a follower of the same flight. A
+/// program's own values and wakers can form the same cycle.
 struct FollowerHolder(
     #[expect(dead_code, reason = "the follower is only dropped")] Mutex<Option<Follower>>,
 );
@@ -285,8 +289,8 @@ fn the_lead_leaves_an_undriven_runtime() {
     let followers = [polled_on(&undriven), polled_on(&undriven), polled_on(&other)];
     leader.flight.replace_leader(Some(undriven.handle().id()));
     assert_eq!(promoted(&leader.flight), Some(2));
-    // The successor has not been polled. It is chosen again, because no other follower has a
-    // runtime that is driven.
+    // The successor, follower 2, has not been polled since. It is chosen again, because the runtime
+    // of the other followers is not driven.
     leader.flight.replace_leader(None);
     assert_eq!(promoted(&leader.flight), Some(2));
     drop(followers);

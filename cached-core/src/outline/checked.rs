@@ -1,12 +1,13 @@
-//! Wrappers around the codec's deserializer. They check each *step* of a type's `Deserialize`,
-//! which is one `deserialize_*` call, before the codec runs it.
+//! Wraps the codec's deserializer, to refuse a value that was stored by a build in which its type
+//! was different.
 //!
-//! A wrapper calls the codec only if the [`StepChecker`] allows the step. The wrapper also wraps
-//! the deserializers of nested values.
+//! A *step* is one `deserialize_*` call that a type's `Deserialize` makes. A wrapper passes a step
+//! on to the codec only if the [`StepChecker`] allows the step. The wrapper also wraps the
+//! deserializers of nested values.
 //!
 //! With the positional codec, a type always gets the kind of data that it asks for. With the named
 //! codec, it gets the kind that comes next in the data. The checker must know which kind the type
-//! got, so each visitor is wrapped too, even if the type asks for a number.
+//! got, so each visitor is wrapped too, even the visitor of a number.
 
 mod visitor;
 
@@ -24,7 +25,8 @@ fn refusal<E: de::Error>() -> E {
     E::custom("the value was stored by a build in which this type was different")
 }
 
-/// Leaves the hash of a step unchanged, for a `deserialize_*` method that takes only a visitor.
+/// Adds nothing to the hash of a step, because the step's `deserialize_*` method takes only a
+/// visitor.
 fn no_arguments(hash: StableHasher) -> StableHasher {
     hash
 }
@@ -34,12 +36,13 @@ fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
-/// A wrapper of the seed `S`, which decodes one member. The member's step contains the name of the
-/// member's type, so the checker refuses a member whose type has changed.
+/// A wrapper of the serde seed `S`, which decodes one *member* of a type, such as a field or an
+/// element. The member's step contains the name of the member's type, so the checker refuses a
+/// member whose type has changed.
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
-    /// The origin of the type that has this member.
+    /// The origin of the member's parent. An origin is a hash that identifies a place in a type.
     parent: StepOrigin,
     /// The index of the member in the type, or the hash of its field's name. Members of the same
     /// type may share an index.
@@ -80,7 +83,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, 
 struct CheckedDeserializer<'c, 'o, D> {
     inner: D,
     checker: &'c mut StepChecker<'o>,
-    /// The origin of the step.
+    /// Identifies the place in the type where the step is taken.
     origin: StepOrigin,
 }
 
@@ -88,7 +91,7 @@ impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
     /// Checks a `deserialize_*` call whose visitor returns a `T`. `arguments` adds the names and
     /// lengths among the call's arguments to the hash of the step.
     ///
-    /// Returns the inner deserializer, the checker and the origin of `T`.
+    /// Returns the inner deserializer, the checker, and the origin that identifies `T`.
     fn check<T>(
         self,
         kind: StepKind,
@@ -148,9 +151,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let origin = self.origin;
         let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Any, no_arguments)?;
-        // If the visitor returns the type that is being decoded, that type reads the data itself.
-        // If the visitor returns another type, the other type may be a buffer, and the type that is
-        // being decoded reads from this buffer later.
+        // A visitor that returns a different type than the one that is being decoded might fill a
+        // buffer, from which the type that is being decoded reads later. This buffering is a step
+        // of its own, which the checker must allow.
         if origin.0 != inner_origin.0 && !checker.allows(buffering_step()) {
             return Err(refusal());
         }

@@ -1,4 +1,4 @@
-//! The type and const arguments of an annotated function, which are a part of its keys.
+//! Writes the type and const arguments of an annotated function into the keys of its entries.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use crate::key::{END, KeyParts, KeySerializer, KeySink, SEQ};
 /// The type and const arguments of a function and of the `impl` block around it.
 #[derive(Clone, Copy)]
 pub(super) struct GenericArguments<Constants> {
-    /// The type name of a closure in the function's body. The name shows the arguments of the
-    /// `impl` block.
+    /// The type name of a closure in the function's body. This name contains the path of the
+    /// function, with the type arguments of the `impl` block.
     pub(super) closure: &'static str,
     /// The type name of a tuple with the function's own type arguments, or an empty string if the
     /// function has none.
@@ -21,8 +21,8 @@ pub(super) struct GenericArguments<Constants> {
 }
 
 impl<Constants: KeyParts> GenericArguments<Constants> {
-    /// Writes the arguments into a key. For a function without type and const arguments this writes
-    /// nothing, so the function's keys do not depend on how the compiler prints types.
+    /// Writes the arguments into a key. If there are none, writes nothing. The keys of such a
+    /// function therefore do not depend on how the compiler prints types.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: KeySink>(
         &self,
@@ -51,8 +51,8 @@ impl<Constants: KeyParts> GenericArguments<Constants> {
 /// Returns true if the annotated function is in a module, or in the `impl` block of a type without
 /// type arguments. `closure` is the type name of a closure in the function.
 ///
-/// The declaration stores the address of the last closure name for which the result was true. A
-/// later hit with the same closure compares two addresses and does not parse the name.
+/// If the result is true, the declaration stores the address of the closure's name. The next call
+/// with the same closure compares two addresses and does not parse the name.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
     let address = closure.as_ptr().addr();

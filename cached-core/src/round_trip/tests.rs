@@ -1,4 +1,5 @@
-//! Tests which comparison is chosen for a type, and what the comparison returns.
+//! Tests the comparison of a value with its encoded and decoded copy: which comparison is chosen
+//! for a type, and what it returns.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! An *exchange* with a memcached server: commands are sent, and their results are received.
+//! Records the span and the duration of each *exchange*, in which this process sends commands to a
+//! memcached server and receives their results.
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
 /// An exchange that has begun and not ended.
 ///
-/// If a caller waits for the exchange, the exchange has a span. An exchange that is dropped before
-/// [`end`](Self::end) ends its span as cancelled, and its duration is not recorded.
+/// The exchange has a span only if a caller waits for it. If the exchange is dropped before
+/// [`end`](Self::end), its span ends as cancelled, and its duration is not recorded.
 pub(crate) struct Exchange {
     span: ExchangeSpan,
     timer: ExchangeTimer,
@@ -20,8 +21,8 @@ pub(crate) struct Exchange {
 pub(crate) struct ExchangeSubject<'s> {
     /// The address of the server, as `host:port`.
     pub(crate) address: &'s Arc<str>,
-    /// The name of the commands: `get`, `set` or `delete`. In a batch, the name begins with `BATCH
-    /// `.
+    /// The name of the commands: `get`, `set` or `delete`. For a batch, the name begins with the
+    /// word `BATCH` and a space.
     pub(crate) operation: &'static str,
     /// The key in memcached, or `None` for several keys.
     pub(crate) key: Option<&'s str>,
@@ -69,8 +70,9 @@ pub(super) fn host_and_port(address: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Returns the cache name and the digest from a memcached key. The key is `namespace:name:digest`.
-/// The suffix `:2` marks the second item of an entry, and `:gutter` an item on a substitute server.
+/// Returns the function's name and the digest from a memcached key. The key is
+/// `namespace:name:digest`, or `name:digest` without a namespace. The suffix `:2` marks the second
+/// item of an entry, and `:gutter` marks an item on a substitute server.
 pub(super) fn name_and_digest(key: &str) -> Option<(&str, &str)> {
     let key = key.strip_suffix(":gutter").unwrap_or(key);
     let key = key.strip_suffix(":2").unwrap_or(key);

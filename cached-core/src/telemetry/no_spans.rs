@@ -1,5 +1,5 @@
-//! The stand-in for the spans while the feature `tracing` is off. It does nothing, and takes no
-//! space.
+//! Replaces the span types of the crate `tracing` while the feature `tracing` is off. These types
+//! do nothing, and take no space.
 
 #[cfg(feature = "memcached")]
 use super::exchange::ExchangeSubject;
@@ -18,7 +18,8 @@ pub(crate) fn accepts_debug() -> bool {
     log::max_level() >= log::LevelFilter::Debug
 }
 
-/// Writes a line to the crate `log`. The fields are for subscribers of the crate `tracing`.
+/// Writes a log line through the crate `log`. Ignores the field `server`, because only `tracing`
+/// records fields.
 macro_rules! write_line {
     ($level:ident, server = $address:expr, $($message:tt)+) => {{
         let _ = $address;

@@ -1,4 +1,7 @@
-//! The tables: one compares two runs, and the other shows a run in which memcached was killed.
+//! Formats two tables. One compares a run without the cache with a run that has the cache. The
+//! other shows a run in which memcached was killed.
+//!
+//! A *broker* is a service that answers customer requests with the help of annotated functions.
 
 use crate::upstream::SERVICES;
 use cached_core::DeclarationStats;
@@ -7,8 +10,8 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// How often brokers were answered from each tier, and how often memcached failed. A broker sends these
-/// counters as JSON.
+/// Counts the calls of annotated functions by where their answer came from. Also counts the fetches
+/// and the exchanges with memcached that failed. A broker sends these counters as JSON.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct AnswerCounters {
     request_hits: u64,
@@ -85,7 +88,7 @@ impl Sub for Snapshot {
     }
 }
 
-/// The counters when an outage of memcached began during a run, and when it ended.
+/// The counters when memcached was killed during a run, and when it was started again.
 pub(crate) struct Outage {
     pub(crate) killed: Snapshot,
     pub(crate) restarted: Snapshot,
@@ -142,11 +145,11 @@ impl Run {
     }
 }
 
-/// The table that compares the load without the cache and with it.
+/// A table that compares two runs: one without the cache, and one with it.
 pub(crate) struct ComparisonTable<'a> {
     pub(crate) without: &'a Run,
     pub(crate) with: &'a Run,
-    /// True if the second run had a remote tier.
+    /// True if the run with the cache also had a remote tier.
     pub(crate) memcached: bool,
 }
 
@@ -213,7 +216,7 @@ pub(crate) struct OutageTable<'a> {
     end: Snapshot,
 }
 
-/// A row of the [`OutageTable`], which shows one count.
+/// The name of a row of the [`OutageTable`], and the function that returns the count it shows.
 type OutageRow = (&'static str, fn(&Snapshot) -> u64);
 
 const OUTAGE_ROWS: [OutageRow; 9] = [

@@ -1,6 +1,6 @@
-//! A client of a parcel carrier's JSON API, as services write one: a trait behind `Arc<dyn …>` with
-//! `#[async_trait]`, an implementation with `reqwest`, and errors of `anyhow`. Every reading method
-//! is cached.
+//! An example: a client of a parcel carrier's JSON API, in a form that many services use. The
+//! client is a trait behind `Arc<dyn …>` with `#[async_trait]`. Its implementation uses `reqwest`,
+//! and its errors are `anyhow::Error`. Every method that only reads is cached.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | [`desk`](ParcelDesk) | [`ParcelDesk`]: the part of the program that holds an `Arc<dyn CarrierApi>`. |
 //!
 //! # Where the attribute is
-//! It is on the methods of `impl CarrierApi for HttpCarrier`, below `#[async_trait]`:
+//! The attribute is on the methods of `impl CarrierApi for HttpCarrier`, below `#[async_trait]`:
 //!
 //! ```text
 //! #[async_trait]                                  // first: it makes each method return a future
@@ -19,23 +19,26 @@
 //!     async fn search(&self, query: &str, page: u32) -> Result<Page<Parcel>> { … }
 //! ```
 //!
-//! There it has three advantages over the functions of [`ParcelDesk`]:
+//! The attribute could be on the functions of [`ParcelDesk`] instead. On the methods of
+//! `HttpCarrier`, it has three advantages:
 //!
 //! - Everyone who holds an `Arc<dyn CarrierApi>` is answered from the cache.
-//! - The key can have `self.base_url` in it. That field is not visible behind `dyn CarrierApi`, so
-//!   a function there would mix up the answers of two carriers.
+//! - The key can contain `self.base_url`. That field is not visible behind `dyn CarrierApi`, so a
+//!   cached function of `ParcelDesk` would mix up the answers of two carriers.
 //! - A fake carrier in a test is another `impl`, and is not cached.
 //!
-//! Three methods are methods of `HttpCarrier` itself: `token`, `fetch_tracking` and
-//! `fetch_recipient`. The program changes their entries, so they have companions
-//! (`entry = tracking_entry`). A companion is a second method, and an `impl` of a trait cannot have
-//! methods that the trait lacks. The trait's methods `tracking` and `recipient` call
-//! `fetch_tracking` and `fetch_recipient`.
+//! Three methods are not in the trait, but are methods of `HttpCarrier` itself: `token`,
+//! `fetch_tracking` and `fetch_recipient`. The program changes their cache entries. To do so, it
+//! calls a *companion*, a second method that the attribute generates; `entry = tracking_entry`
+//! names one. An `impl` of a trait cannot have methods that the trait lacks, so it cannot contain a
+//! companion. The trait's methods `tracking` and `recipient` call `fetch_tracking` and
+//! `fetch_recipient`.
 //!
 //! # Errors
-//! An `anyhow::Error` is not `Clone`. For the calls that waited for a failed fetch, `share_error =
-//! copy_error` makes a second error. A carrier that is down is therefore asked once, however many
-//! calls wait. The calls still find the [`CarrierError`] with `downcast_ref`.
+//! An `anyhow::Error` is not `Clone`. If a fetch fails, each call that waited for it needs an error
+//! too. The setting `share_error = copy_error` names the function that makes this copy. A carrier
+//! that is down is therefore asked once, however many calls wait. Each of these calls can still
+//! find the [`CarrierError`] with `downcast_ref`.
 //!
 //! # An example
 //!

@@ -1,7 +1,7 @@
 //! Shows the spans of a cached call as OpenTelemetry receives them.
 //!
-//! The program makes the same call three times, each in a span `request`, and prints the spans. A
-//! program in production has an OTLP exporter in place of the exporter in memory.
+//! The example makes the same call three times, each in a span named `request`, and prints the
+//! spans. In production, use an OTLP exporter instead of the in-memory exporter.
 //!
 //! Run it with `CACHE_URL=memcache://127.0.0.1:11211 cargo run -p cached-examples --bin traces`.
 
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::registry().with(layer).init();
 
     let cache = Cache::from_env().await?;
-    // Two caches stand for two processes, which share memcached and no memory.
+    // The two caches stand in for two processes: they share memcached, but they share no memory.
     let other = Cache::from_env().await?;
     for (number, cache) in [(1, &cache), (2, &other), (3, &other)] {
         let request = cache.scope(fetch_course(7, 2));

@@ -1,7 +1,8 @@
-//! The console: its answers over HTTP, and its page in a real browser.
+//! Tests the console: its HTTP responses, and its web page in a real browser.
 //!
-//! The tests of `page` need a Chromium. Without a Chromium, these tests print a message and pass.
-//! If the variable `REQUIRE_BROWSER` is set, as by `scripts/test --browser`, they fail instead.
+//! The tests in the module `page` need the browser Chromium. Without Chromium, these tests print a
+//! message and pass. If the environment variable `REQUIRE_BROWSER` is set, they fail instead. The
+//! command `scripts/test --browser` sets this variable.
 
 #[path = "console/http.rs"]
 mod http;

@@ -1,4 +1,5 @@
-//! Cached functions that several modules use, and caches that stand for other processes.
+//! Contains cached functions that several test modules call, and creates caches that stand in for
+//! other processes.
 
 use std::time::Duration;
 
@@ -32,13 +33,12 @@ pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Up
     Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 
-/// Returns a cache like that of a new process: it shares only memcached with other caches.
+/// Returns a cache that stands in for a new process: it shares only memcached with other caches.
 pub(crate) async fn new_process_cache(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
-/// Returns the cache of a test, built with these settings.
 pub(crate) fn test_cache(builder: CacheBuilder) -> TestCache {
     TestCache::with(builder).expect("the settings are valid")
 }

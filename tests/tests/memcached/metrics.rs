@@ -1,5 +1,5 @@
-//! The feature `metrics`: the output of a Prometheus exporter agrees with the counts of the
-//! upstream and of memcached.
+//! Tests the feature `metrics`. The output of a Prometheus exporter must agree with the number of
+//! fetches that the upstream counted, and with the state of memcached.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -55,7 +55,8 @@ async fn the_exporter_agrees_with_the_upstream() {
     let memcached = Memcached::start();
     let recorder = recorder();
     let prometheus = recorder.handle();
-    // The runtime of this test has one thread, so everything is recorded here.
+    // This recorder is for the current thread only. The runtime of this test has no other thread,
+    // so the recorder misses nothing.
     let _guard = metrics::set_default_local_recorder(&recorder);
     let upstream = Upstream::default().taking_millis(2);
     let (cache, other) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
@@ -111,15 +112,16 @@ async fn the_exporter_agrees_with_the_upstream() {
             &[("cache", "measured"), ("outcome", outcome)],
         )
     };
-    // The counts above are of `cache` only. In the histogram are the fetches of both caches: 10 of
-    // `other`, and 21 of `cache`.
+    // The counts above are the counts of `cache` alone. The histogram covers both caches: `other`
+    // fetched 10 values, and `cache` fetched 21.
     assert_eq!((durations("value"), durations("error")), (Some(31.0), Some(1.0)));
     let seconds = scraped.sum("cache_fetch_duration_seconds_sum", &[("cache", "measured")]);
     assert!(seconds.is_some_and(|sum| (32.0 * 0.002..5.0).contains(&sum)), "{seconds:?}");
 
     let fills = counts(&scraped, "cache_fills_total", "measured", "outcome", ["stored", "failed"]);
     assert_eq!(fills, [21, 0]);
-    // A *lease* is the right to fetch. The failed fetch and the dropped fetch had won a lease too.
+    // A *lease* is the right to fetch. The fetch that failed and the fetch that was dropped had
+    // each won a lease too.
     let leases = counts(&scraped, "cache_leases_total", "measured", "outcome", ["won", "busy"]);
     assert_eq!(leases, [23, 0]);
     assert_eq!(scraped.sum("cache_entries", &[]), Some(31.0));
@@ -191,7 +193,7 @@ async fn no_metric_shows_a_key() {
 
 fn publisher_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("Linux lists the threads");
-    // A thread may end while the test reads its name.
+    // A thread can end while the test reads the thread's name.
     let names =
         tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.trim() == "cached-metrics").count()
@@ -273,7 +275,8 @@ async fn a_panicking_recorder_harms_no_call() {
     assert_eq!(upstream.fetches(), 1);
 }
 
-/// `absolute` never lowers a counter, so a figure that is too high once stays too high.
+/// A published counter can only rise: the method `Counter::absolute` ignores a lower count. So a
+/// count that is published too high once would stay too high.
 #[test]
 fn failed_fetches_are_never_published_as_values() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

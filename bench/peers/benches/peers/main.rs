@@ -1,6 +1,6 @@
-//! Compares cached-core with other caches. `cargo bench` prints the tables, and
-//! `cargo bench -- PART` prints one part. `--write FOLDER` also writes the tables as Markdown and
-//! SVG.
+//! Compares cached-core with other caches. `cargo bench` prints all tables, and
+//! `cargo bench -- PART` prints the tables of one part, such as `keys`. With `--write FOLDER`
+//! instead of a part, the program also writes all tables to files, as Markdown and SVG.
 
 mod child;
 mod harness;
@@ -37,7 +37,7 @@ const PARTS: [ReportPart; 7] = [
     ("remote", remote::report),
 ];
 
-/// The name of a measurement, and the function that makes it in a child process.
+/// The name of a measurement, and the function that runs the measurement in a child process.
 type Measurement = (&'static str, fn(&str) -> Results);
 
 const MEASUREMENTS: [Measurement; 9] = [

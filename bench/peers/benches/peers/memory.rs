@@ -1,4 +1,4 @@
-//! Measures the memory of entries: the growth of a process that holds them.
+//! Measures how much memory a cache entry takes: how much a process grows when it stores entries.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub fn report(report: &mut Report) {
     report.plot(title, plot::bars(title, "% of the capacity", &percent));
 }
 
-/// Fills one store in a child process, and returns the bytes of an entry.
+/// Fills one store in a child process, and returns the number of bytes for each entry.
 pub fn entries(name: &str) -> Results {
     let runtime = prepare_for(ENTRIES);
     let before = resident();

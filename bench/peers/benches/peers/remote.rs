@@ -20,8 +20,8 @@ const BARE: &str = "the bare client's get";
 const OURS: &str = "cached-core";
 const PIPELINING: &str = "raw pipelining";
 const KEYS: usize = 1_000;
-/// The number of runs with one caller. Runs differ, so there are several, each with a new
-/// memcached.
+/// The number of runs with one caller. The results differ from run to run, so the report shows
+/// their median. Each run has a new memcached.
 const RUNS: usize = 9;
 
 /// A function without a local tier, so each call reads from memcached.
@@ -30,7 +30,7 @@ async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
     shared_upstream(number, state).await
 }
 
-/// The time of each get in microseconds, and the number of gets in a second.
+/// The time of each get in microseconds, and the number of gets per second.
 #[derive(Default)]
 struct Gets {
     took: Vec<f64>,
@@ -76,7 +76,7 @@ where
     Gets { per_second: took.len() as f64 / began.elapsed().as_secs_f64(), took }
 }
 
-/// Writes `depth` gets before it reads the first answer.
+/// Writes `depth` gets before it reads the first answer. Returns the microseconds for each get.
 fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -> f64 {
     let began = Instant::now();
     let mut commands = Vec::new();
@@ -95,7 +95,8 @@ fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -
     began.elapsed().as_nanos() as f64 / 1_000.0 / depth as f64
 }
 
-/// A figure in a table, and a function that returns the name of its row for a contender.
+/// The title of a figure, and a function that returns the name under which a contender's results
+/// for this figure are stored.
 type Figure = (&'static str, fn(&str) -> String);
 
 const FIGURES: [Figure; 2] = [("time over all", str::to_owned), ("99th percentile", p99_of)];
@@ -136,7 +137,7 @@ fn p99_of(name: &str) -> String {
     format!("{name}, 99th percentile")
 }
 
-/// Runs one race in a child process, with a new memcached.
+/// Measures all contenders with this number of callers, in a child process with a new memcached.
 pub fn measure(callers: &str) -> Results {
     let callers: usize = callers.parse().expect("a number of callers");
     let memcached = Memcached::start();

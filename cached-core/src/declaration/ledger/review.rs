@@ -1,5 +1,5 @@
-//! Compares the ledger with a copy of the ledger in version control. A change of the ledger must
-//! then change that file, where a reviewer sees it.
+//! Compares the ledger with a file in version control, so that a reviewer sees changes of the
+//! ledger. The *ledger* lists a program's annotated functions and their settings.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -9,8 +9,8 @@ use super::Ledger;
 /// The environment variable that makes [`Ledger::check`] write the file.
 const UPDATE_VARIABLE: &str = "UPDATE_LEDGER";
 
-/// The largest number of entries in the table that aligns the lines of the two texts. If more
-/// would be needed, the differing lines are shown as all removed and all added.
+/// The largest number of cells in the comparison table. If more would be needed, common lines are
+/// not searched for: every line between the equal beginning and the equal end counts as different.
 const MAX_COMPARED_PAIRS: usize = 4 << 20;
 
 impl Ledger {
@@ -29,9 +29,9 @@ impl Ledger {
     /// The method reads or writes the file on the calling thread.
     ///
     /// # Errors
-    /// Returns an error that shows the different lines. Also returns an error if the file does not
-    /// exist, or cannot be read or written. An empty ledger is an error too, because the test would
-    /// compare nothing.
+    /// If the file differs from the ledger, returns an error that shows the differing lines. Also
+    /// returns an error if the file does not exist, or cannot be read or written. An empty ledger
+    /// is an error too, because the test would compare nothing.
     ///
     /// ```no_run
     /// # use cached_core::LedgerDrift;
@@ -125,8 +125,8 @@ pub enum LedgerDriftKind {
     Empty,
 }
 
-/// A line that differs between the file and the ledger. If a line has moved, it counts as removed
-/// from its old place and added at its new one.
+/// A line that differs between the file and the ledger. A line that moved appears twice: as removed
+/// and as added.
 #[derive(Debug, PartialEq)]
 enum DifferingLine {
     /// The file has the line here, and the ledger does not.
@@ -312,7 +312,8 @@ mod tests {
 
     #[test]
     fn too_many_differing_lines_are_not_matched() {
-        // The last line is equal in both texts, and is not compared.
+        // The last of the 6,000 lines is equal in both texts, so it is cut off before the
+        // comparison.
         let lines = |letter: &str| format!("{letter}\ncommon\n").repeat(3_000);
         assert_eq!(diff(&lines("a"), &lines("b")).len(), 2 * 5_999);
     }

@@ -14,14 +14,15 @@ use crate::clock::CoarseInstant;
 use crate::event::{Event, EventSubject, EvictionReason};
 use crate::key::KeyHeader;
 
-/// The report interval is counted in insertions. It is the number of entries in the index, divided
-/// by this number. In one interval, at most one hit on each entry is reported. This is often
-/// enough: the policy learns that an entry is in use long before it could evict the entry.
+/// In each *report interval*, the policy is told of at most one hit on each entry. The interval is
+/// a number of insertions: the number of entries in the index, divided by this constant. This is
+/// often enough: the policy learns that an entry is in use long before it could evict the entry.
 const REPORT_INTERVAL_DIVISOR: usize = 2;
 /// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
 
-/// The most entries that one sweep removes. The limit bounds the time and the memory of a sweep.
+/// The most entries that one sweep for expired entries removes. The limit bounds the time and the
+/// memory of a sweep.
 const MAX_SWEPT_ENTRIES: usize = 1 << 16;
 /// The most entries that are handled with one [`IndexGuard`]. A guard must not exist for long,
 /// because it keeps removed entries in memory.
@@ -70,14 +71,14 @@ pub(super) struct InsertedEntry {
     pub(super) has_replaced_entry: bool,
 }
 
-/// An entry that was removed from the index and must be passed to [`LocalTier::report_removal`].
+/// An entry that was removed from the index. It must be passed to [`LocalTier::report_removal`] or,
+/// if the policy has evicted the entry, to [`LocalTier::emit_removal`].
 pub(super) struct RemovedEntry {
-    /// A copy of the header and the body of the key. The entry itself may be freed as soon as the
-    /// guard is dropped.
+    /// A copy of the header and the body of the key. A copy is needed because the entry itself can
+    /// be freed as soon as the [`IndexGuard`] is dropped.
     key: (KeyHeader, KeyBody),
     id: EntryId,
-    /// False if another caller has removed the entry first. Then only the other caller emits the
-    /// event.
+    /// False if another caller removed the entry first. Only that caller emits the event.
     is_removed_here: bool,
 }
 
@@ -90,10 +91,10 @@ impl RemovedEntry {
 impl LocalTier {
     /// Tells the policy of an insertion, and removes the entries that the policy evicts.
     ///
-    /// The caller must hold no lock, because moka may drop values of any moka cache in the program.
-    /// Without a lock, two insertions with one key may reach moka in the wrong order. The later
-    /// entry may then be evicted too early, but each entry that stays in the index has a record in
-    /// moka.
+    /// The caller must hold no lock, because moka can drop values of any moka cache in the program,
+    /// and their `Drop` can run any code. Without a lock, two insertions with the same key can
+    /// reach moka in the wrong order. The later entry might then be evicted too early. Even then,
+    /// each entry that stays in the index has a record in moka.
     pub(super) fn tell_policy(&self, insertion: &InsertedEntry) {
         if insertion.is_admitted {
             self.policy.admit(insertion.id, insertion.weight);
@@ -110,8 +111,8 @@ impl LocalTier {
             self.admit_all_in_background();
         }
         self.remove_evicted();
-        // moka drops a record late if another thread is inside moka, and then no insertion may
-        // follow.
+        // While another thread is inside moka, moka postpones the drop of evicted records. A later
+        // insertion would finish this work, but there might be no later insertion.
         if self.policy.has_excess() {
             self.schedule.add_eviction();
         }
@@ -130,7 +131,7 @@ impl LocalTier {
     }
 
     /// Makes the policy admit all entries that were inserted before the policy became active. A new
-    /// thread does this work, because there may be a million entries.
+    /// thread does this work, because there can be a million entries.
     fn admit_all_in_background(&self) {
         let weak = self.weak.clone();
         let run = move || {
@@ -189,8 +190,8 @@ impl LocalTier {
     }
 
     /// Removes entries that have expired and are no longer kept for failed fetches,
-    /// [`MAX_SWEPT_ENTRIES`] at most. Returns true if the sweep has reached this limit, so that
-    /// another sweep should follow at once. Does nothing if no sweep is due.
+    /// [`MAX_SWEPT_ENTRIES`] at most. Returns true if the sweep has reached this limit. Another
+    /// sweep should then follow at once. Removes no expired entry if no sweep is due.
     pub(super) fn sweep(&self) -> bool {
         if self.schedule.take_eviction() {
             self.evict_excess();
@@ -229,8 +230,8 @@ impl LocalTier {
         has_more
     }
 
-    /// Evicts entries while the capacity is exceeded. If entries remain that moka does not evict
-    /// yet, schedules another attempt.
+    /// Evicts entries if the capacity is exceeded. If the entries have become fewer but still
+    /// exceed the capacity, schedules another attempt.
     fn evict_excess(&self) {
         let before = self.policy.weight();
         if self.policy.has_excess() {
@@ -244,15 +245,15 @@ impl LocalTier {
 
     /// Removes an entry from the index.
     ///
-    /// The caller must pass the result to [`report_removal`](Self::report_removal) after it has
-    /// released the stripe's lock and dropped the guard.
+    /// The caller must release its locks and drop the guard. After that, it must report the result,
+    /// as [`RemovedEntry`] describes.
     pub(super) fn remove(&self, guard: &IndexGuard<'_>, entry: &LocalEntry) -> RemovedEntry {
         let weight = guard.remove(entry);
         weight.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
         RemovedEntry { key: entry.split_key(), id: entry.id(), is_removed_here: weight.is_some() }
     }
 
-    /// Makes the policy forget the removed entry, and emits an event.
+    /// Makes the policy forget the removed entry, and emits the event of the removal.
     ///
     /// The caller must hold no lock and no guard, because an observer of the event may use the tier
     /// or block.
@@ -261,8 +262,8 @@ impl LocalTier {
         self.emit_removal(removed, reason);
     }
 
-    /// Emits the event of a removed entry that the policy has evicted itself. The caller must hold
-    /// no lock and no guard.
+    /// Emits the event of the removal, unless another caller emits it. Does not tell the policy,
+    /// which has evicted the entry or has forgotten it. The caller must hold no lock and no guard.
     fn emit_removal(&self, removed: &RemovedEntry, reason: EvictionReason) {
         if removed.is_removed_here {
             let (header, body) = &removed.key;

@@ -1,3 +1,3 @@
-//! The program of the test `deploys` as it is after a deploy.
+//! A program that the test `deploys` starts. It stands for the newer build, after a deploy.
 
 cached_process_tests::build! { new }

@@ -1,9 +1,9 @@
-//! A process of the test `fleet`, in the build after a deploy.
+//! A program that the test `fleet` starts. It stands for the newer build, after a deploy.
 
 #[path = "../fleet_member.rs"]
 mod fleet_member;
 
-/// The fields of `fleet_old` in another order.
+/// The older build, `fleet_old`, declares this type with its fields in another order.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Payment {
     number: u64,

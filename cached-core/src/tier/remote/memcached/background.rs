@@ -1,4 +1,4 @@
-//! Writes to memcached that no caller waits for.
+//! Carries out the writes to memcached that no caller waits for.
 //!
 //! A write stores a fetched value (a *fill*), removes a single item, or gives back a lease or a
 //! refresh claim. A *lease* is the right to run the annotated function for a missing value. A
@@ -7,9 +7,9 @@
 //! The writes of a cache wait in one queue, and a bounded number of *workers* carry them out. If
 //! the queue already holds too many bytes, a new fill is dropped.
 //!
-//! A worker is a task on the runtime that queued a write. The runtime may end before the write is
-//! done, for example at the end of `main`. The write then starts again on a worker of another
-//! runtime or, if there is no such worker, on the [`fallback_runtime`].
+//! A worker is a task on the runtime on which a write was queued. This runtime can end before the
+//! write is done, for example at the end of `main`. The write then starts again on a worker of
+//! another runtime or, if there is no such worker, on the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -24,8 +24,8 @@ use super::join::{BoxedFuture, join_all};
 use crate::sync::lock;
 use crate::tier::remote::BackgroundWriteFn;
 
-/// The largest number of workers on one runtime. If the limit were common to all runtimes, the
-/// workers of runtimes that do not run could use it up.
+/// The largest number of workers on one runtime. Each runtime has its own limit, because a common
+/// limit could be used up by workers on runtimes that nothing drives.
 const MAX_WORKERS: usize = 64;
 /// The largest number of writes that one worker carries out at once.
 const MAX_WRITES_PER_WORKER: usize = 128;
@@ -34,7 +34,7 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// The memory that a queued write takes in addition to its value.
 const WRITE_BYTES: usize = 512;
 /// The fallback runtime carries out a write that has waited this long for a worker, because the
-/// worker's runtime may not be running.
+/// worker's runtime might not be running.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
 /// The background writes of one cache: a queue, and the workers that carry out the queued writes.
@@ -280,9 +280,9 @@ impl BackgroundWorker {
     }
 }
 
-/// If a worker is dropped while the queue counts it, its runtime has ended or one of its writes has
-/// panicked. If the runtime has ended, the worker's writes return to the queue. If no worker is
-/// left, the fallback runtime carries out the waiting writes.
+/// A worker that the queue still counts is dropped for one of two reasons. If its runtime has
+/// ended, the worker's writes return to the queue. If one of its writes has panicked, its writes
+/// are given up. If no worker is left, the fallback runtime carries out the waiting writes.
 impl Drop for BackgroundWorker {
     fn drop(&mut self) {
         if self.process != std::process::id() {

@@ -1,6 +1,6 @@
-//! Opens connections to a server, whose host name may have several addresses. A new connection is
-//! used only if the server passes the *probe*, a test that the server understands this library's
-//! commands.
+//! Opens connections to a memcached server. The server's host name can have several addresses. A
+//! new connection is used only if the server passes the *probe*, a test that the server understands
+//! this library's commands.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,8 +24,8 @@ const MAX_HEAD_START: Duration = Duration::from_millis(250);
 /// Opens connections to the addresses of one host name.
 pub(super) struct Dialer {
     addresses: Vec<SocketAddr>,
-    /// Knows the address of the server's newest connection. [`dial`](Self::dial) tries this address
-    /// first.
+    /// Remembers the address of the newest connection to the server. [`dial`](Self::dial) tries
+    /// this address first.
     identity: Arc<ServerIdentity>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct ProbedStream {
     pub(super) incarnation: Incarnation,
 }
 
-/// An address that has answered, the stream to it, and the process there.
+/// An address that has answered, the stream to it, and the memcached process there.
 type DialedConnection = (SocketAddr, TcpStream, ServerProcess);
 
 /// An attempt to connect to one address.
@@ -55,10 +55,9 @@ impl Dialer {
         Dialer { addresses: dial_order(addresses), identity }
     }
 
-    /// Connects to the first address that answers. Records the memcached process at this address as
-    /// the server's current incarnation (run of its process). If an address has not answered after
-    /// a short time, the next address is tried as well (RFC 8305), because a machine that is gone
-    /// never answers.
+    /// Connects to the first address that answers, and tells [`ServerIdentity`] which memcached
+    /// process runs there. If an address has not answered after a short time, the next address is
+    /// tried as well (RFC 8305), because a machine that is gone never answers.
     ///
     /// The caller must poll this future on the runtime that drives the connections.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
@@ -120,9 +119,9 @@ async fn attempt(address: SocketAddr) -> Result<DialedConnection, CommandError> 
     Ok((address, stream, process))
 }
 
-/// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family may
-/// be unreachable. Within a family, the addresses are sorted: a name server may list them in
-/// another order for each process, but all processes should try the same address first.
+/// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family
+/// might be unreachable. Within a family, the addresses are sorted, so that all processes try them
+/// in the same order. A name server can list them in a different order for each process.
 fn dial_order(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(is_ipv6_first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     addresses.sort_unstable();

@@ -1,11 +1,13 @@
-//! Tracks the health of a server: counts its failed exchanges, ejects the server, and schedules
-//! recovery attempts.
+//! Tracks the health of a memcached server: counts its failed exchanges, ejects the server, and
+//! schedules recovery attempts. An *exchange* sends the server one or more commands and waits for
+//! the replies.
 //!
 //! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed, or
 //! [`ServerHealth::eject`] is called. Then the server is *ejected*: callers do not use the server,
 //! and a background task makes recovery attempts. The pause before an attempt is twice as long as
-//! the previous pause, up to [`MAX_PAUSE`]. A *hint* is a key that the server must remove. The
-//! server returns to rotation once it has answered and has received every hint.
+//! the previous pause, up to [`MAX_PAUSE`]. A *hint* is a key that the server must remove, because
+//! its value changed while the server could not be reached. The server returns to rotation once it
+//! has answered and has received every hint.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -29,8 +31,8 @@ pub(super) struct ServerHealth {
     clock: Clock,
     /// Failed exchanges in a row, up to [`MAX_FAILURES`].
     failures: AtomicU32,
-    /// True if the server answered in the last failed exchange, but this library cannot use the
-    /// server.
+    /// True if the server answered in the last failed exchange, but the answer showed that this
+    /// library cannot use the server.
     is_unusable: AtomicBool,
     /// True if an exchange has failed since [`eject`](Self::eject) took the server out of rotation.
     has_failed: AtomicBool,
@@ -77,8 +79,8 @@ impl ServerHealth {
         self.has_failed.store(true, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
         let one_more = |failures| (failures < MAX_FAILURES).then_some(failures + 1);
-        // The attempt is scheduled before the last failure is counted. Every thread that sees the
-        // ejection therefore also sees when the attempt is due.
+        // The first recovery attempt is scheduled before the last failure is counted. So every
+        // thread that sees the ejection also sees when the attempt is due.
         if self.failures.load(Ordering::Acquire) == MAX_FAILURES - 1 {
             self.schedule_attempt(0);
         }
@@ -160,8 +162,8 @@ impl ServerHealth {
     }
 }
 
-/// A summary of the results of one exchange. [`failure`](Self::failure) tells whether the exchange
-/// counts as a failure of the server.
+/// Collects how the commands of one exchange ended. [`failure`](Self::failure) tells whether the
+/// exchange counts as a failure of the server.
 #[derive(Default)]
 pub(super) struct ExchangeSummary {
     /// True if a command got a reply.
@@ -187,7 +189,7 @@ impl ExchangeSummary {
         let first = match kind {
             RemoteErrorKind::Unreachable => &mut self.unreachable,
             RemoteErrorKind::Unusable => &mut self.refused_read,
-            // A healthy server may refuse a write, because the item is too large or memory is
+            // Even a healthy server can refuse a write, because the item is too large or memory is
             // short. A healthy server never refuses a read.
             _ => {
                 self.has_refusals = true;
@@ -251,7 +253,8 @@ mod tests {
     #[test]
     fn an_ejected_server_is_tried_once_per_pause() {
         let health = ServerHealth::default();
-        // This makes more exchanges fail than an ejection needs. The pause must not grow by that.
+        // More exchanges fail than an ejection needs. The additional failures must not lengthen the
+        // pause.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
         assert_eq!(ejections, 1, "the server is ejected once");
         assert_eq!(health.ejections(), 1);

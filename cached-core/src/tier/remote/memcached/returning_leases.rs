@@ -1,9 +1,9 @@
-//! The leases that this process is giving back.
+//! Remembers the leases that this process is giving back.
 //!
 //! A *lease* is the right to run the annotated function for a missing value. If the function
-//! returned nothing to store, the lease is given back in the background. Until memcached has
-//! removed the lease, the next read of the key finds it. That read should not take the lease for
-//! another process's, and wait for a value that nobody fetches.
+//! returned nothing to store, the lease is given back in the background. A read that comes before
+//! memcached has removed the lease still finds the lease. Without this module, the read would
+//! assume that another process holds the lease, and wait for a value that nobody fetches.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +47,7 @@ impl ReturningLeases {
     }
 }
 
-/// Marks a lease that is being given back. Dropping the mark ends it.
+/// A mark on a key's lease. The lease counts as being given back until the mark is dropped.
 pub(super) struct ReturnMark {
     leases: Arc<ReturningLeases>,
     key: Arc<str>,
@@ -55,10 +55,11 @@ pub(super) struct ReturnMark {
 }
 
 impl ReturnMark {
-    /// Ends the waits for the lease.
+    /// Wakes every call that waits for the lease in [`ReturningLeases::wait_for`].
     pub(super) fn end(&self) {
         let mut keys = lock(&self.leases.keys);
-        // The process may have won the lease again, and may be giving it back a second time.
+        // In the meantime, the process might have won the lease again, and be giving it back a
+        // second time. That later mark must stay.
         if keys.get(&self.key).is_some_and(|lease| lease.number == self.number) {
             keys.remove(&self.key);
         }

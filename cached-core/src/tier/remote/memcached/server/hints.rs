@@ -1,5 +1,6 @@
-//! A *hint* is a key that a server must still remove. This process changed the key while the server
-//! could not be told. Dynamo calls this mechanism *hinted handoff*.
+//! A *hint* is a key that a memcached server must still remove. This process invalidated or changed
+//! the key's value while it could not reach the server. Dynamo calls this mechanism *hinted
+//! handoff*.
 //!
 //! This process does not use the key on the server until the server has removed the key.
 
@@ -10,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use super::Server;
 use crate::sync::lock;
 
-/// The largest number of hints. If there are more, all hints are dropped, and the server is fenced:
-/// all items that the server has now count as stale.
+/// The largest number of hints for one server. If there are more, all hints are dropped, and the
+/// server is *fenced*: everything that it stored before this moment counts as stale.
 const MAX_HINTS: usize = 16 << 10;
 
 /// The keys that one server must remove.
@@ -24,13 +25,13 @@ pub(super) struct RemovalHints {
 
 #[derive(Default)]
 struct HintedKeys {
-    /// Each hinted key, with the number of its last change.
+    /// Maps each hinted key to the sequence number of its last change.
     keys: HashMap<Arc<str>, u64>,
-    /// The number of changes so far.
+    /// The number of changes so far, which is the sequence number of the newest change.
     changes: u64,
 }
 
-/// A hinted key, and the number of its last change.
+/// A hinted key, and the sequence number of its last change.
 pub(super) type RemovalHint = (Arc<str>, u64);
 
 impl RemovalHints {
@@ -43,9 +44,8 @@ impl RemovalHints {
     }
 
     /// Adds a hint for the key, and returns true. If there are too many hints, calls `on_overflow`,
-    /// drops all hints, and returns false. `on_overflow` must fence the server. The hints are
-    /// locked during the call, so no other thread sees that they were dropped before the fence is
-    /// raised.
+    /// drops all hints, and returns false. `on_overflow` must fence the server. The hints stay
+    /// locked meanwhile, so another thread cannot find them gone before the fence is raised.
     #[must_use]
     fn add(&self, key: &Arc<str>, on_overflow: impl FnOnce()) -> bool {
         let mut hints = lock(&self.hints);
@@ -95,7 +95,7 @@ impl Server {
     /// Adds a hint: the server must remove the key before this process uses the key on the server
     /// again.
     pub(super) fn add_hint(&self, key: &Arc<str>) {
-        // If the server is not recovered, a recovery task exists already.
+        // A server that has not recovered yet has a recovery task already.
         let needs_recovery = self.is_recovered();
         if needs_recovery {
             self.endpoint.health.schedule_attempt(0);
