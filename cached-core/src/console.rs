@@ -94,7 +94,7 @@ pub fn router(cache: Cache) -> Router {
 /// The settings of a console. The [module](self) shows how to mount the console.
 ///
 /// `Debug` does not show the token.
-#[must_use = "a console does nothing until its router is console_router"]
+#[must_use = "a console does nothing until its router is mounted"]
 pub struct Console {
     cache: Cache,
     access: AccessRules,
@@ -178,7 +178,8 @@ impl Console {
         self
     }
 
-    /// Adds a host name, without a port, under which browsers reach the program.
+    /// Adds a host name under which browsers reach the program. A scheme, a port and a path around
+    /// the name are ignored. If there is no valid name, the log gets an error, and nothing is added.
     ///
     /// By default, the console answers only requests whose `Host` is an IP address or `localhost`.
     /// This prevents DNS rebinding: the owner of a web page could point the page's host name at
@@ -193,12 +194,12 @@ impl Console {
     /// # }).unwrap();
     /// ```
     pub fn host(mut self, name: impl Into<String>) -> Console {
-        self.access.add_host(name.into());
+        self.access.add_host(&name.into());
         self
     }
 
     /// Returns the router. Mount it with `nest_service`, which also serves the path with a slash at
-    /// the end. It can also be console_router with `nest`, or be served on its own.
+    /// the end. It can also be mounted with `nest`, or be served on its own.
     ///
     /// The method starts a thread that records the counters every two seconds, for the page's plots
     /// of the last five minutes. The thread ends after the router is dropped.
@@ -228,6 +229,9 @@ impl Console {
             router.route("/api/entries/{key}", get(entries::show).delete(entries::invalidate));
         router
             .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "the console has no such page"))
+            .method_not_allowed_fallback(async || {
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this page does not have that method")
+            })
             .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
             .with_state(state)
     }

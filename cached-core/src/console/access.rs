@@ -25,7 +25,7 @@ const SHORTEST_TOKEN: usize = 16;
 /// [`PROXY_PREFIXES`]. The console never trusts the contents of these headers. It refuses every
 /// request that has one of them, even from this machine, unless the program calls `allow_remote`. A
 /// proxy on this machine is not recognised if it adds none of these headers.
-const PROXY_HEADERS: [&str; 11] = [
+const PROXY_HEADERS: [&str; 12] = [
     "cf-connecting-ip",
     "cf-ray",
     "fastly-client-ip",
@@ -37,6 +37,7 @@ const PROXY_HEADERS: [&str; 11] = [
     "x-cluster-client-ip",
     "x-real-ip",
     "x-appengine-user-ip",
+    "x-proxyuser-ip",
 ];
 /// The names of other headers that proxies add begin with one of these prefixes.
 const PROXY_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-forwarded-", "x-envoy-", "x-azure-"];
@@ -68,8 +69,18 @@ impl AccessRules {
         self.allows_remote = true;
     }
 
-    pub(super) fn add_host(&mut self, name: String) {
-        self.hosts.push(name);
+    /// Allows requests for this host. Ignores a scheme, a port and a path around the host's name.
+    pub(super) fn add_host(&mut self, name: &str) {
+        let without_scheme = name.split_once("://").map_or(name, |(_, rest)| rest);
+        let authority = without_scheme.split('/').next().unwrap_or_default();
+        match authority.parse::<Authority>() {
+            Ok(authority) => self.hosts.push(authority.host().to_owned()),
+            Err(_) => write_line!(
+                error,
+                "the cache's console does not answer for the host {name:?}, which is not a host \
+                 name; write for example `Console::new(cache).host(\"ops.shop.example\")`"
+            ),
+        }
     }
 
     /// Returns true if the console has a valid token, so that clients can invalidate entries.
@@ -86,7 +97,10 @@ impl AccessRules {
             check_peer(request)?;
         }
         let host = host(request).ok_or_else(|| {
-            Refusal::new(StatusCode::BAD_REQUEST, "the request does not say which host it is for")
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "the request must name its host in one valid header `Host`",
+            )
         })?;
         self.check_host(&host)?;
         self.check_origin(request, &host)
@@ -103,8 +117,9 @@ impl AccessRules {
             !is_link && site != "same-origin" && site != "none"
         });
         let is_foreign_origin = headers
-            .get(header::ORIGIN)
-            .is_some_and(|origin| !self.is_own_origin(origin.to_str().unwrap_or_default(), host));
+            .get_all(header::ORIGIN)
+            .iter()
+            .any(|origin| !self.is_own_origin(origin.to_str().unwrap_or_default(), host));
         match is_foreign_site || is_foreign_origin {
             true => Err(forbidden("the request comes from a page of another site")),
             false => Ok(()),
@@ -203,9 +218,12 @@ fn is_of_proxy(name: &str) -> bool {
 /// Returns the host that the request addresses: the `Host` header, or the authority of the URI in
 /// HTTP/2.
 fn host(request: &Request) -> Option<Authority> {
-    let header = request.headers().get(header::HOST);
-    if let Some(host) = header {
-        return host.to_str().ok()?.parse().ok();
+    let mut headers = request.headers().get_all(header::HOST).iter();
+    if let Some(host) = headers.next() {
+        return match headers.next() {
+            None => host.to_str().ok()?.parse().ok(),
+            Some(_) => None,
+        };
     }
     let original = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri);
     original.unwrap_or(request.uri()).authority().cloned()
@@ -311,6 +329,7 @@ mod tests {
             "x-client-ip",
             "true-client-ip",
             "cf-connecting-ip",
+            "X-ProxyUser-Ip",
         ] {
             let claimed = [(name, "127.0.0.1")];
             assert!(refusal(&access, &request_from("8.8.8.8", &claimed)).contains("only clients"));
@@ -335,8 +354,37 @@ mod tests {
         for host in ["localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]:8080", "192.168.1.7"] {
             assert_eq!(refusal(&access, &request(&[("host", host)])), "", "{host}");
         }
-        access.add_host("ops.shop.test".to_owned());
+        access.add_host("ops.shop.test");
         assert_eq!(refusal(&access, &request(&[("host", "ops.shop.test:8080")])), "");
+    }
+
+    #[test]
+    fn a_repeated_header_is_checked_as_well() {
+        let access = AccessRules::default();
+        for hosts in [["127.0.0.1", "evil.example"], ["evil.example", "127.0.0.1"]] {
+            let line = refusal(&access, &request(&hosts.map(|host| ("host", host))));
+            assert!(line.contains("one valid header `Host`"), "{line}");
+        }
+        let own = "http://127.0.0.1:8080";
+        for origins in [[own, "http://evil.example"], ["http://evil.example", own]] {
+            let line = refusal(&access, &request(&origins.map(|origin| ("origin", origin))));
+            assert!(line.contains("another site"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_be_named_by_its_address() {
+        for name in ["ops.shop.test", "https://ops.shop.test/", "ops.shop.test:8080"] {
+            let mut access = AccessRules::default();
+            access.add_host(name);
+            let line = refusal(&access, &request(&[("host", "ops.shop.test:9090")]));
+            assert_eq!(line, "", "{name}");
+        }
+        let mut access = AccessRules::default();
+        for name in ["", "two words", "https://"] {
+            access.add_host(name);
+        }
+        assert!(refusal(&access, &request(&[("host", "two")])).contains("does not answer for"));
     }
 
     #[test]
@@ -365,7 +413,7 @@ mod tests {
     #[test]
     fn a_named_host_is_an_own_origin_if_remote_clients_are_allowed() {
         let mut access = AccessRules::default();
-        access.add_host("ops.shop.test".to_owned());
+        access.add_host("ops.shop.test");
         let from = |origin| request(&[("origin", origin)]);
         assert!(refusal(&access, &from("https://ops.shop.test")).contains("another site"));
         access.allow_remote();
