@@ -145,11 +145,11 @@ impl fmt::Display for InstallError {
 
 impl std::error::Error for InstallError {}
 
-/// The reason why an entry could not be invalidated or overwritten everywhere.
+/// The reason why an entry could not be invalidated or overwritten in every tier.
 ///
-/// After [`CacheError::Remote`] and [`CacheError::NotStorable`], the request tier and the local
-/// tier of this process have invalidated or overwritten the entry. `source()` returns the error
-/// that a variant contains.
+/// [`CacheError::Remote`] and [`CacheError::NotStorable`] concern memcached only. This process has
+/// then already invalidated or overwritten the entry in its request tier and its local tier.
+/// `source()` returns the error that a variant contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
@@ -254,7 +254,8 @@ impl std::error::Error for UnknownNameError {}
 
 /// Returns how many letters must be inserted, removed or replaced to turn one word into the other.
 fn edit_distance(word: &str, other: &str) -> usize {
-    // The edit distance between the letters of `word` read so far and each prefix of `other`.
+    // The edit distances between the letters of `word` that were read so far and each prefix of
+    // `other`.
     let mut distances: Vec<usize> = (0..=other.chars().count()).collect();
     for (read, letter) in word.chars().enumerate() {
         let mut replaced = std::mem::replace(&mut distances[0], read + 1);

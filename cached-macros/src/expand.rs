@@ -1,11 +1,18 @@
-//! The tokens that replace an annotated function.
+//! Generates the tokens that replace an annotated function.
 //!
-//! The logic of a cached call is in the runtime crate `cached_core`. The expansion passes the
-//! declaration, the parts of the key and the *fetch* to the runtime. The fetch is a future that
-//! runs the function's body. A *companion* is the function that the option `entry = NAME` asks for.
+//! The logic of a cached call is in the runtime crate `cached_core`. The generated code passes
+//! three things to the runtime:
 //!
-//! In the generated code every path is absolute, and every local variable has a name that no user
-//! can write (`Span::mixed_site`). So nothing that the program defines can shadow these names.
+//! - the declaration, which contains the function's name and options
+//! - the parts of the key
+//! - the *fetch*, a future that runs the function's body
+//!
+//! The option `entry = NAME` asks for a *companion*: a second function, which returns a handle of
+//! the cache entry and fetches nothing.
+//!
+//! In the generated code every path is absolute, and every local variable has a hygienic name
+//! (`Span::mixed_site`), which no other code can use. So nothing that the program defines can
+//! shadow these names.
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -39,7 +46,8 @@ impl<'a> CratePath<'a> {
         quote_spanned!(span=> #path::private::#item)
     }
 
-    /// Returns the path of the runtime crate with this span.
+    /// Returns the path of the runtime crate. `::cached_core` gets this span; the path of the
+    /// option `crate` keeps its own.
     pub(crate) fn at(&self, span: Span) -> TokenStream {
         self.0.map_or_else(|| quote_spanned!(span=> ::cached_core), ToTokens::to_token_stream)
     }
@@ -129,8 +137,8 @@ impl ExpansionWriter<'_> {
         quote!(#attributes #head #statements)
     }
 
-    /// Writes the future of the body. With `refresh_ahead`, writes a closure that makes this
-    /// future, because a hit needs the future only if it starts a refresh.
+    /// Writes the future that runs the body. With `refresh_ahead`, writes a closure that makes this
+    /// future instead, because only a hit that starts a refresh needs the future.
     fn fetch(&self, call: &Ident, statements: TokenStream) -> TokenStream {
         let (input, krate) = (self.input, self.krate);
         let rules_name = Ident::new("rules", Span::mixed_site());
@@ -151,7 +159,7 @@ impl ExpansionWriter<'_> {
             return future;
         }
         // With `refresh_with`, the parameters may be references. The functions of `cache_if` and
-        // `ttl_with` outlive these references.
+        // `ttl_with` outlive these references, so they get owned copies.
         let copies = if input.refresh_with.is_some() { CopyKind::Owned } else { CopyKind::Clones };
         let rules = self.rules(copies);
         let rules = (!rules.is_empty()).then(|| quote!(let #rules_name = #rules_name #rules;));
@@ -192,7 +200,8 @@ impl ExpansionWriter<'_> {
         quote!(#declare!(#name, #function, #code #version #(#durations)* #tiers #overwrite #computes))
     }
 
-    /// Returns the names of the options that are expressions, for the ledger.
+    /// Returns the names of the options that are expressions. The ledger, the runtime's list of
+    /// annotated functions, shows these names.
     fn computed_options(&self) -> String {
         let ttl = self.ttl_expression().map(|_| "ttl");
         let functions = self.input.value_functions.iter().map(|value| value.option);
@@ -204,8 +213,8 @@ impl ExpansionWriter<'_> {
     /// Writes the expression that identifies the cache entry. The function and its companion both
     /// contain this expression.
     ///
-    /// The expression checks which part of the return type is cached. It has the span of the return
-    /// type, so the compiler reports an unsuitable return type once, at the type.
+    /// The expression determines which part of the return type is cached. It has the span of the
+    /// return type, so the compiler reports an unsuitable return type once, at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
         let ExpansionWriter { input, krate } = self;
         let return_type = input.return_type;
@@ -217,7 +226,8 @@ impl ExpansionWriter<'_> {
         };
         let [lookup, probe] = [lookup, "ErrorProbe"].map(|item| krate.private(span, item));
         let sharing = Ident::new(input.error_sharing.method(), return_type.span());
-        // Values that never leave the process need no serde, so their weight depends on their type.
+        // Values that never leave the process need not implement serde's traits. Their type
+        // therefore determines how they are weighed.
         let (local_types, weigher) = match input.uses_remote {
             true => (None, None),
             false => {
@@ -229,8 +239,8 @@ impl ExpansionWriter<'_> {
         };
         let identifier = self.key_parts(&input.identifier_parts);
         let version = self.key_parts(input.version);
-        // All method calls of the chain have the span of the return type, so the compiler
-        // underlines the return type.
+        // All method calls of the chain have the span of the return type, so the compiler's errors
+        // about them underline the return type.
         let arguments = self.generic_arguments(span);
         let cache = input.cache.map(|cache| {
             let (function, cache_ref) = (krate.private(cache.span(), "cache"), by_ref(cache));
@@ -391,9 +401,9 @@ impl ExpansionWriter<'_> {
         quote!(#used #skipped)
     }
 
-    /// Writes a `return` that never runs. The `return` tells the compiler the type of the body, so
-    /// that the compiler underlines the wrong code in the body and not the generated code around
-    /// it.
+    /// Writes a `return` that never runs. The `return` tells the compiler the type of the body. If
+    /// the body has another type, the compiler then underlines the wrong code in the body, and not
+    /// the generated code around the body.
     fn fake_return_edge(&self) -> TokenStream {
         let return_type = self.input.return_type;
         let span = return_type.span();
@@ -403,8 +413,8 @@ impl ExpansionWriter<'_> {
 }
 
 /// Hashes the function's tokens with FNV-1a. A macro can generate two functions at the same place
-/// in the source. The runtime tells them apart by their hashes, and recognises two copies of one
-/// function.
+/// in the source. The runtime tells them apart by their hashes. Two copies of one function have
+/// equal hashes, so the runtime recognises them.
 fn code_hash(tokens: &TokenStream) -> u32 {
     let add = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     tokens.to_string().bytes().fold(0x811c_9dc5, add)
@@ -427,8 +437,8 @@ fn names_type_parameter(generics: &Generics, ty: &Type) -> bool {
     search.1
 }
 
-/// Returns the type argument of a `Result`, which is the type of the cached value. Any other return
-/// type may be an alias, so it is returned as a whole.
+/// Returns `T` for the return type `Result<T, E>`: `T` is the type of the cached value. Any other
+/// return type is returned as a whole, because it may be an alias.
 fn value_type(return_type: &Type, infallible: bool) -> &Type {
     match return_type {
         Type::Group(inner) => value_type(&inner.elem, infallible),

@@ -9,8 +9,8 @@ use syn::{
     Receiver, ReceiverKind, Type, TypeFnPtr, TypeReference,
 };
 
-/// Returns true if a reference, or a lifetime that is neither `'static` nor bound by the type
-/// itself, is visible in the type.
+/// Returns true if the type has a visible lifetime other than `'static`, written or elided.
+/// Lifetimes that the type itself binds do not count, as in `for<'a> fn(&'a u8)`.
 pub(crate) fn borrows(ty: &Type) -> bool {
     ty.to_token_stream().to_string() != with_static_lifetimes(ty).to_string()
 }
@@ -21,14 +21,15 @@ pub(crate) fn is_borrowed(receiver: &Receiver) -> bool {
     match &receiver.kind {
         ReceiverKind::Value => false,
         ReceiverKind::Typed(_, ty) => borrows(ty),
-        // A later version of `syn` may add another kind of reference.
+        // The arm `_` covers a reference without a lifetime. It also covers any kind of reference
+        // that a later version of `syn` adds.
         ReceiverKind::Reference(_, Some(lifetime), _) => lifetime.ident != "static",
         _ => true,
     }
 }
 
-/// Returns true for a `&self`, and for a plain parameter whose type is a `&T` that is not
-/// `'static`.
+/// Returns true for `&self`, and for a parameter of the form `name: &T`. A `'static` reference does
+/// not count.
 pub(crate) fn is_shared_reference(argument: &FnArg) -> bool {
     let is_reference =
         |ty: &Type| matches!(ty, Type::Reference(reference) if reference.mutability.is_none());
@@ -45,7 +46,8 @@ pub(crate) fn is_shared_reference(argument: &FnArg) -> bool {
     }
 }
 
-/// Returns true if the argument borrows, but is not a plain reference to a type that owns its data.
+/// Returns true if the argument borrows in another way than as a plain `&T` whose `T` owns its
+/// data.
 pub(crate) fn borrows_otherwise(argument: &FnArg) -> bool {
     let target_borrows =
         |ty: &Type| matches!(ty, Type::Reference(reference) if borrows(&reference.elem));
@@ -63,7 +65,7 @@ pub(crate) fn borrows_otherwise(argument: &FnArg) -> bool {
     }
 }
 
-/// Replaces the lifetimes in the type by `'static`, also the elided lifetime of a reference.
+/// Replaces the lifetimes in the type by `'static`, including the elided lifetime of a reference.
 /// Lifetimes that the type itself binds stay, as in `for<'a> fn(&'a u8)` and `fn(&u8)`.
 ///
 /// The companion (the function that the option `entry` generates) returns `EntryOf<R, P>`, where

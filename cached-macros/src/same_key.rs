@@ -1,10 +1,11 @@
 //! Tests two rules about the options of the attribute:
-//! - Only the options in [`KEY_OPTIONS`] change the key of a function.
-//! - The companion, which is the function that the option `entry` generates, makes the same key as
-//!   its function.
 //!
-//! Each option in `OPTIONS` has an example. The test expands a function once for each example, so
-//! an option that is added later is tested as well.
+//! - Only the options in [`KEY_OPTIONS`] change a function's key.
+//! - The companion (the function that the option `entry` generates) makes the same key as its
+//!   function.
+//!
+//! `OPTIONS` has an example of each option, and the test expands a function with each example. So
+//! the test also covers options that are added later.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
@@ -12,11 +13,11 @@ use quote::quote;
 use crate::args::OPTIONS;
 use crate::item::is_punct;
 
-/// The options that determine a function's key.
+/// The options that can change the key.
 const KEY_OPTIONS: [&str; 4] = ["name", "version", "identifier", "skip"];
 
-/// Returns the text of each key in an expansion. The text of a key has two pieces of code: the
-/// tuple of the key's parts, and the method calls that add the function's generic arguments.
+/// Returns the key of each lookup in an expansion, as text. The text consists of the tuple of the
+/// key's parts, and of the method calls that add the function's generic arguments.
 fn keys(expansion: TokenStream) -> Vec<String> {
     let trees: Vec<TokenTree> = expansion.into_iter().collect();
     let mut found = Vec::new();
@@ -50,10 +51,8 @@ fn is_parentheses(tree: &TokenTree) -> bool {
     matches!(tree, TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis)
 }
 
-/// Expands a function with this option, and returns the keys in the expansion.
-///
-/// The option `crate` puts its path before each name. The path of its example is removed, so that
-/// the keys compare equal.
+/// Expands a function with this option, and returns the keys in the expansion. The option `crate`
+/// changes the paths in a key, so its example path is removed from the keys.
 fn keys_with(option: TokenStream) -> Vec<String> {
     let options = quote!(
         name = "payment",
@@ -91,7 +90,8 @@ fn only_key_options_change_the_key() {
     for option in OPTIONS.iter().filter(|option| !KEY_OPTIONS.contains(&option.name)) {
         let written = option.example.replace('…', "the upstream changes its answers");
         let written: TokenStream = written.parse().expect("an example is tokens");
-        // `refresh_ahead` requires `overwrite`, and for a method also `refresh_with`.
+        // `refresh_ahead` requires `overwrite`, and, for a method, `refresh_with`: a receiver that
+        // outlives the call.
         let overwrite = quote!(overwrite(reason = "the upstream changes"));
         let written = match option.name {
             "refresh_ahead" => quote!(#written, #overwrite, refresh_with = self.clone()),

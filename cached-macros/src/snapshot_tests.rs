@@ -1,5 +1,6 @@
-//! Snapshot tests: the expansions of some functions are compared with the files in `expansions/`. A
-//! reviewer of the macro then sees each change of the generated code.
+//! Snapshot tests. They compare the *expansion* of some functions, that is, the code that the macro
+//! generates, with the files in `expansions/`. So the diff of a change to the macro also shows how
+//! the generated code changes.
 //!
 //! `WRITE_EXPANSIONS=1 cargo test -p cached-macros` updates the files.
 
@@ -72,7 +73,7 @@ fn function_with_companion() {
             client.get(number, state).await
         }
     };
-    // The limit is for the function and its companion together.
+    // The limit is for the function and `payment_entry` together.
     assert!(compare_expansion("companion", options, item, false) <= 42);
 }
 

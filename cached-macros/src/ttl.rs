@@ -1,4 +1,4 @@
-//! Checks `ttl` and the other options that are durations.
+//! Checks `ttl` and the other options of the attribute whose values are durations.
 
 use quote::ToTokens;
 use syn::{Expr, ExprLit, Lit};
@@ -21,8 +21,8 @@ pub(crate) enum Ttl<'a> {
 /// An option whose value is a duration, such as `stale_if_error = "1h"`.
 #[derive(Clone, Copy)]
 pub(crate) struct DurationOption {
-    /// The name of the option. The method of `cached_core`'s `Declaration` that takes the duration
-    /// has the same name.
+    /// The name of the option. `cached_core::Declaration` has a method of the same name, which
+    /// takes the duration.
     pub(crate) option: &'static str,
     pub(crate) milliseconds: u64,
 }

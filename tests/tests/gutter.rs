@@ -1,6 +1,8 @@
-//! A key whose *home server* is lost moves to the key's second server, the *gutter server*. The
-//! first call that finds the home server lost moves the key, before any process has *ejected* the
-//! home server, that is, stopped using it.
+//! Tests what happens to a key whose memcached server is lost.
+//!
+//! Each key is stored on its *home server*. If the home server is lost, the key moves to another
+//! server, its *gutter server*. The first call that finds the home server lost moves the key. This
+//! call does not wait until its process *ejects* the home server, that is, stops using it.
 //!
 //! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]
@@ -61,8 +63,8 @@ async fn record(upstream: &CountingUpstream, number: u32) -> Result<u32, String>
 /// Returns a cache like that of a new process: it shares only memcached with other caches.
 async fn new_process_cache(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
-    // A *lease* is the right of one call to fetch. The other process must wait until the holder of
-    // the lease has stored the value.
+    // A *lease* is the right of one call to fetch. A process without the lease must wait until the
+    // holder of the lease has stored the value.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
     builder.build().await.expect("the settings are valid")
 }
@@ -75,7 +77,7 @@ fn key(cache: &Cache, number: u32) -> String {
     }
 }
 
-/// Returns numbers whose keys have the first server as their home.
+/// Returns `count` arguments of `record` whose keys have the first server as their home server.
 async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
     let (cache, upstream) = (new_process_cache(servers).await, CountingUpstream::default());
     let mut keys = Vec::new();
@@ -229,7 +231,8 @@ async fn status(upstream: &StatusUpstream) -> Result<u32, String> {
     Ok(upstream.fetch().await)
 }
 
-/// Two processes that share two in-memory servers: the home and the gutter of the key of `status`.
+/// Two simulated processes that share two in-memory servers. One server is the home server of
+/// `status`'s only key, and the other is its gutter server.
 struct TwoProcesses {
     processes: [TestCache; 2],
     home: TestMemcached,
@@ -347,8 +350,8 @@ async fn a_recovered_server_gets_the_next_command() {
     assert!(!both.home.holds(&key));
 }
 
-/// A full server answers reads and refuses fills. If its keys moved to the gutter server, only the
-/// load would move.
+/// A full server answers reads and refuses fills. Its keys stay, because moving them would only
+/// bring the same load to the gutter server.
 #[tokio::test]
 async fn a_refused_write_does_not_use_the_gutter() {
     let full = FakeMemcached::start(ServerKind::Full);

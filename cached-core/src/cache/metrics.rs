@@ -1,7 +1,8 @@
 //! Publishes the counters and gauges of a cache through the crate `metrics`.
 //!
 //! The cache has counters of its own, so metrics add no cost to a hit. [`Cache::publish_metrics`]
-//! copies the counters to the recorder. `telemetry/durations.rs` records the two histograms.
+//! copies the counters to the recorder. `telemetry/durations.rs` records the two histograms: the
+//! durations of fetches, and of exchanges with memcached.
 
 use std::convert::Infallible;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -23,7 +24,7 @@ use crate::telemetry::durations::{
 
 /// The shortest interval of [`Cache::publish_metrics_every`].
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
-/// How often the publishing thread checks during a longer interval whether its cache still exists.
+/// How often the publishing thread checks, while it waits, whether its cache still exists.
 const LIFE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Cache {
@@ -37,8 +38,8 @@ impl Cache {
     ///
     /// If the cache has a namespace, each metric of its functions and entries has the label
     /// `cache.namespace`. Publishing never lowers a counter. If two caches of a process have the
-    /// same namespace or none, each counter shows the larger of their values. This also holds for a
-    /// cache and a cache that is built later in its place.
+    /// same namespace or none, each counter shows the larger of their values. This also holds if
+    /// the second cache is built after the first one was dropped.
     ///
     /// The method blocks while it sets a few dozen values for each annotated function. Without a
     /// recorder it does nothing. A panic of the recorder reaches the caller of this method.
@@ -87,7 +88,7 @@ impl Cache {
     }
 
     /// Starts a thread that calls [`publish_metrics`](Self::publish_metrics) at once, and then once
-    /// in each interval. The interval is at least 10 ms.
+    /// in each interval. An interval below 10 ms counts as 10 ms.
     ///
     /// The thread ends when the returned [`MetricsPublisher`] is dropped, or within a second after
     /// all clones of the cache are dropped. A panic of the recorder is caught. The thread needs no
@@ -128,8 +129,8 @@ impl Cache {
     }
 }
 
-/// Waits for the interval. Returns false, before the end of the interval, if the sender of
-/// `stopped` is dropped or `is_alive` returns false.
+/// Waits for the interval, and returns true. Returns false early if the sender of `stopped` is
+/// dropped, or if `is_alive` returns false.
 fn wait(stopped: &Receiver<Infallible>, interval: Duration, is_alive: impl Fn() -> bool) -> bool {
     let began = Instant::now();
     while let Some(left) = interval.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
@@ -142,7 +143,8 @@ fn wait(stopped: &Receiver<Infallible>, interval: Duration, is_alive: impl Fn() 
     true
 }
 
-/// A thread that publishes the metrics of a cache. Dropping this value ends the thread.
+/// The handle of a thread that publishes the metrics of a cache. Dropping this value ends the
+/// thread.
 ///
 /// [`Cache::publish_metrics_every`] returns this type.
 #[must_use = "the metrics are published only until this value is dropped"]
@@ -251,8 +253,8 @@ fn publish_server(server: &ServerStats) {
     counter!("cache.server.ejections", labels).absolute(server.ejections);
 }
 
-/// Describes every metric to the recorder. This is done each time, because the recorder may have
-/// changed since the last time.
+/// Describes every metric to the recorder. Each publication does this again, because the program
+/// may have changed the recorder since the last one.
 fn describe() {
     describe_counter!("cache.gets", Unit::Count, "Calls, by the tier and the way of their answer");
     describe_counter!("cache.fetches", Unit::Count, "Runs of the functions' bodies");

@@ -12,8 +12,8 @@ use crate::error::InstallError;
 /// cache.
 ///
 /// The program installs the cache when it starts, as with [`Cache::install`]. As long as no cache
-/// is installed here, the functions use [`Cache::current`], as they would without the option. So a
-/// test needs no preparation, because its `TestCache` is the current cache.
+/// is installed here, the functions use [`Cache::current`], as they would without the option. In a
+/// test, the `TestCache` is the current cache, so the test need not install a cache here.
 ///
 /// ```
 /// use cached_core::{Cache, StaticCache, coordinator_cached};
@@ -46,8 +46,8 @@ impl StaticCache {
     /// Installs the cache in this `static`, for as long as the process runs.
     ///
     /// # Errors
-    /// Returns an error and does not install the cache if a cache is installed here already, or if
-    /// functions of the program share a cache name. The error names the places in the source.
+    /// Returns an error if a cache is installed here already, or if functions of the program share
+    /// a cache name. The cache is then not installed. The error names the places in the source.
     ///
     /// ```
     /// # use cached_core::{Cache, StaticCache};

@@ -1,4 +1,5 @@
-//! Encodes values as *frames*, the bytes that the remote tier stores, and decodes frames.
+//! Encodes values as *frames*, and decodes frames. A frame is the bytes that the remote tier
+//! (memcached) stores for a value.
 
 use super::EntryHandle;
 use crate::event::Event;
@@ -49,8 +50,8 @@ impl EntryHandle {
         })
     }
 
-    /// Reports that the remote tier cannot store a value of this function, once for each function.
-    /// Returns the reason as text.
+    /// Reports that the remote tier cannot store a value of this function. The event is emitted
+    /// only once for each function. Returns the reason as text.
     fn report_not_storable(&self, reason: Unstorable) -> &'static str {
         let declaration = self.declaration;
         let value = UnstorableValue { type_name: (self.value_operations.name)(), reason };

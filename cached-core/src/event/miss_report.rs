@@ -1,10 +1,12 @@
-//! The report of one call that neither the request tier nor the local tier could answer.
+//! The report of one call that neither the request tier (the values of the current request) nor
+//! the local tier (this process's memory) could answer.
 //!
 //! A report answers the question "why does this miss?", and becomes one log line. It is collected
 //! only while the log, or a `tracing` subscriber, accepts the level `debug` for [`MISS_TARGET`]. It
-//! contains neither a value nor an identifier.
+//! contains neither the cached value nor the key.
 //!
-//! An *item* is the remote tier's copy of an entry, and a *lease* is the right to fill an entry.
+//! The remote tier is memcached. An *item* is its copy of an entry, and a *lease* is the right to
+//! fill an entry.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -24,12 +26,12 @@ pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookupResult,
     pub(crate) local: LocalLookupResult,
-    /// The findings of the read of the remote tier, in order.
+    /// What the read of the remote tier found, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call of this process, and what that call returned.
     pub(crate) waited: Option<(Duration, AwaitedResult)>,
-    /// The tier in which the other call found the answer without a fetch.
+    /// The tier in which the awaited call found the answer, if that call did not fetch.
     pub(crate) found: Option<Tier>,
     pub(crate) fetch_began: Option<Instant>,
     pub(crate) fetched: Option<(Duration, FetchOutcome)>,
@@ -45,7 +47,7 @@ pub(crate) struct MissReport {
     pub(crate) time_left: Option<Duration>,
     /// True if the call stored the fetched value in a tier.
     pub(crate) is_stored: bool,
-    /// False if the caller dropped the call before it had an answer.
+    /// True once the call has an answer. Stays false if the caller drops the call first.
     pub(crate) is_answered: bool,
     /// The last known event of the entry, and how long ago it happened.
     pub(crate) before: Option<(PastEvent, Duration)>,
@@ -63,7 +65,7 @@ pub(crate) enum RequestLookupResult {
 pub(crate) enum LocalLookupResult {
     /// The function declares `local = false`.
     NotUsed,
-    /// The request forces a miss.
+    /// The lookup was skipped, because the call's request is set to force misses.
     Skipped,
     Absent,
     /// The entry had expired. The field is the ttl that the entry was stored with.
@@ -105,13 +107,13 @@ pub(crate) enum RemoteFinding {
     HitIgnored,
     /// The value had expired, and this call refreshes it.
     ExpiredClaimed,
-    /// The value had expired. Another process had to refresh it and has not done so.
+    /// The value had expired. Another process claimed the refresh, but has not done it in time.
     ExpiredAbandoned,
     /// The value had expired, and another process refreshes it.
     ExpiredRefreshedElsewhere,
 }
 
-/// The result that a call waited for.
+/// The result of another call of this process, for which a call waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedResult {
     /// The other call found a value in a tier.

@@ -7,8 +7,8 @@ use crate::declaration::{DECLARATIONS, Declaration};
 use crate::key::{Digest, canonical_bytes_of_body};
 use crate::key::{KeyHeader, key_body};
 
-/// The entry that an event is about: the function and the digest of the key, but not the key
-/// itself.
+/// The entry that an event is about. It names the function and gives a digest (a hash) of the key,
+/// but not the key itself.
 ///
 /// `Debug` writes `name:digest`, or the name alone without the feature `memcached`.
 #[derive(Clone, Copy)]

@@ -1,5 +1,8 @@
-//! A call that waits for another call's fetch of the same key. The header of [`flight`](super)
-//! defines the words *flight*, *leader*, *lead* and *term*.
+//! A call that waits for another call's fetch of the same key.
+//!
+//! A *flight* is one key's fetch, with the calls that need its outcome. The flight's *leader* runs
+//! the fetch, and its *followers* wait. If the leader does not finish, the *lead* passes to a
+//! follower. The time of one lead is a *term*. See [`flight`](super) for more.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Compares a key with a stored key while serde visits the parts of the key. Most parts are
-//! compared without a buffer.
+//! Compares a key with a stored key while serde visits the parts of the key. Only the fields of
+//! structs and the entries of maps are first written to a buffer.
 
 use serde::ser::Serialize;
 
@@ -7,7 +7,7 @@ use super::bytes::{FieldOffsets, KeyBytes};
 use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, SerializeFailure};
 
-/// A sink that compares the parts of a key with the bytes of a stored key.
+/// A receiver of the parts of a key, which compares them with the bytes of a stored key.
 ///
 /// The field contains the stored bytes that are not compared yet, or [`MISMATCH`] after the first
 /// difference. A difference is not reported as an error, because a type's `Serialize` might panic
@@ -15,8 +15,8 @@ use super::{DynKeyPart, SerializeFailure};
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// The remaining bytes after a difference was found. No key continues with this single byte: no tag
-/// is `0xff`, and if the first byte of a length is `0xff`, more bytes of the length follow.
+/// The remaining bytes after a difference was found. Nothing that is compared later matches this
+/// single byte: no tag is `0xff`, and a length whose first byte is `0xff` has more bytes.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {
@@ -82,7 +82,7 @@ impl<'k> KeySink for KeyComparer<'k> {
 }
 
 /// Returns true if two slices of the same length are equal. Up to 32 bytes are compared without a
-/// call.
+/// function call.
 #[inline(always)]
 fn are_equal(found: &[u8], bytes: &[u8]) -> bool {
     match bytes.len() {

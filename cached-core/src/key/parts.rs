@@ -14,7 +14,8 @@ pub trait KeyParts: Copy {
     /// True if there is at least one part.
     const HAS_PARTS: bool = true;
 
-    /// Writes the parts in order, and returns the sink.
+    /// Writes the parts in order to `sink`, and returns the sink. A sink hashes the parts, for
+    /// example, or compares them with another key.
     ///
     /// # Errors
     /// Returns the error of the sink, or of a part's `Serialize`.

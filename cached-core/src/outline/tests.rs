@@ -1,4 +1,5 @@
-//! Tests that data written by one build is never decoded by another build whose type differs.
+//! Tests that data written by one build of a program is never decoded by another build whose type
+//! differs.
 //!
 //! An *outline* describes the type of an encoded value, as a list of entries. A *leaf* is a part of
 //! a value that has no parts of its own, such as a number.
@@ -13,12 +14,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::*;
 use crate::codec::positional;
 
-/// Decodes a value that the positional codec encoded.
+/// Decodes a payload of the positional codec. Returns the value and the entries of its outline.
 fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
     super::decode_recording(Codec::Positional, payload).ok()
 }
 
-/// Decodes a value that the positional codec encoded.
+/// Decodes a payload of the positional codec as the type `V`. Returns `None` if `outline` does not
+/// fit this type.
 fn decode_matching<V: DeserializeOwned>(outline: Outline<'_>, payload: &[u8]) -> Option<V> {
     super::decode_matching(Codec::Positional, outline, payload)
 }
@@ -38,11 +40,11 @@ fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
 }
 
 thread_local! {
-    /// The data that the leaves have received, as one text for each piece.
+    /// The data that leaves have been decoded from, one text for each leaf.
     static GIVEN_DATA: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A wrapper for a leaf of a value. It records each piece of data that the leaf receives.
+/// A wrapper for a leaf. It adds the decoded leaf to [`GIVEN_DATA`].
 #[derive(Debug, Clone, PartialEq)]
 struct LeafSpy<T>(T);
 
@@ -290,8 +292,8 @@ fn short_names_have_no_paths() {
     }
 }
 
-/// Values in memcached are stored with their outlines. If the outline of a value changed, no stored
-/// value could be read.
+/// Values in memcached are stored with their outlines. A release that computed other outlines could
+/// not read the stored values.
 #[test]
 fn outlines_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
@@ -416,7 +418,8 @@ fn a_buffer_is_an_entry_of_the_outline() {
             .copied()
             .filter(|entry| *entry != entry_of(buffering_step().finish()))
             .collect();
-        // A build in which the type does not buffer would store the outline without this entry.
+        // serde *buffers* the data of some types, for example of untagged enums. The outline has an
+        // entry for that. If another build's type is not buffered, its outline lacks this entry.
         let is_read = super::decode_matching::<V>(
             Codec::Named,
             Outline::new(without.as_flattened()),
@@ -488,8 +491,8 @@ fn the_part_that_cannot_be_decoded_is_named() {
     }
 }
 
-/// Values in memcached are stored with their outlines. If the outline of a value changed, no stored
-/// value could be read.
+/// Values in memcached are stored with their outlines. A release that computed other outlines could
+/// not read the stored values.
 #[test]
 fn outlines_of_the_named_codec_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {

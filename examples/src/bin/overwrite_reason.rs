@@ -1,7 +1,7 @@
-//! A program may overwrite an entry only if the function declares a reason. The ledger lists every
-//! reason.
+//! A program may overwrite the entries of a function only if the function declares a reason. The
+//! ledger lists every reason.
 //!
-//! Run it with `cargo run -p cached-examples --bin overwrite_reason`.
+//! Run this example with `cargo run -p cached-examples --bin overwrite_reason`.
 
 use cached_core::{coordinator_cached, ledger};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
-//! A fleet under load: processes of two builds, servers that are suspended, killed and restarted,
-//! and invalidations during fetches. No call fails or sees a wrong value, and the number of fetches
-//! is bounded.
+//! Tests a *fleet*: processes of two builds of a program, which share three memcached servers. The
+//! processes make calls all the time. Meanwhile, payments are invalidated during fetches, and
+//! servers are suspended, killed and restarted. The test checks that no call fails or sees a wrong
+//! value, and that the number of fetches is bounded.
 //!
 //! The test is a program of its own because it counts fetches under load.
 #![allow(missing_docs)]
@@ -17,8 +18,8 @@ use cached_tests::Memcached;
 const PAYMENTS: u64 = 60;
 const FETCH_TIME: Duration = Duration::from_millis(15);
 
-/// The service from which the processes fetch. A fetch returns the payment's version at the fetch's
-/// start.
+/// The service from which the processes fetch. A fetch returns the version that the payment had
+/// when the fetch began.
 struct Upstream {
     address: String,
     versions: Arc<Vec<AtomicU64>>,
@@ -63,8 +64,8 @@ struct FleetMember {
 struct MemberCounters {
     calls: u64,
     fetches: u64,
-    /// How many failures the member has counted after which a call may fetch a value that another
-    /// process has or is fetching.
+    /// The number of failures that the member has seen. Each failure excuses one fetch of a value
+    /// that another process has or is fetching.
     excuses: u64,
 }
 
@@ -136,8 +137,8 @@ impl Drop for FleetMember {
     }
 }
 
-/// Changes payments. One member invalidates each payment. From then on, all members must see the
-/// new versions.
+/// Changes payments. For each payment, one member invalidates the entry. From then on, all members
+/// must see the new versions.
 fn change_everywhere(
     upstream: &Upstream,
     members: &mut [FleetMember],
@@ -241,7 +242,7 @@ fn a_fleet_under_failures_answers_correctly() {
     fleet.iter_mut().for_each(|member| member.wait_for_calls(500));
     assert_no_fetches(&mut fleet);
 
-    // A server is suspended, and continues with its old items.
+    // A server is suspended. When it continues, it still has its old items.
     servers[0].suspend();
     change_during_outage(&upstream, &mut fleet);
     servers[0].resume();

@@ -1,5 +1,8 @@
-//! Keys and values whose `Serialize`, `Clone` or `Drop` fails or calls a cached function, and keys
-//! with a `HashSet`, whose elements have no stable order.
+//! Tests with unusual keys and values:
+//!
+//! - keys whose `Serialize` fails
+//! - keys and values whose `Serialize`, `Clone` or `Drop` calls a cached function
+//! - keys with a `HashSet`, whose elements have no stable order
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
@@ -80,8 +83,8 @@ async fn comparing_keys_causes_no_serializer_errors() {
     local_cache().await.scope(RequestScope::new().run(calls)).await;
 }
 
-/// A key and value that calls a cached function whenever it is serialized, cloned or dropped. Each
-/// such call uses another cache and its own request.
+/// A type for keys and values that calls a cached function whenever it is serialized, cloned or
+/// dropped. These calls use a cache and a request scope of their own.
 #[derive(PartialEq, Debug, Deserialize)]
 struct ReentrantValue;
 
@@ -179,8 +182,8 @@ async fn sorted_set(upstream: &Upstream, tags: HashSet<u32>, edition: u8) -> Fet
     upstream.fetch().await
 }
 
-/// Returns the audit's findings that the key of this cache contains a collection without a stable
-/// order.
+/// Returns the audit's findings of one kind: the key of this cache contains a collection without a
+/// stable order.
 fn unordered_key_findings(cache_name: &str) -> Vec<String> {
     let findings = cached_core::ledger().audit();
     let is_unordered = |finding: &&Finding| matches!(finding, Finding::UnorderedKey { name, .. } if *name == cache_name);
@@ -214,7 +217,7 @@ async fn a_hash_set_inside_another_type_is_found() {
     assert!(unordered_key_findings("sorted_set").is_empty());
 }
 
-/// A card number whose `Serialize` always fails, with the number in the text of the error.
+/// A card number whose `Serialize` always fails. The text of the error contains the number.
 struct InvalidCard(&'static str);
 
 impl Serialize for InvalidCard {
@@ -228,7 +231,8 @@ async fn card(card: InvalidCard) -> FetchResult<String> {
     Ok("card".into())
 }
 
-/// An observer that collects the `Debug` and the `Display` text of the reasons of bypasses.
+/// An observer of *bypasses*, that is, of calls that run the function without the cache. It
+/// collects the `Debug` text of each event, and the `Display` text of each reason.
 #[derive(Default)]
 struct BypassTexts(Mutex<Vec<String>>);
 

@@ -1,8 +1,9 @@
-//! Counters, events, outcomes and the upstream count the same, whatever happens to the calls.
+//! Tests that the library's counters agree with its events, with the outcomes of the calls, and
+//! with the number of fetches that the upstream has counted.
 //!
-//! The functions use the options under which a fetch is not simply the answer of a call:
-//! `stale_if_error`, `refresh_ahead`, `error_ttl` and `cache_if`. Their fetches fail and panic,
-//! their callers give up, entries are invalidated, and a memcached is killed and started again.
+//! The functions use options under which the result of a fetch is not always the answer of a call:
+//! `stale_if_error`, `refresh_ahead`, `error_ttl` and `cache_if`. During the test, fetches fail and
+//! panic, callers give up, entries are invalidated, and a memcached is killed and started again.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,7 +94,8 @@ async fn remote(key: u64) -> Result<(u64, u64), UpstreamDown> {
     UPSTREAM.fetch(3, key).await
 }
 
-/// Counts by function and kind. Events and outcomes are counted under the names of the counters.
+/// Counts of events or outcomes. Each event or outcome is counted under the function's name and
+/// the name of the library's counter that must agree.
 #[derive(Default)]
 struct Tally(Mutex<BTreeMap<(String, &'static str), u64>>);
 
@@ -152,7 +154,7 @@ fn counter_of(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// A cache of the load, with the events, the outcomes and the number of its calls.
+/// A cache that stands for one process, with the counts of its events, outcomes and calls.
 struct Process {
     cache: Cache,
     events: Arc<Tally>,
@@ -173,8 +175,9 @@ impl Process {
         Arc::new(Process { cache, events, outcomes: Tally::default(), calls: Default::default() })
     }
 
-    /// Makes one call that `choice` chooses, and records its outcome. The call runs in a task of
-    /// its own, because its fetch may panic.
+    /// Makes one call, and records its outcome. The number `choice` determines the function, the
+    /// key, and how the call is made. The call runs in a task of its own, because its fetch may
+    /// panic.
     async fn call(&self, choice: u64) {
         let (key, function, way) = (choice % KEYS, choice / KEYS % 4, choice / KEYS / 4 % 16);
         let name = NAMES[function as usize];
@@ -210,7 +213,7 @@ impl Process {
             // The caller gave up, or the fetch has panicked.
             Ok(Err(_)) | Err(_) => self.outcomes.count(name, "cancelled"),
         }
-        // An unreachable server makes some of these fail, which counts as well.
+        // Some of these invalidations fail because a server is unreachable. They are counted too.
         match choice % 400 {
             0 => drop(self.cache.scope(async { stale_entry(key).invalidate().await }).await),
             1 => drop(self.cache.scope(async { cache_if_entry(key).invalidate().await }).await),
@@ -258,7 +261,8 @@ impl Process {
                 ("fills_dropped", stats.fills_dropped),
                 ("invalidations", stats.invalidations),
             ] {
-                // On a busy machine the observer may be paused for a moment.
+                // On a busy machine the library may pause the observer for a moment. The observer
+                // then misses some events.
                 let events = self.events.get(name, counter);
                 let agree = (value.saturating_sub(observer.missed)..=value).contains(&events);
                 assert!(agree, "`{name}`: {events} events are {counter}: {stats:?}, {observer:?}");
@@ -277,7 +281,7 @@ async fn counters_events_outcomes_and_upstream_agree() {
     let tasks = (0..16_u64).map(|task| {
         let process = Arc::clone(&processes[task as usize % 2]);
         tokio::spawn(async move {
-            // A linear congruential generator, by Knuth's MMIX constants.
+            // A linear congruential generator with Knuth's MMIX constants.
             let mut state = task;
             while began.elapsed() < PERIOD {
                 state = state

@@ -1,7 +1,8 @@
-//! memcached is killed and started again while a process fetches.
+//! Tests in which memcached is killed and started again while a process fetches.
 //!
 //! memcached numbers its writes; such a number is called a CAS. The new server counts from the
-//! start, so a number from the old server may belong to another item.
+//! start, so it can give a CAS of the old server to another item. A *lease* is the right to store
+//! a missing value, and is identified by a CAS.
 
 use std::time::{Duration, Instant};
 

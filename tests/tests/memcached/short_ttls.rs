@@ -1,8 +1,8 @@
-//! Ttls of one or two seconds on a real memcached, whose clock ticks once a second.
+//! Tests ttls of one or two seconds on a real memcached, whose clock ticks once a second.
 //!
 //! The remaining ttl that memcached reports is a whole number of seconds, and the real remaining
-//! time is up to a second shorter. A library that takes this number for exact treats a brief value
-//! as expired, or as due for a refresh, from the moment it is stored.
+//! time is up to a second shorter. A library must allow for this second. Otherwise a value with a
+//! short ttl counts as expired, or as due for a refresh, as soon as it is stored.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn fetch(fetches: &AtomicU64) -> Fetched {
     Ok(fetches.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Declares a function that only memcached answers, with these options.
+/// Declares functions with these options, whose values are cached in memcached only.
 macro_rules! functions {
     ($($function:ident($name:literal, $($options:tt)*);)*) => {
         $(
@@ -33,7 +33,8 @@ macro_rules! functions {
             }
         )*
 
-        /// The functions by their names. Each call returns its function's number of fetches.
+        /// Calls each function once. Returns the function's name, and how often it has fetched so
+        /// far.
         async fn call_each() -> Vec<(&'static str, u64)> {
             vec![$({
                 static FETCHES: AtomicU64 = AtomicU64::new(0);
@@ -77,8 +78,9 @@ async fn a_brief_value_is_fetched_once_a_second() {
                 assert!(rounds > 50, "the machine is too slow for this test: {rounds} rounds");
                 for ((name, before), (_, after)) in before.into_iter().zip(after) {
                     let fetches = after - before;
-                    // A value that is due while its refresh runs is fetched once, so the limit is
-                    // one fetch for each tick of memcached's clock.
+                    // A value can become due for a fetch at each tick of memcached's clock. It is
+                    // not fetched again while a refresh runs. So each of the four ticks in the
+                    // period allows one fetch, and one more is allowed for a slow machine.
                     assert!(fetches <= 5, "`{name}` fetched {fetches} times in {PERIOD:?}");
                 }
             })

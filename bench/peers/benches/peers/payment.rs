@@ -1,4 +1,5 @@
-//! The function that every contender caches: a payment by its number and state.
+//! The function that every library in this benchmark caches. It returns a payment by its number and
+//! state.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! An entry of the local tier, and the state that the index stores with an entry for the eviction
-//! policy.
+//! An entry of the local tier, which is the cache in this process's memory. An index finds the
+//! entries by their keys. Next to each entry, the index stores some state for the eviction policy.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,8 +14,8 @@ use crate::clock::{Clock, CoarseInstant};
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
-/// A lookup uses the precise clock if the entry expires within this time according to the coarse
-/// clock. The coarse clock lags by a tick of the system's timer, which is a few milliseconds.
+/// A lookup first reads the coarse clock, which lags by one tick of the system's timer: a few
+/// milliseconds. If the entry expires within this margin, the lookup reads the precise clock too.
 const COARSE_CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
 /// The bytes that the index and the policy use for an entry, in addition to the key and the value.
@@ -24,18 +24,18 @@ const ENTRY_OVERHEAD: usize = 540;
 
 /// The unique id of an entry. A later entry with the same key has another id.
 ///
-/// The number wraps around after 2³⁰ insertions. A new entry may then get the id of an earlier
-/// entry with the same key, and may be removed in place of that entry.
+/// The number wraps around after 2³⁰ insertions. A new entry can then get the id of an earlier
+/// entry with the same key. A removal that is meant for the earlier entry then removes the new one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
     fingerprint: KeyFingerprint,
-    /// The ordinal of this entry's insertion in this process, less than 2³⁰.
+    /// The number of ids that this process created before this one, modulo 2³⁰.
     number: u32,
 }
 
 impl EntryId {
-    /// The two highest bits of the number are always zero, so that the policy can store a record's
-    /// role in them.
+    /// The two highest bits of the number are always zero. The eviction policy stores two bits of
+    /// its own there; see [`with_bits`](Self::with_bits).
     const NUMBER_MASK: u32 = u32::MAX >> 2;
 
     pub(super) fn new(key: &[u8]) -> EntryId {
@@ -44,13 +44,14 @@ impl EntryId {
         EntryId { fingerprint: KeyFingerprint::of(key), number }
     }
 
-    /// Returns this id with two more bits stored in it; [`split_bits`](Self::split_bits) separates
-    /// the bits from the id. If one of these bits is set, the result is not the id of an entry.
+    /// Returns this id with `bits` in its two highest bits. `bits` must be less than 4. Unless
+    /// `bits` is 0, the result is not the id of an entry; [`split_bits`](Self::split_bits) restores
+    /// the id.
     pub(super) fn with_bits(self, bits: u8) -> EntryId {
         EntryId { number: self.number | u32::from(bits) << 30, ..self }
     }
 
-    /// Undoes [`with_bits`](Self::with_bits).
+    /// Splits the result of [`with_bits`](Self::with_bits) into the id and the bits.
     pub(super) fn split_bits(self) -> (EntryId, u8) {
         let id = EntryId { number: self.number & EntryId::NUMBER_MASK, ..self };
         (id, (self.number >> 30) as u8)
@@ -68,13 +69,13 @@ impl Hash for EntryId {
 }
 
 /// The start and the length of an entry's ttl, and the length of the *stale period* that follows.
-/// In this period an expired entry is kept for failed fetches.
+/// In the stale period, a call whose fetch fails can return the expired value.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
     /// The time at which the ttl starts to run.
     pub(crate) start: Instant,
     pub(crate) ttl: Duration,
-    /// How long an expired value is kept, so that calls can return it if a fetch fails.
+    /// The length of the stale period.
     pub(crate) stale_ttl: Duration,
 }
 
@@ -103,7 +104,7 @@ impl ClockConverter {
     }
 }
 
-/// A key without its header.
+/// The bytes of a key after its [`KeyHeader`].
 pub(super) type KeyBody = SmallVec<[u8; 24]>;
 
 /// A key with its value and its expiry. An entry with a short key takes one allocation in addition
@@ -116,18 +117,19 @@ pub(super) struct LocalEntry {
     id: EntryId,
     stale_ttl_millis: u32,
     ttl_millis: u32,
-    /// The position of the value in the order in which fetches begin.
+    /// The position of the value's fetch in the order in which fetches began.
     pub(super) sequence: SequenceNumber,
-    /// The epoch that the key's stripe had when the [`FillToken`](super::FillToken) of the first
-    /// fill with this value was created.
+    /// Keys are grouped into stripes, and each invalidation raises the *epoch* of a stripe. This is
+    /// the epoch at the time when the value was obtained: when the
+    /// [`FillToken`](super::FillToken) of its first fill was created.
     pub(super) epoch: u64,
 }
 
-/// The state that the index stores with an entry for the eviction policy.
+/// The state of an entry that concerns the eviction policy. The index stores it next to the entry.
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
-    /// The value that `HitReportThrottle::insertions` had when a hit on this entry was last
-    /// reported to the policy, or when the entry was inserted.
+    /// The insertion count (`HitReportThrottle::insertions`) when the policy was last told of a hit
+    /// on this entry. Until the first such report, it is the count at this entry's insertion.
     reported_at: AtomicU32,
     /// True if the policy has a record of this entry, or if a caller is about to create the record.
     is_admission_claimed: AtomicBool,
@@ -223,8 +225,8 @@ impl LocalEntry {
         self.value.get()
     }
 
-    /// Returns true if the entry is certainly live: the time left by the coarse clock is longer
-    /// than the coarse clock can lag.
+    /// Returns true if the entry has certainly not expired: by the coarse clock, it has more than
+    /// [`COARSE_CLOCK_MARGIN`] left.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_surely_live(&self, coarse: CoarseInstant) -> bool {
         coarse + COARSE_CLOCK_MARGIN < self.expires
@@ -272,8 +274,8 @@ impl EntryPolicyState {
         self.is_admission_claimed.load(Ordering::SeqCst)
     }
 
-    /// Returns true if the caller must now make the policy admit the entry. Only the first call
-    /// returns true.
+    /// Claims the admission of the entry. Returns true if the claim was free; the caller must then
+    /// make the policy admit the entry.
     pub(super) fn claim_admission(&self) -> bool {
         !self.is_admission_claimed.swap(true, Ordering::SeqCst)
     }

@@ -1,8 +1,10 @@
-//! The sweeper: a background thread that removes expired entries and runs deferred drops, so that
-//! an idle process frees memory too. One thread serves all caches of the process. The thread works
-//! in *rounds*, and sleeps while there is nothing to do. In a round, the thread *sweeps* each tier:
-//! it removes the tier's expired entries. Then the thread runs all deferred drops; see
-//! [`deferred_drops`](super::deferred_drops).
+//! The sweeper: a background thread that frees the memory of expired entries, also in an idle
+//! process. One thread serves all caches of the process.
+//!
+//! The thread works in *rounds*, and sleeps while there is nothing to do. In a round, the thread
+//! *sweeps* the local tier of each cache: it removes the tier's expired entries. The thread also
+//! runs all *deferred drops*: the drops of removed values that could not run at once, for example
+//! because a lock was held. See [`deferred_drops`](super::deferred_drops).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
@@ -16,7 +18,8 @@ use crate::clock::{Clock, CoarseInstant};
 use crate::sync::lock;
 use crate::unwind::catch_panic;
 
-/// The pause before each round, so that one round finds many expired entries.
+/// The pause before a round, so that one round finds many expired entries. If the last round left
+/// expired entries, there is no such pause.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// After a round that has removed all expired entries, the thread pauses for this many times the
 /// length of the round, up to [`MAX_PAUSE`]. The thread thus uses about a fiftieth of a processor,
@@ -52,8 +55,8 @@ struct SweeperThread {
     handle: Option<Thread>,
 }
 
-/// The time of a tier's next sweep, and the tier's clock. The sweeper shares this struct with the
-/// tier, and so reads the time without keeping the tier alive.
+/// The time of a tier's next sweep, and the tier's clock. The sweeper and the tier share this
+/// struct, so the sweeper can read the time without keeping the tier alive.
 pub(super) struct SweepSchedule {
     /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before
     /// this time.
@@ -79,7 +82,7 @@ impl SweepSchedule {
         &self.converter
     }
 
-    /// Reads the precise clock.
+    /// Reads the precise clock, and converts the time to a [`CoarseInstant`].
     pub(super) fn now(&self) -> CoarseInstant {
         self.converter.to_coarse(self.clock.now())
     }
@@ -103,7 +106,7 @@ impl SweepSchedule {
         }
     }
 
-    /// Returns true if entries must be evicted, and clears this mark.
+    /// Returns true if the tier must evict entries, and resets `needs_eviction`.
     pub(super) fn take_eviction(&self) -> bool {
         self.needs_eviction.swap(false, Ordering::Relaxed)
     }
@@ -126,8 +129,8 @@ impl SweepSchedule {
         let is_due = self.next_sweep() <= now;
         if is_due {
             self.next_sweep.store(CoarseInstant::NEVER.to_ticks(), Ordering::Relaxed);
-            // If the sweep does not see a new entry in the index, the entry's insertion schedules
-            // another sweep after this fence.
+            // The sweep can miss an entry that is just being inserted. Because of this fence, the
+            // insertion of such an entry schedules another sweep after the store above.
             fence(Ordering::SeqCst);
         }
         is_due
@@ -158,7 +161,7 @@ impl Sweeper {
     /// lock was held, the child would wait for the lock forever when it registers its next tier.
     fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
         // In a forked child, the thread that held the lock may not exist, so this code must not
-        // wait for the lock. Other threads hold the lock for a moment only.
+        // wait for the lock. A few attempts suffice, because threads hold the lock only briefly.
         let mut attempts = (0..MAX_LOCK_ATTEMPTS)
             .map(|_| self.state.try_lock().inspect_err(|_| thread::yield_now()));
         let Some(mut state) = attempts.find_map(Result::ok) else { return };
@@ -205,8 +208,8 @@ fn run() {
         }
         let took = started.elapsed();
         let _ = catch_panic(run_all_deferred_drops);
-        // If a sweep has reached its limit, expired entries remain, and the next round begins after
-        // a shorter pause.
+        // A sweep removes a limited number of entries. If expired entries remain (`has_more`), the
+        // next round begins after a shorter pause.
         thread::sleep(if has_more { took } else { took * PAUSE_FACTOR }.min(MAX_PAUSE));
     }
 }

@@ -1,7 +1,10 @@
-//! Tests of the rules that every remote store must follow. The header of [`remote`](super) defines
-//! the words *lease*, *refresh claim* and *build*. Each rule is a function that is generic over the
-//! store. To test another store, write a function that builds a [`TwoClients`] of that store, and
-//! add a module to the macro `rules!`.
+//! Tests of the rules that every remote store must follow. Each rule is a function that is generic
+//! over the store. To test another store, write a function that builds a [`TwoClients`] of that
+//! store, and add a module to the macro `rules!`.
+//!
+//! A store keeps *frames*: encoded values. A reader needs a *permit* to write a frame. A *lease* is
+//! a permit that only one reader gets while the value is missing. A *refresh claim* is one reader's
+//! right to replace a value that will soon be removed.
 
 mod memcached_process;
 
@@ -56,8 +59,8 @@ fn clients(config: &Config, take_down: Box<dyn FnOnce()>) -> TwoClients<Memcache
     TwoClients { one: store(), other: store(), take_down }
 }
 
-/// Decodes a frame by its first letter: `v` marks a value, `f` another build's frame, and any other
-/// letter a corrupt frame.
+/// Decodes a frame by its first letter: `v` marks a value, and `f` a frame that another build of
+/// the program wrote. Any other letter marks a corrupt frame.
 #[derive(Default)]
 struct LetterHandler {
     failures: AtomicUsize,

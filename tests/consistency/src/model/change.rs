@@ -1,8 +1,10 @@
-//! The steps of an `invalidate` or an `overwrite`. The parent module explains the words.
+//! The steps that a process of the model takes for an `invalidate` or an `overwrite`. The parent
+//! module describes the model.
 
 use super::*;
 
-/// Models `CacheEntry::invalidate` and `CacheEntry::overwrite`.
+/// Calls `add` for each step that this process can take next in `CacheEntry::invalidate` or
+/// `CacheEntry::overwrite`.
 pub(super) fn change_steps(
     state: &SystemState,
     scenario: &Scenario,
@@ -44,7 +46,8 @@ pub(super) fn change_steps(
             next.item = Item::Absent;
             add(process, "invalidates: memcached deletes", false, Ok(next));
             if state.failures < scenario.failures {
-                // A dropped change clears the local tier and promises nothing else.
+                // An invalidation that is dropped or fails clears the local tier, and promises
+                // nothing else.
                 let mut next = with(ChangeState::Idle);
                 next.failures += 1;
                 next.processes[process].clear_local(None, scenario);

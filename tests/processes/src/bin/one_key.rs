@@ -1,8 +1,9 @@
-//! A process that calls one key from many tasks at once: `one_key KEY CALLERS FETCH_MILLIS`.
+//! A program whose tasks all call one function with the same key at once. Its arguments are
+//! `one_key KEY CALLERS FETCH_MILLIS`.
 //!
 //! The program prints `ready`, waits for a line on standard input, and makes the calls. Then it
-//! prints the number of its fetches, and the values that the calls returned. `hang` in place of the
-//! milliseconds makes each fetch hang.
+//! prints the number of its fetches, and the distinct values that the calls returned. If
+//! `FETCH_MILLIS` is the word `hang`, each fetch hangs.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -50,8 +50,8 @@ pub(super) enum Reply {
     Renewed(Option<Cas>),
 }
 
-/// The reason why a command has no [`Reply`]: the server refused the command, or the exchange
-/// failed.
+/// The reason why a command has no [`Reply`]: the server refused the command, or no valid reply
+/// arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandError {
     pub(super) kind: RemoteErrorKind,
@@ -173,15 +173,15 @@ impl Command {
         overwrites || self.is_removal()
     }
 
-    /// Returns true if the command may be sent twice, even if the server restarts in between. If a
-    /// read is sent twice, the first copy may win a lease, and the second copy then finds it taken.
-    /// This lease is not used, and expires after a few seconds.
+    /// Returns true if the command may be sent twice, even if the server restarts in between. If
+    /// the first copy of a read wins a lease, the second copy finds the lease taken. The lease is
+    /// then not used, and expires after a few seconds.
     pub(super) fn is_repeatable(&self) -> bool {
         self.is_read() || self.is_removal()
     }
 
-    /// Returns the command that gives back the lease or refresh claim that this command has won, or
-    /// `None` if it has won neither. `result` must be this command's result.
+    /// Returns a command that gives back what this command has won: a lease or a refresh claim.
+    /// Returns `None` if this command has won neither. `result` must be this command's result.
     pub(super) fn give_back_command(&self, result: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
         match result {

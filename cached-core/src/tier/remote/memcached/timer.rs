@@ -3,8 +3,8 @@
 //! While every task waits, for example for a server's reply, tokio's paused clock jumps to the next
 //! timer. After the test resumes the clock, the clock stays ahead of real time. Servers reply in
 //! real time, so each deadline in this module is an [`Instant`] of the standard library. If a tokio
-//! timer fires before its deadline, the timer is set again, in small steps. The runtime polls its
-//! sockets between the steps.
+//! timer fires before its deadline, this module sets the timer again, for one short step at a time.
+//! The runtime polls its sockets between the steps.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
@@ -69,16 +69,16 @@ fn set(sleep: Pin<&mut Sleep>, time_left: Duration) {
     sleep.reset(tokio::time::Instant::now() + time_left);
 }
 
-/// The timer of a connection.
+/// The timer of a connection. It limits each *exchange*: a request and its reply.
 ///
-/// The timer keeps running between exchanges, because starting or stopping a timer locks the
-/// runtime's timer wheel, and most exchanges end long before their deadline. A timer that fires for
-/// the deadline of a past exchange is set to the current deadline.
+/// Most exchanges end long before their deadline, and starting or stopping a timer locks the
+/// runtime's timer wheel. The timer therefore keeps running between exchanges. If it fires for the
+/// deadline of a past exchange, it is set to the current deadline.
 pub(super) struct DeadlineTimer {
     sleep: Pin<Box<Sleep>>,
     set_for: Instant,
     slot: Arc<WakerSlot>,
-    /// Wakes the task in `slot`.
+    /// Wakes the task whose waker is in `slot`.
     slot_waker: Waker,
 }
 
@@ -104,8 +104,8 @@ impl DeadlineTimer {
         DeadlineTimer { sleep: Box::pin(sleep(time_left)), set_for: deadline, slot, slot_waker }
     }
 
-    /// Returns [`Poll::Ready`] once the deadline has passed. Until then, the timer will wake the
-    /// task of `context`.
+    /// Returns [`Poll::Ready`] once the deadline has passed. If it returns [`Poll::Pending`], the
+    /// timer will wake the task of `context`.
     pub(super) fn poll(&mut self, deadline: Instant, context: &Context<'_>) -> Poll<()> {
         *lock(&self.slot.0) = Some(context.waker().clone());
         let mut context = Context::from_waker(&self.slot_waker);
