@@ -113,7 +113,7 @@ impl<T: HeapBlock> HeapBlock for Option<T> {
 ///
 /// The compiler looks for the method `weigher` on `WeightProbe` first. If there is no such method,
 /// it follows `Deref` to `BlockProbe`, and then to `OwnSizeProbe`. `WeightProbe` has the method
-/// only if the values are `Serialize`, and `BlockProbe` only if they are a [`HeapBlock`].
+/// only if the values are `Serialize`, and `BlockProbe` only if they are a `HeapBlock`.
 pub struct WeightProbe<R, Mode> {
     next: BlockProbe<R, Mode>,
 }
