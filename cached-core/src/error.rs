@@ -49,8 +49,14 @@ pub enum ConfigErrorKind {
 }
 
 impl ConfigError {
-    pub(crate) fn new(kind: ConfigErrorKind, message: impl Into<String>) -> ConfigError {
-        ConfigError { kind, message: message.into() }
+    /// Creates an error with this message. A message quotes what the program has configured, which
+    /// can contain line ends, so control characters are escaped: the message stays one line.
+    pub(crate) fn new(kind: ConfigErrorKind, message: impl AsRef<str>) -> ConfigError {
+        let escaped = message.as_ref().chars().map(|letter| match letter.is_control() {
+            true => letter.escape_default().to_string(),
+            false => letter.to_string(),
+        });
+        ConfigError { kind, message: escaped.collect() }
     }
 
     /// Returns the kind of mistake in the configuration.
@@ -272,6 +278,12 @@ fn edit_distance(word: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configured_line_end_is_escaped() {
+        let error = ConfigError::new(ConfigErrorKind::Namespace, "`shop\nß` is not allowed");
+        assert_eq!(error.to_string(), "`shop\\nß` is not allowed");
+    }
 
     #[test]
     fn the_edit_distance_counts_letters() {

@@ -11,7 +11,7 @@
 //!
 //! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
 //! It also omits parts that are nested more than [`MAX_DEPTH`] levels deep, because the serializer
-//! calls itself for each level and would exhaust the stack.
+//! calls itself for each level and would otherwise exhaust the stack.
 
 use std::fmt::{self, Write};
 
@@ -22,7 +22,7 @@ const COLLECTION_SIZE: usize = size_of::<Vec<u8>>();
 /// The size of the two reference counts that an `Arc` stores in front of its value.
 const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
-/// How deeply members, elements and `Some`s may be nested. Deeper parts are not visited.
+/// How deeply fields, elements and `Some`s may be nested. Deeper parts are not visited.
 const MAX_DEPTH: usize = 1024;
 
 /// Estimates how many bytes `value` takes when it is stored in an `Arc`. Returns `None` if the
@@ -33,8 +33,8 @@ pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     Some(of_own_size::<V>() + heap)
 }
 
-/// Returns how many bytes a `V` takes when it is stored in an `Arc`, without other memory that it
-/// owns on the heap.
+/// Returns how many bytes a `V` takes when it is stored in an `Arc`. Other heap memory that the `V`
+/// owns is not counted.
 pub(crate) fn of_own_size<V>() -> usize {
     arc_block_size(size_of::<V>())
 }
@@ -140,8 +140,8 @@ impl ElementsWeigher<'_> {
         Ok(())
     }
 
-    /// Adds the heap block that contains all elements to `heap`. Returns the size of the collection
-    /// without this block.
+    /// Adds to `heap` the size of the block that contains all elements. Returns the size of the
+    /// collection without this block.
     fn finish(self) -> usize {
         /// The assumed capacity of a small map. A hash table starts with 4 slots, and a B-tree node
         /// has 11.

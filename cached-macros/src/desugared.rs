@@ -21,9 +21,9 @@ pub(crate) struct DesugaredAsyncFn {
 }
 
 impl DesugaredAsyncFn {
-    /// Parses a function's return type and body. Returns `None` if the return type is not a future,
-    /// or if the body contains code besides the `async` block. Such code could change the arguments
-    /// from which the cache key is made.
+    /// Parses a function's return type and body. Returns `None` if the return type is not written
+    /// as a future, or if the body contains code besides the `async` block. Such code could change
+    /// the arguments from which the cache key is made.
     pub(crate) fn parse(return_type: &Type, body: &Group) -> Option<DesugaredAsyncFn> {
         let output = future_output(return_type)?.clone();
         let trees: Vec<TokenTree> = body.stream().into_iter().collect();
@@ -41,14 +41,15 @@ impl DesugaredAsyncFn {
         Some(DesugaredAsyncFn { output, body: body.clone(), pin, async_keyword, block })
     }
 
-    /// Returns the function's body with `statements` in place of the `async` block's braces.
+    /// Returns the function's body, in which `new_block` replaces the `async` block's braces and
+    /// their content.
     ///
     /// The new block is always `async move`, because the block must own the parameters that are in
     /// the cache key.
-    pub(crate) fn body_with(&self, statements: &TokenTree) -> TokenTree {
+    pub(crate) fn body_with(&self, new_block: &TokenTree) -> TokenTree {
         let async_keyword = &self.async_keyword;
         let move_keyword = Ident::new("move", async_keyword.span());
-        let block = quote!(#async_keyword #move_keyword #statements);
+        let block = quote!(#async_keyword #move_keyword #new_block);
         let future = match &self.pin {
             Some((path, parentheses)) => {
                 let argument = with_content(parentheses, block);
@@ -67,7 +68,7 @@ fn with_content(group: &Group, content: TokenStream) -> TokenTree {
     changed.into()
 }
 
-/// Parses `async { … }` or `async move { … }`. Returns `None` if other tokens follow the block.
+/// Parses `async { … }` or `async move { … }`. Returns `None` if there are other tokens.
 fn async_block(trees: &[TokenTree]) -> Option<(Ident, Group)> {
     let (TokenTree::Ident(async_keyword), rest) = trees.split_first()? else { return None };
     let rest = match rest {
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_single_async_block_is_desugared() {
+    fn only_a_single_async_block_is_recognized() {
         let boxed = quote!(::core::pin::Pin<Box<dyn Send + Future<Output = u8> + 'a>>);
         let opaque = quote!(impl Send + ::core::future::Future<Output = u8> + 'static);
         for (return_type, body, expected) in [

@@ -1,7 +1,8 @@
 //! Tests two functions with the same cache name. Neither is cached, and the audit of the ledger
 //! (the list of all annotated functions) reports both.
 //!
-//! The test runs in a process of its own because it installs a cache.
+//! The test has a process of its own. The ledger lists all functions of a process, so the audits of
+//! other tests would report the shared name too.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -187,8 +187,13 @@ fn row(declaration: &'static Declaration) -> [String; 7] {
         declaration.ttl_text(),
         declaration.tiers_text().to_owned(),
         declaration.options_text(),
-        declaration.overwrite_reason.unwrap_or("write-once").to_owned(),
+        one_line(declaration.overwrite_reason.unwrap_or("write-once")),
     ]
+}
+
+/// Replaces each line end, with the spaces around it, by one space.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ async fn the_ledger_lists_declarations_with_their_reasons() {
     assert_eq!(profile.overwrite_reason(), Some("a profile has no version of its own"));
     assert!(profile.place().contains("functions.rs:"), "{}", profile.place());
     assert!(ledger.to_string().contains("a profile has no version of its own"));
+    let lines = ledger.to_string().lines().count();
+    assert_eq!(lines, 1 + ledger.iter().count(), "a header, and one line for each declaration");
     assert!(ledger.iter().any(|d| d.name() == "payment" && d.overwrite_reason().is_none()));
     // Four functions of this program have findings. `never_none` has an option without effect, and
     // `hidden_set` has a `HashSet` in its key. The errors of `unshared` and `unsendable` cannot be

@@ -1,11 +1,11 @@
-//! Measures a burst of calls. At once, the first cache looks up many keys that memcached does not
-//! have yet. Then a second cache, which stands for another process, looks up the same keys.
+//! Measures a burst of calls. The first cache looks up many keys at the same time, and memcached
+//! does not have them yet. Then a second cache, in place of another process, looks up the same keys.
 //!
 //! Usage: `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`. The benchmark prints one line
 //! for each pair of arguments, with these columns:
 //!
-//! - for the first cache: the shares of failed lookups and of dropped fills, and the median and the
-//!   longest time of a call;
+//! - for the first cache: the share of failed lookups, the share of keys that were not filled, and
+//!   the median and the longest time of a call;
 //! - for the second cache: the share of keys that memcached answered, the number of failed lookups,
 //!   and the median time of a call.
 
@@ -76,7 +76,7 @@ fn main() {
         _ => arguments.chunks_exact(2).map(|pair| (pair[0], pair[1] as u64)).collect(),
     };
     println!(
-        "keys timeout | cold: no lookup %, fills dropped %, p50 ms, longest ms | warm: found %, errors, p50 ms"
+        "keys timeout | cold: failed lookups %, not filled %, p50 ms, longest ms | warm: found %, failed lookups, p50 ms"
     );
     for (keys, timeout) in pairs {
         let (_memcached, address) = memcached();

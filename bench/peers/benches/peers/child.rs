@@ -1,6 +1,6 @@
-//! Makes each measurement in a child process of its own. In the crate `cached`, each function's
-//! store lives until the process ends, so two measurements would share the store. A measurement
-//! also must not reuse memory that an earlier measurement has freed.
+//! Makes each measurement in a child process of its own. In `cached`, a crate that is compared
+//! here, each function's store lives until the process ends, so two measurements would share it.
+//! Nor may a measurement reuse memory that an earlier one has freed.
 
 use std::process::{Command, Stdio};
 

@@ -1,5 +1,5 @@
-//! The store type of a build without the feature `memcached`, which has no remote tier. No value of
-//! the type exists, so its methods are compiled but never run.
+//! The store type of a build without the feature `memcached`. Such a build has no remote tier: no
+//! value of the type exists, so its methods are compiled but never run.
 //!
 //! This module also contains stand-ins for keys, encoded values and frames. The real modules for
 //! them are needed only by a remote store.
@@ -112,7 +112,7 @@ impl WritePermit for NoRemote {
     }
 }
 
-/// A stand-in for the key of an entry. It contains only the cache name.
+/// A stand-in for the key of an entry. It contains only the function's cache name.
 pub(crate) struct Key(&'static str);
 
 impl Key {

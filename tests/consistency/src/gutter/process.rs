@@ -6,7 +6,7 @@
 //!
 //! A call *fetches* a value from its source, and *fills* a server with the fetched value. A *lease*
 //! is the right to fill a missing item. While a lease is held, the server keeps a *placeholder*
-//! instead of a value. A *CAS number* is the number of a server's write.
+//! instead of a value. A *CAS number* is the number that a server gives to each write.
 //!
 //! Parameters and fields named `at` are the index of a server: `HOME` or `GUTTER`.
 
@@ -367,8 +367,8 @@ impl ProcessSteps<'_> {
 }
 
 impl SystemState {
-    /// Returns the state in which a call reads the next server. This is the first server that the
-    /// process can use, starting with `from`. If there is no such server, the call fetches.
+    /// Returns the state in which a call reads the next server, or fetches if there is none. The
+    /// next server is the first one, from `from` on, that the process can use.
     fn with_next_server(
         &self,
         process: usize,

@@ -24,17 +24,17 @@ use super::join::{BoxedFuture, join_all};
 use crate::sync::lock;
 use crate::tier::remote::BackgroundWriteFn;
 
-/// The largest number of workers on one runtime. Each runtime has its own limit, because a common
-/// limit could be used up by workers on runtimes that nothing drives.
+/// The largest number of workers on one runtime. Each runtime has a limit of its own. If all
+/// runtimes shared one limit, the workers of a runtime that does not run could use it up.
 const MAX_WORKERS: usize = 64;
 /// The largest number of writes that one worker carries out at once.
 const MAX_WRITES_PER_WORKER: usize = 128;
 /// The largest total size of the unfinished writes. A fill that would exceed the limit is refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// The memory that a queued write takes in addition to its value.
-const WRITE_BYTES: usize = 512;
-/// The fallback runtime carries out a write that has waited this long for a worker, because the
-/// worker's runtime might not be running.
+const WRITE_OVERHEAD: usize = 512;
+/// How long a write waits for a worker on a current-thread runtime, which might not be running. The
+/// fallback runtime then carries out the write.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
 /// The background writes of one cache: a queue, and the workers that carry out the queued writes.
@@ -117,11 +117,7 @@ impl BackgroundWrites {
         bytes: usize,
         write: BackgroundWriteFn,
     ) -> bool {
-        let has_room = self.lock_queue().bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
-        if has_room {
-            self.queue_write(bytes, write);
-        }
-        has_room
+        self.queue(bytes, MAX_QUEUED_BYTES, write)
     }
 
     /// Queues a write, even if the queue is full. The caller must limit the number of such writes,
@@ -131,9 +127,23 @@ impl BackgroundWrites {
         bytes: usize,
         write: BackgroundWriteFn,
     ) {
+        self.queue(bytes, usize::MAX, write);
+    }
+
+    /// Queues a write, unless the queue would then hold more than `limit` bytes. Returns true if
+    /// the write is queued.
+    fn queue(
+        self: &Arc<BackgroundWrites>,
+        bytes: usize,
+        limit: usize,
+        write: BackgroundWriteFn,
+    ) -> bool {
         let runtime = Handle::try_current().ok();
-        let bytes = bytes.saturating_add(WRITE_BYTES);
+        let bytes = bytes.saturating_add(WRITE_OVERHEAD);
         let mut queue = self.lock_queue();
+        if queue.bytes.saturating_add(bytes) > limit {
+            return false;
+        }
         let (queued_at, process, writes) = (Instant::now(), queue.process, Arc::clone(self));
         let queued = QueuedWrite { write, queued_at, bytes, process, writes };
         queue.bytes += bytes;
@@ -165,6 +175,7 @@ impl BackgroundWrites {
             }
             None => {}
         }
+        true
     }
 
     /// Takes the overdue writes from the queue. If no write waits, returns `None`, and marks the
@@ -294,9 +305,9 @@ impl Drop for BackgroundWorker {
         }
         let mut queue = self.writes.lock_queue();
         queue.remove_worker(self.runtime);
-        // The writes of a panicked worker are dropped, because the same write would panic again.
-        // `std::thread::panicking` cannot identify this case: it is also true if the program has
-        // panicked and drops its runtime.
+        // The current writes of a panicked worker are dropped, because the write that panicked
+        // would panic again, and nothing tells which one it is. `std::thread::panicking` cannot
+        // tell a panicked worker: it also returns true while a panicking program drops its runtime.
         if !self.is_polling {
             queue.waiting.extend(self.current.drain(..));
         }
@@ -320,7 +331,7 @@ mod tests {
         runtime.expect("the runtime starts")
     }
 
-    /// Returns a write that lasts for `takes`, and then adds 1 to `done`.
+    /// Returns a write that waits for `takes`, and then adds 1 to `done`.
     fn write(done: &Arc<AtomicUsize>, takes: Duration) -> BackgroundWriteFn {
         let done = Arc::clone(done);
         Box::new(move || {

@@ -1,8 +1,9 @@
 //! Decides whether a server is used, and recovers a server that has failed.
 //!
-//! A background task retries until the server answers. Then the task takes three steps:
+//! A background task contacts the server repeatedly, until it answers. Then the task takes three
+//! steps:
 //!
-//! - It settles the *fence*: it finds out below which CAS number (version number) the server's
+//! - It settles the *fence*: it finds the CAS number (version number) below which the server's
 //!   items might be stale.
 //! - It delivers the *hints*, which are the keys that the server has failed to remove: it tells the
 //!   server to remove them now.
@@ -69,7 +70,7 @@ impl Server {
             (false, false) => {
                 let why = match self.endpoint.health.has_failed() {
                     true => "it is ejected after several failures in a row",
-                    false => "it is not used until its older items are told from its newer ones",
+                    false => "it is not used until it is known which of its items may be stale",
                 };
                 (RemoteErrorKind::Unreachable, why)
             }
@@ -91,7 +92,8 @@ impl Server {
         }
     }
 
-    /// Starts a task that makes one recovery attempt.
+    /// Starts a task that makes one recovery attempt. The caller must have claimed the attempt. A
+    /// failure is not recorded, because the server stays in rotation.
     pub(super) fn attempt_in_background(&self) {
         if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.weak_self.upgrade()) {
             runtime.spawn(async move {
