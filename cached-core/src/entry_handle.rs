@@ -1,9 +1,11 @@
-//! Gives calls, refreshes and [`CacheEntry`](crate::CacheEntry) access to the tiers of one entry.
+//! Access to one entry in the local tier (this process's memory) and in the remote tier
+//! (memcached). Calls, refreshes and [`CacheEntry`](crate::CacheEntry) use it.
 //!
 //! An entry is one key in one cache. Its *declaration* holds the options that the attribute of the
 //! annotated function declares. To *fetch* is to run the annotated function. A *fill token* lets a
 //! caller store a value in the local tier, unless the entry was changed after the token was taken.
-//! The sequence number in the token says which of two fetches or reads began later.
+//! The token contains a sequence number. Of two fetches or reads, the later one has the higher
+//! number.
 
 mod frames;
 
@@ -22,8 +24,8 @@ use crate::tier::remote::{RemoteError, Store};
 use crate::ttl::{EntryTtls, TtlInputs};
 use crate::value::{CachingDecision, Value, ValueOperations, WeightFn};
 
-/// The weight, in bytes, that a value counts if serde cannot serialize it and the function has no
-/// option `weight`.
+/// The weight, in bytes, of a value that serde cannot serialize and whose function has no option
+/// `weight`.
 const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache, with the declaration of the annotated function.
@@ -172,8 +174,8 @@ impl EntryHandle {
         self.cache.remote().filter(|_| self.declaration.uses_remote())
     }
 
-    /// Ends the pause that a failed fetch began for this key; see
-    /// [`FetchPauses`](crate::fetch_pauses::FetchPauses).
+    /// Ends the pause in which calls with this key get the error of a failed fetch (`error_ttl`);
+    /// see [`FetchPauses`](crate::fetch_pauses::FetchPauses).
     pub(crate) fn end_fetch_pause(&self) {
         if !self.declaration.declared_error_ttl().is_zero() {
             self.cache.fetch_pauses().end(&self.key);
@@ -190,13 +192,13 @@ impl EntryHandle {
         self.declaration.overwrite_reason().is_some()
     }
 
-    /// Returns true if the function's options allow a value with this `decision` to be cached.
+    /// Returns true if the function's options allow a value to be cached. `decision` says whether
+    /// the value is an error or `None`, and whether the option `cache_if` accepts the value.
     pub(crate) fn may_cache(&self, decision: &CachingDecision) -> bool {
         self.uncached_reason(decision).is_none()
     }
 
-    /// Returns the reason why a value with this `decision` is not cached, or `None` if it may be
-    /// cached.
+    /// Returns the reason why a value is not cached, or `None` if it may be cached.
     pub(crate) fn uncached_reason(&self, decision: &CachingDecision) -> Option<UncachedReason> {
         self.declaration.check_none_ttl(self.value_operations);
         match decision {
@@ -266,8 +268,8 @@ impl EntryHandle {
         self.cache.emit(Event::Bypassed { declaration: self.declaration, reason });
     }
 
-    /// Reports that an exchange with a server of the remote tier failed. While a server is ejected,
-    /// calls send it nothing. Such an error is not reported: the ejection was.
+    /// Reports that an exchange with a memcached server failed. An error is not reported if nothing
+    /// was sent because the server is ejected. The ejection itself has been reported.
     pub(crate) fn report_failure(&self, error: &RemoteError) {
         if error.was_sent() {
             self.emit(|entry| Event::RemoteFailed { entry, error });

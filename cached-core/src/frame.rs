@@ -1,9 +1,11 @@
-//! The frame: the bytes that memcached stores for one value.
+//! The frame: the bytes that memcached stores for one value. A frame has these parts, among others:
+//! - The *payload* is the value as the codec has encoded it. There are two codecs, the positional
+//!   and the named one.
+//! - The *shape* (see `shape`) is a hash of the value's structure.
+//! - The *outline* (see `outline`) is a list of hashes that describes how the value's type is
+//!   decoded.
 //!
-//! The frame contains the *payload*, which is the value as the codec has encoded it. The *shape*
-//! (see `shape`) is a hash of the value's structure. The *outline* (see `outline`) is a list of
-//! hashes that describes how the value's type is decoded. The number after the name of each part is
-//! its length in bytes:
+//! All parts, each with its length in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
@@ -34,8 +36,8 @@ use crate::outline::{ENTRY_BYTES, Outline};
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
 /// The format of a frame whose value the positional codec has encoded. Format 1 had no outline.
 const FORMAT_POSITIONAL: u8 = 2;
-/// The format of a frame whose value the named codec has encoded. Builds that do not know this
-/// format leave the frame alone.
+/// The format of a frame whose value the named codec has encoded. A build that does not know this
+/// format does not remove the frame.
 const FORMAT_NAMED: u8 = 3;
 // The offset of each part of the header.
 const SHAPE: usize = 3;

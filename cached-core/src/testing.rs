@@ -154,7 +154,7 @@ impl TestCache {
         TestCache { cache: Cache::new(self.config.clone()), config: self.config.clone() }
     }
 
-    /// Returns the cache itself, for `cache = …` and [`Cache::scope`].
+    /// Returns the cache itself, for the attribute's option `cache = …` and for [`Cache::scope`].
     ///
     /// ```
     /// # use cached_core::testing::TestCache;
@@ -172,13 +172,15 @@ impl TestCache {
     /// background writes to memcached. Tasks that the future spawns do not use this cache.
     ///
     /// # Panics
-    /// Panics if memcached would return a changed value and production would not notice, for
-    /// example because a field is `#[serde(skip)]`. The message names the function. The test cache
-    /// compares the `Debug` texts of each stored value whose type implements `Debug` and not
-    /// `PartialEq`. (If the type implements `PartialEq`, production compares the value too.
-    /// memcached then never stores a value that would change.) Values that are stored outside of
-    /// `run` are checked when the cache is dropped. A [`local`](Self::local) cache stores nothing
-    /// in memcached, so it checks nothing.
+    /// Panics if a value comes back from memcached changed, for example because a field is
+    /// `#[serde(skip)]`. The message names the function. The test cache checks values whose type
+    /// implements `Debug` and not `PartialEq`: it compares the `Debug` texts of the original and of
+    /// the decoded value. (Values whose type implements `PartialEq` need no such check. In
+    /// production too, the cache compares them, and does not store a value in memcached that would
+    /// change.)
+    ///
+    /// Values that are stored outside of `run` are checked when the cache is dropped. A
+    /// [`local`](Self::local) cache stores nothing in memcached, so it checks nothing.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future. Writes that have begun continue.
@@ -245,8 +247,8 @@ impl TestCache {
     /// [`hits`](DeclarationStats::hits), `waits` and more.
     ///
     /// # Panics
-    /// Panics if no function has the name or several functions share the name, so that a test with
-    /// a misspelt name fails.
+    /// Panics if no function has the name, so a misspelt name fails the test. Panics also if
+    /// several functions share the name.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};

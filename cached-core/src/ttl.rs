@@ -3,7 +3,8 @@
 //!
 //! A value has a *time to live* (ttl), during which a tier returns the value. After the ttl, a tier
 //! may keep the expired value for the *stale time*, to serve if a fetch fails (`stale_if_error`).
-//! An *item* is the remote tier's copy of an entry.
+//! The local tier is this process's memory, and the remote tier is memcached. An *item* is a value
+//! as memcached stores it.
 
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use crate::tier::remote::{RemoteStore, Store};
 /// default local ttl of a confirmed value that another process may overwrite.
 pub(crate) const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
-/// The limit of the ttl and the stale time if there is no remote tier. It is also the limit of
-/// `refresh_ahead`, in every cache. Adding this duration to an [`Instant`](std::time::Instant) does
-/// not overflow.
+/// The longest ttl and the longest stale time of a cache without a remote tier. With a remote tier
+/// too, this is the longest `refresh_ahead`, which is how long before its expiry a value is
+/// refreshed. Adding this duration to an [`Instant`](std::time::Instant) does not overflow.
 const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The longest stale time in the remote tier.
@@ -25,7 +26,7 @@ const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60)
 /// does not know the ttl of the item, so the stale time must not depend on the ttl.
 const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
-/// Returns how long the remote tier keeps an expired value of a function with this `stale_if_error`.
+/// Returns how long the remote tier keeps an expired value, given the function's `stale_if_error`.
 #[cfg(all(feature = "console", feature = "memcached"))]
 pub(crate) fn remote_stale_time(stale_if_error: Duration) -> Duration {
     stale_if_error.min(LONGEST_REMOTE_STALE)
@@ -97,7 +98,7 @@ impl EntryTtls {
         let in_remote_tier =
             inputs.has_remote_tier.then(|| Store::LIMITS.guaranteed(ttl)).flatten();
         let local = match in_remote_tier {
-            // Only this process keeps the value.
+            // There is no remote tier, or it might remove the item at once.
             None => ttl.min(inputs.local_ttl.unwrap_or(ttl)),
             // The local entry must expire before the remote tier may remove the item.
             Some(guaranteed) => {
@@ -122,7 +123,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Returns the inputs of a write-once function with a ttl of an hour and no other option.
+    /// Returns the inputs for a ttl of an hour and no other option. The values of the function are
+    /// never overwritten.
     fn inputs(has_remote_tier: bool) -> TtlInputs {
         TtlInputs {
             ttl: HOUR,

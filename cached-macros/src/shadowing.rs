@@ -1,7 +1,7 @@
-//! Finds out whether a pattern or a statement may give a name another meaning.
+//! Finds out whether a pattern or a statement may give the name of a parameter another meaning.
 //!
-//! If that is uncertain, for example because of an unknown macro, the answer is yes. `mentions`
-//! then does not count a use of the name as a use of the parameter.
+//! If that is uncertain, for example because of an unknown macro, the answer is yes. The function
+//! `mentions`, which searches code for uses of a parameter, then ignores uses of the name.
 
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
@@ -11,10 +11,10 @@ use syn::{
     UseTree,
 };
 
-/// The macros of the standard library that the search looks into.
+/// The macros of the standard library in whose arguments `mentions` searches.
 const SEARCHED_MACROS: [&str; 5] = ["format", "format_args", "matches", "vec", "dbg"];
 
-/// The other macros of the standard library that may be statements. They define no names.
+/// Other macros of the standard library that can be called as statements. They define no names.
 const STATEMENT_MACROS: [&str; 16] = [
     "assert",
     "assert_eq",
@@ -67,7 +67,7 @@ pub(crate) fn is_same(left: &Ident, right: &Ident) -> bool {
 }
 
 /// Returns true if the statement may define an item that shadows the name, or a macro that replaces
-/// one of the standard library. Either is visible in the whole block.
+/// a macro of the standard library. An item is visible in the whole block.
 pub(crate) fn may_define(statement: &Stmt, name: &Ident) -> bool {
     match statement {
         Stmt::Item(
@@ -160,7 +160,8 @@ mod tests {
                     static state: u32;
                 }
             ),
-            // A macro may define any item, and another `format!` may ignore its arguments.
+            // A macro may define any item. A `format!` that is not the standard one may ignore its
+            // arguments.
             quote!(unknown!();),
             quote!(unknown! {}),
             quote!(

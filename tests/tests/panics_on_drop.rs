@@ -1,6 +1,7 @@
-//! Values whose `Drop` panics.
+//! Tests that the panics of a value's `Drop` reach no call.
 //!
-//! The test runs in a process of its own because any thread may drop these values.
+//! The test runs in a process of its own, because every thread of the process can drop these
+//! values.
 #![allow(missing_docs)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,9 @@
-//! The fill: a call stores a fetched value in the tiers, and answers the flight's followers with
-//! the value.
+//! The fill: a call that has fetched a value stores it in the local and the remote tier.
+//!
+//! To *fetch* is to run the annotated function. The calls that share one fetch are a *flight*: the
+//! *leader* fetches, and its *followers* wait for the value. The remote tier is memcached. A
+//! *permit* is the right to write one value there, and a *lease* holds such a permit. An *item* is
+//! a value as memcached stores it, and a *frame* is the bytes of an item.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +22,9 @@ use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
 impl PendingCall {
-    /// Stores a fetched value in the tiers that the fetch's [`FillTarget`] allows, and answers the
-    /// flight. The remote tier is written in the background. Returns the call's answer.
+    /// Stores a fetched value in the tiers that the fetch's [`FillTarget`] allows, and gives the
+    /// value to the followers. The remote tier is written in the background. Returns the call's
+    /// answer.
     ///
     /// The time to live of the local entry starts at `fetch_ended`.
     pub(super) fn fill(
@@ -108,8 +113,8 @@ impl PendingCall {
         let permit = permit.in_background();
         let Some(store) = self.handle.cache.remote() else { return false };
         // The option `weight` is about the local tier, so the queue of background writes ignores
-        // it. The program may return `usize::MAX`, which would fill the queue, or 0, which would
-        // leave the queue without a bound.
+        // it. The program's weight may be `usize::MAX`, which would fill the queue, or 0, which
+        // would leave the queue without a bound.
         let bytes = match self.handle.weigher {
             Some(_) => self.handle.estimated_weight(value),
             None => weight,
@@ -140,12 +145,13 @@ struct RemoteFill {
     ttls: EntryTtls,
     /// When the background write was planned, just after the local entry was stored.
     began: Instant,
-    /// True once the write was begun.
+    /// True once a run of the write has begun.
     was_begun: AtomicBool,
 }
 
-/// A handler that compares the frame of an item with the frame of a value. If the item is another
-/// build's, the read goes on to this build's item.
+/// A read handler that compares the frame in memcached with the frame of this write. If another
+/// build of the program stored the item and this build cannot decode it, the read goes on to this
+/// build's own item.
 struct FrameComparison<'f> {
     handle: &'f EntryHandle,
     frame: &'f [u8],
@@ -217,8 +223,9 @@ impl RemoteFill {
         }
     }
 
-    /// Returns true if the remote tier has this frame. If the first run of the write was cut off
-    /// after the store had carried it out, a repeated write finds its own value and is refused.
+    /// Returns true if the remote tier has this frame. The first run of the write may have been cut
+    /// off after memcached had stored the frame. The repeated write then finds its own frame and is
+    /// refused.
     async fn is_stored(&self, frame: &[u8]) -> bool {
         let Some((store, key)) = self.handle.remote_tier_and_key() else { return false };
         let comparison = FrameComparison { handle: &self.handle, frame };

@@ -1,4 +1,5 @@
-//! Makes the [`Outcome`] of each recorded call when the call ends, and passes it to the recorders.
+//! Makes the [`Outcome`] of each recorded call when the call ends. An outcome says how the cache
+//! answered a call. The outcome goes to the thread's *recorders*, which collect outcomes.
 //!
 //! A call that neither the request tier nor the local tier answers collects the facts in its
 //! [`MissTrace`](super::miss_trace::MissTrace). The functions here record the other calls.
@@ -27,7 +28,7 @@ pub(crate) fn record_hit(cache: &Cache, declaration: &'static Declaration, key: 
     recorders.iter().for_each(|recorder| recorder.record(&outcome));
 }
 
-/// Notes the age and the time left of the local entry.
+/// Reads the age and the time left of the entry in the local tier, and adds them to the outcome.
 fn read_local_times(cache: &Cache, key: &[u8], outcome: &mut Outcome) {
     if let Some(entry) = cache.local().remaining_ttl(key) {
         outcome.age = Some(entry.ttl.saturating_sub(entry.remaining));
@@ -99,7 +100,8 @@ fn result_of(report: &MissReport) -> (CallResult, Option<Tier>) {
         MissReport { waited: Some(_), .. } => (CallResult::Waited, None),
         _ => match report.remote.last() {
             Some(RemoteFinding::Hit) => (CallResult::Hit, Some(Tier::Remote)),
-            // The local tier had the value when the call became the leader of its flight.
+            // The local tier had the value when this call looked again, as the leader of its flight
+            // (the call that fetches for all callers of the key).
             _ => (CallResult::Hit, Some(Tier::Local)),
         },
     }

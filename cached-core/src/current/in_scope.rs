@@ -20,7 +20,7 @@ use crate::tier::request::{RequestFuture, in_current_request};
 /// Carries the running [`Cache::scope`] and [`RequestScope`](crate::RequestScope) into a future.
 ///
 /// A spawned task is outside of the scopes of the task that spawned it. Its calls use the installed
-/// cache, perhaps with another tenant's answers. So wrap the future of the task:
+/// cache, which might have another tenant's answers. So wrap the future of the task:
 /// `tokio::spawn(in_scope(work))`. This function captures the scopes in which it is called. The
 /// returned future runs `work` in these scopes, even if another task or thread polls it.
 ///
@@ -32,9 +32,10 @@ use crate::tier::request::{RequestFuture, in_current_request};
 ///   `JoinSet::spawn`, `spawn_blocking`
 ///   (`let work = in_scope(work); spawn_blocking(move || handle.block_on(work))`).
 /// - Futures that the task itself polls need no `in_scope`: `join!`, `select!`, `FuturesUnordered`.
-/// - A stream, such as the body of a response, may be polled after its scope has ended. The stream
-///   then creates its futures too late for this function. Take the cache while the scope runs, with
-///   `let cache = Cache::current();`, and wrap each future in `cache.scope(…)`.
+/// - A stream, such as the body of a response, can be polled after its scope has ended. If the
+///   stream creates a future then, it is too late to call this function. Instead, take the cache
+///   while the scope runs, with `let cache = Cache::current();`, and wrap each future in
+///   `cache.scope(…)`.
 ///
 /// Outside of every scope, the function has no effect.
 ///
@@ -101,7 +102,7 @@ impl Cache {
     }
 }
 
-/// A future that is polled and dropped in the scopes in which it was created.
+/// A future that is polled and dropped within the scopes in which this `FutureInScope` was created.
 pub(crate) enum FutureInScope<F> {
     /// The future was created in the scope of a cache. It is boxed, because tokio's future is not
     /// `Unpin`.

@@ -1,4 +1,5 @@
-//! Runs a future and records the outcomes of its calls.
+//! Runs a future and records the outcomes of the calls in it. The outcome of a call says how the
+//! cache answered it.
 
 use std::future::Future;
 
@@ -8,9 +9,11 @@ use crate::tier::request::recorded_into;
 /// Runs a future, and returns its output and the outcome of its call.
 ///
 /// If the future calls several annotated functions, the outcome belongs to the call that began
-/// first. To get the outcomes of all calls, use [`with_outcomes`]. A call that is dropped before it
-/// has an answer is passed over, so the outcome may be that of a later call, or of a call in the
-/// body of the dropped one. The outcome is `None` if no call has got an answer.
+/// first. To get the outcomes of all calls, use [`with_outcomes`].
+///
+/// A call that is dropped before it has an answer is passed over. The outcome can then be that of a
+/// later call, or of a call in the body of the dropped one. The outcome is `None` if no call has
+/// got an answer.
 ///
 /// Recording does not change the answer of a call, and does not start a
 /// [`RequestScope`](crate::RequestScope). Calls in a spawned task are recorded if the task's future

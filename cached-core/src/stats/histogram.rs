@@ -28,7 +28,8 @@ pub(crate) struct LiveHistogram {
 }
 
 impl LiveHistogram {
-    /// Adds a duration. A reader that sees the duration also sees what this thread counted before.
+    /// Adds a duration. A thread that reads it back also sees every counter that the recording
+    /// thread increased before this call.
     pub(crate) fn record(&self, duration: Duration) {
         let nanos = nanos(duration);
         // Most fetches fall into one of the first buckets, so the search is short.
@@ -49,12 +50,12 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A snapshot of a histogram of durations. It has 19 bounds from 50 µs to 50 s, and counts for each
-/// bound the durations that are not longer.
+/// A snapshot of a histogram of durations. For each of its 19 bounds, from 50 µs to 50 s, it counts
+/// the durations up to that bound.
 ///
 /// [`Stats::fetch_durations`](crate::Stats::fetch_durations) returns the histogram of a function's
-/// fetches. [`ServerStats::durations`](crate::ServerStats) is the histogram of the exchanges with a
-/// server.
+/// fetches, which are the runs of its body. [`ServerStats::durations`](crate::ServerStats) is the
+/// histogram of the requests to a memcached server and their replies.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -120,10 +121,10 @@ impl DurationHistogram {
         })
     }
 
-    /// Estimates a quantile: the duration that this fraction of the durations does not exceed. For
-    /// example, 0.5 gives the median. The estimate is in the same bucket as the exact quantile, so
-    /// it is wrong by a factor of 2.5 at most. If the exact quantile is above 50 s, the estimate is
-    /// 50 s. If it is below 50 µs, the error may be larger.
+    /// Estimates a quantile: a duration that the given fraction of the recorded durations does not
+    /// exceed. For example, 0.5 gives the median. The estimate is in the same bucket as the exact
+    /// quantile, so it is wrong by a factor of 2.5 at most. For exact quantiles below 50 µs, the
+    /// factor can be larger. If the exact quantile is above 50 s, the estimate is 50 s.
     ///
     /// Returns `None` if there are no durations, or if the fraction is not a number from 0 to 1.
     #[must_use]

@@ -77,7 +77,8 @@ impl<R> ErrorSharing<R> {
         ErrorSharing(ErrorSharingKind::Shared(ErrorSharingFns { share, rebuild }))
     }
 
-    /// Shares errors by the option `share_error`. `share` must call [`ErrorCopier::copy`].
+    /// Makes an `ErrorSharing` for a function with the option `share_error`. `share` must call
+    /// [`ErrorCopier::copy`].
     pub(crate) fn by_option(share: fn(&R) -> Option<SharedError>) -> ErrorSharing<R>
     where
         R: 'static,
@@ -95,7 +96,7 @@ struct CopiedError<R> {
     make_another: Box<dyn Fn() -> R + Send + Sync>,
 }
 
-/// Returns the functions that copy an error with the option `share_error`.
+/// Returns the functions that share an error by the option `share_error`.
 ///
 /// This function takes no argument and has all bounds on the error. The compiler therefore reports
 /// a missing bound once, at the return type.
@@ -119,9 +120,10 @@ where
 /// The function of the option `share_error`.
 type CopyFn<E> = fn(&E) -> E;
 
-/// The functions that copy an error `E` of the return type `R` with the option `share_error`.
+/// The functions that share an error `E` of the return type `R`, for a function with the option
+/// `share_error`.
 pub struct ErrorCopier<R, E> {
-    /// Returns `None` if the fetch has not failed.
+    /// Returns the error in the return value, or `None` if the fetch has not failed.
     error: fn(&R) -> Option<&E>,
     /// Makes the shared error. The arguments are a copy of the error, and the function that makes
     /// more copies.
@@ -258,8 +260,8 @@ impl<T, E> UnsharedErrorProbe<Result<T, E>> {
         self.unshared()
     }
 
-    /// Disables the sharing of errors. The attribute calls this for a return type that borrows,
-    /// because a shared error may outlive the call.
+    /// Disables the sharing of errors. The attribute calls this method for a return type that
+    /// borrows, because a shared error can outlive what the return type borrows from.
     #[doc(hidden)]
     pub fn unshared(&self) -> ErrorSharing<Result<T, E>> {
         ErrorSharing(ErrorSharingKind::Unshared(type_name::<E>))

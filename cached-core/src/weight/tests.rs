@@ -1,4 +1,4 @@
-//! Tests that a value's weight is the memory that the value takes.
+//! Tests the estimate of a value's weight, which is the memory that the value takes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -95,7 +95,8 @@ fn list(length: u64) -> &'static Node {
     Box::leak(Box::new((1..length).fold(end, push)))
 }
 
-/// Runs on a thread whose stack is as small as the stack of a runtime's worker thread.
+/// Weighs a value that is nested 100,000 levels deep. The thread's stack is as small as that of a
+/// runtime's worker thread.
 #[test]
 fn a_deeply_nested_value_is_weighed_in_part() {
     let run = || {

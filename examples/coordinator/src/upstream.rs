@@ -46,7 +46,7 @@ pub(crate) const COURSES: [&str; 24] = [
     "sailing",
 ];
 
-/// The three services that the table counts separately.
+/// The three services. The calls of each are counted separately.
 pub(crate) const SERVICES: [Service; 3] = [
     Service { name: "payments", median_ms: 18.0 },
     Service { name: "orders and courses", median_ms: 9.0 },
@@ -79,7 +79,7 @@ pub(crate) struct Upstream {
 #[derive(Default)]
 struct CallCounters {
     by_service: [AtomicU64; SERVICES.len()],
-    /// The calls that change nothing. Only these are cached.
+    /// The calls that change nothing. Only their answers are cached.
     reads: AtomicU64,
 }
 
@@ -109,7 +109,7 @@ impl Upstream {
         self.calls.by_service.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Returns a function that returns the number of calls that have changed nothing.
+    /// Returns a closure that reads how many calls have changed nothing.
     pub(crate) fn read_counter(&self) -> impl Fn() -> u64 + Send + use<> {
         let calls = Arc::clone(&self.calls);
         move || calls.reads.load(Ordering::Relaxed)
@@ -141,7 +141,8 @@ async fn take_time(
     next.run(request).await
 }
 
-/// The state of the services. All other answers depend only on the path of the request.
+/// The orders and emails that clients have stored. Everything else in the answers is computed from
+/// the path of the request.
 #[derive(Default)]
 struct ServiceRecords {
     orders: Mutex<HashMap<String, Order>>,
@@ -219,7 +220,7 @@ async fn change_profile(
     Json(Profile { name: format!("user {id}"), email, id })
 }
 
-/// A deterministic random number generator (SplitMix64). With it, every run plays the same load.
+/// A deterministic random number generator (SplitMix64). With it, every run makes the same calls.
 pub(crate) struct Dice(u64);
 
 impl Dice {

@@ -1,4 +1,4 @@
-//! Simulates a fleet on one machine: 1,000 processes of a service that share 100 memcached servers.
+//! Simulates 1,000 processes of a service that share 100 memcached servers, on one machine.
 //!
 //! Each process is a separate cache that uses the whole library: local tier, single-flight, leases,
 //! fills and ejection. Only the network is left out, and the simulation moves the clock instead of

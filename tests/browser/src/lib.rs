@@ -1,4 +1,5 @@
-//! Helpers of the browser tests: a small WebDriver client, and a program with a console.
+//! Helpers of the browser tests: a small WebDriver client, and a program that serves the console,
+//! the web page under test.
 
 mod browser;
 mod program;

@@ -1,13 +1,13 @@
-//! The programs of the test `deploys`: two builds of one program that cache values of different
-//! types.
+//! Two builds of one program, for the test `deploys`. In the two builds, most of the cached
+//! functions return different types.
 
 pub mod panicking;
 
 /// Writes the program of one build: `build! { old }` before a deploy, `build! { new }` after the
 /// deploy.
 ///
-/// Each item is a cached function. The first brackets hold its type and its value in the old build,
-/// and the second brackets those in the new build. In a few items, such as `unchanged`, both builds
+/// Each item below describes a cached function. The first brackets hold its type and its value in
+/// the old build, and the second brackets those in the new build. In a few items, such as `unchanged`, both builds
 /// have the same type.
 #[macro_export]
 macro_rules! build {
@@ -254,8 +254,8 @@ macro_rules! build {
 ///
 /// Without an argument, `main` calls each function once. With an argument, `main` does that action
 /// on each entry instead: `invalidate`, `overwrite`, `get`, `add`, or `key`. `main` prints a line
-/// for each function: its name, the outcome or the key, and `right`, or `wrong` if the call's value
-/// is not this build's value.
+/// for each function: its name, the outcome or the key, and `right` or `wrong`. `wrong` means that
+/// a call returned another value than this build's.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! functions {

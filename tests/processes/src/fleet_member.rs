@@ -1,6 +1,6 @@
 //! The program of one process in the test `fleet`. The program calls a cached function again and
-//! again, reads commands from standard input and answers on standard output; see [`main`]. At the
-//! first wrong value or failed call, the program ends with an error.
+//! again. [`main`] reads commands from standard input and writes the answers to standard output. At
+//! the first wrong value or failed call, the program ends with an error.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use tokio::net::TcpStream;
 
 use crate::Payment;
 
-/// The fee of every payment. A build that misreads the bytes of the other build sees a different
-/// number.
+/// The fee of every payment. If a build misreads the bytes that another build has stored, it sees
+/// another number.
 const FEE: u64 = 7_777_777;
 const TASKS: usize = 8;
 
 static FETCHES: AtomicU64 = AtomicU64::new(0);
-/// How many calls each task has made.
+/// The number of calls that each task has made.
 static CALLS: [AtomicU64; TASKS] = [const { AtomicU64::new(0) }; TASKS];
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -47,7 +47,7 @@ async fn payment(upstream: &str, number: u64) -> Result<Payment, Arc<std::io::Er
     Ok(Payment { number, version, fee: FEE })
 }
 
-/// Calls the function until the process ends. Checks that no answer has a version below the one in
+/// Calls the function until the process ends. Checks that no answer is older than the version in
 /// `oldest`.
 async fn call_and_check(
     upstream: String,
@@ -100,8 +100,8 @@ fn answer(line: &str) -> Result<(), Error> {
 ///   versions. The answer is `true` if memcached was reached.
 /// - `oldest NUMBER VERSION …` says that other processes have invalidated these payments.
 ///   Afterwards this process must not see older versions.
-/// - `count` answers with the number of calls, of fetches, and of failures after which one more
-///   fetch is allowed.
+/// - `count` answers with three numbers: the calls, the fetches, and the failures. Each failure
+///   allows one more fetch.
 /// - `end` ends the process.
 #[tokio::main]
 pub(crate) async fn main() -> Result<(), Error> {

@@ -1,7 +1,8 @@
-//! Tests of the *leader*, the call that fetches for all calls of a key. The leader panics, is slow,
-//! stops because its runtime runs no tasks, or belongs to the parent of a forked process.
+//! Tests what happens to the calls that wait for a *leader*, which is the call that fetches for all
+//! calls of a key. In these tests the leader panics, is slow, stops because its runtime runs no
+//! tasks, or belongs to the parent of a forked process.
 //!
-//! These tests run in a process of their own because they measure time.
+//! These tests have a process of their own, because they measure time.
 #![allow(missing_docs)]
 
 use std::process::Command;
@@ -116,14 +117,14 @@ fn a_leader_on_an_idle_runtime_is_replaced() {
     let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking_millis(1000);
     let first = start_call(&idle, &cache, &upstream);
-    // These callers are the first that wait. They cannot take the lead, because their runtime is
-    // idle too.
+    // These are the first callers that wait for the fetch. They cannot take the lead, because
+    // nothing drives their runtime either.
     let stuck: Vec<_> = (0..3).map(|_| start_call(&idle, &cache, &upstream)).collect();
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));
     let took = began.elapsed();
     assert!(took < Duration::from_millis(3500), "the caller soon fetches itself: {took:?}");
-    // Once the runtime is driven again, all callers get the answer.
+    // Once something drives the runtime again, all callers get the answer.
     for call in stuck.into_iter().chain([first]) {
         assert_eq!(idle.block_on(call).expect("no task panics"), Ok(2));
     }
@@ -147,7 +148,7 @@ fn a_leader_on_a_blocked_runtime_is_replaced() {
     assert_eq!(thread.join().expect("no task panics"), Ok(2));
 }
 
-/// The fetch is neither woken nor polled for a while, but its runtime runs tasks.
+/// The fetch takes long, and is neither woken nor polled meanwhile. Its runtime runs other tasks.
 #[test]
 fn a_slow_fetch_keeps_the_lead() {
     let many_threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();

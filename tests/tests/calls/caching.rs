@@ -1,4 +1,4 @@
-//! Tests which answers are cached, and for how long.
+//! These tests check which answers are cached, and for how long.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::functions::{Payment, PaymentState, local_cache, payment, payment_entry, profile};
 
-/// An alias of `Result`. The attribute sees only the alias's name, which does not show that the
-/// type is a `Result`.
+/// An alias of `Result`. The attribute `coordinator_cached` sees only the alias's name, so it
+/// cannot tell that the type is a `Result`.
 type ResultAlias<T> = Result<T, UpstreamDown>;
 
 #[coordinator_cached(name = "aliased", version = number, skip(upstream))]
@@ -43,7 +43,7 @@ async fn equal_arguments_are_fetched_once_for_each_state() {
                 payment(&upstream, "7", PaymentState::Paid).await.expect("the call succeeds");
             assert_eq!(paid.state, "Paid");
             assert_eq!(upstream.fetches(), 2);
-            // The entry of the first state is still there.
+            // The value for the first state is still cached.
             assert_eq!(payment(&upstream, "7", PaymentState::Processing).await, first);
             assert_eq!(payment(&upstream, "7", PaymentState::Paid).await.as_ref(), Ok(&paid));
             assert_eq!(

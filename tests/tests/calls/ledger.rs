@@ -1,12 +1,12 @@
-//! The ledger lists the declarations of the whole program. It can be written as JSON and as Markdown,
-//! and compared with a file.
+//! Tests of the ledger, the list of all cached functions of a program. The ledger can be written as
+//! JSON and as Markdown, and compared with a file.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use cached_core::{Finding, LedgerDriftKind, coordinator_cached, ledger};
 
-/// A reason with everything that JSON and Markdown must escape.
+/// An `overwrite` reason with characters that JSON and Markdown must escape.
 const HARD_REASON: &str = "a | b, \"c\" \\| d,\n<e>\r\n`f` \u{1}\t\u{2028}ü";
 
 #[coordinator_cached(
@@ -21,7 +21,7 @@ async fn hard_reason(edition: u8, reprint: u8) -> Option<String> {
     Some(format!("{edition}, {reprint}"))
 }
 
-/// Returns a path in the temporary folder that no other test uses.
+/// Returns the path of a temporary file that no other test uses.
 fn temporary_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("cached-tests.{name}.{}.md", std::process::id()))
 }
@@ -39,7 +39,7 @@ async fn the_ledger_lists_declarations_with_their_reasons() {
     assert!(ledger.iter().any(|d| d.name() == "payment" && d.overwrite_reason().is_none()));
     // Four functions of this program have findings. `never_none` has an option without effect, and
     // `hidden_set` has a `HashSet` in its key. The errors of `unshared` and `unsendable` cannot be
-    // shared.
+    // given to several callers.
     let findings = ledger.audit();
     let is_expected = |finding: &Finding| {
         let finding = finding.to_string();
@@ -181,7 +181,7 @@ fn a_ledger_without_functions_is_not_compared() {
     std::fs::remove_file(&path).expect("the file is there");
 }
 
-/// Checks the ledger against the file in `LEDGER_PATH`.
+/// Checks the ledger against the file that the environment variable `LEDGER_PATH` names.
 #[test]
 #[ignore = "`the_file_is_written_only_when_asked` runs it"]
 fn check_against_ledger_path() {
@@ -206,7 +206,7 @@ fn the_file_is_written_only_when_asked() {
         assert!(!passed && text.contains("does not exist"), "{variables:?}: {text}");
         assert!(!path.exists(), "{variables:?}");
     }
-    // Continuous integration writes the file too, if the user asks for it.
+    // `UPDATE_LEDGER=1` writes the file in continuous integration too.
     assert!(check(&[("CI", "true"), ("UPDATE_LEDGER", "1")]).0);
     let written = std::fs::read_to_string(&path).expect("the file is written");
     assert_eq!(written, ledger().to_markdown());

@@ -1,5 +1,6 @@
-//! `in_scope` and `Cache::spawn` carry the scope of a cache and of a request into tasks, threads
-//! and background fetches.
+//! Tests of scopes. Calls in the scope of a cache use this cache, and calls in the scope of a
+//! request share their answers. `in_scope` and `Cache::spawn` carry both scopes into tasks and
+//! threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +29,7 @@ async fn limit(tenant: u64, product: u64) -> Result<u64, std::io::Error> {
     Ok(tenant * 1_000 + product)
 }
 
-/// Calls `limit` in each way in which a handler may let a task or thread poll a future.
+/// Calls `limit` in each way in which a handler can pass work to a task or a thread.
 async fn fan_out(tenant: u64) -> Vec<u64> {
     let mut limits = Vec::new();
     let one = tokio::spawn(in_scope(async move { limit(tenant, 1).await }));
@@ -124,8 +125,8 @@ async fn price(price: &Arc<AtomicU64>, item: u64) -> Result<u64, std::io::Error>
     Ok(price.fetch_add(1, Ordering::SeqCst))
 }
 
-/// Many tasks of a request call for the same keys. Meanwhile a task outside the request changes the
-/// entries.
+/// Many tasks of one request ask for the same prices. Meanwhile a task outside the request
+/// invalidates these prices and fetches new ones.
 #[test]
 fn all_tasks_of_a_request_get_one_answer() {
     const ITEMS: u64 = 8;
@@ -151,7 +152,8 @@ fn all_tasks_of_a_request_get_one_answer() {
                         seen
                     }));
                 }
-                // The request itself also calls, before and after its tasks end.
+                // The request's own task asks for all prices too: while the spawned tasks run, and
+                // after they have ended.
                 let mut seen = Vec::new();
                 for item in 0..ITEMS {
                     seen.push((
@@ -194,7 +196,7 @@ fn all_tasks_of_a_request_get_one_answer() {
     );
 }
 
-/// A request invalidates, and other threads of the request read at the same time.
+/// A request invalidates a price again and again, while other threads of the request read it.
 #[tokio::test]
 async fn a_request_never_serves_values_it_invalidated() {
     let source = Arc::new(AtomicU64::new(0));
@@ -303,7 +305,7 @@ async fn a_task_without_its_scope_is_logged_once() {
     collect_logs();
     let cache = local_cache().await;
     // A call outside of every task and every scope uses the *embedded cache*, which every process
-    // has. It logs no warning.
+    // has. Such a call logs no warning.
     carried_stock(1).await.expect("the call succeeds");
     let work = cache.scope(async {
         tokio::spawn(in_scope(carried_stock(2))).await.expect("no task panics")?;
@@ -329,7 +331,7 @@ async fn report(id: u64, edition: u64) -> Result<u64, std::io::Error> {
 #[tokio::test]
 async fn an_installed_static_cache_is_used() {
     let test = TestCache::local();
-    // Nothing is installed, so the function uses the current cache.
+    // No cache is installed in `REPORTS` yet, so the function uses the current cache.
     assert_eq!(test.run(report(1, 2)).await.expect("the call succeeds"), 3);
     assert!(test.run(async { report_entry(1, 2).get().await }).await.is_found());
     assert_eq!(test.stats("static_report").fetches, 1);

@@ -1,4 +1,5 @@
-//! Tests of the remote tier, with memcached processes and with the in-memory server of `testing`.
+//! Tests of the remote tier, memcached. They use memcached processes, and the in-memory server of
+//! the module `cached_core::testing`.
 #![allow(missing_docs)]
 
 mod agreement;

@@ -14,7 +14,7 @@ use tracing::{Instrument, info_span};
 
 use crate::functions::{new_process_cache, payment};
 
-/// The body opens a span of its own, as the client of an upstream does.
+/// The function's body opens a span of its own, as an HTTP client does.
 #[coordinator_cached(name = "traced", version = edition, skip(upstream), entry = traced_entry)]
 async fn traced(upstream: &Upstream, id: u32, edition: u8) -> Result<String, UpstreamDown> {
     async {
@@ -222,7 +222,7 @@ async fn an_exchange_with_a_killed_server_fails() {
     }
 }
 
-/// A line of the library goes to the subscriber of its thread or to the log, and never to both.
+/// A line of the library goes to the thread's subscriber or to the log, and never to both.
 #[tokio::test]
 async fn a_line_appears_once() {
     collect_logs();
@@ -253,7 +253,7 @@ async fn a_line_appears_once() {
     assert!(spans.events("").is_empty());
 }
 
-/// Other code of the task panics, and the call's future is dropped while the thread unwinds.
+/// A call's future is dropped while other code of the same task panics.
 #[tokio::test]
 async fn a_panic_of_other_code_is_not_one_of_the_fetch() {
     let test = TestCache::local();

@@ -1,4 +1,5 @@
-//! Measures hits of a function with a text in its key. This part has the most contenders.
+//! Measures cache hits of a function whose key contains a text. Of all parts of the benchmark, this
+//! part compares the most libraries.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ const PEER: &str = "cached #[concurrent_cached], Arc value";
 const PEER_OWNED: &str = "cached #[concurrent_cached], owned value";
 const CLONE: &str = "the clone of the value alone";
 
-/// Returns a batch that calls for `count` keys, with one await for each call.
+/// Returns a closure that evaluates `$call` for the next `count` keys, one after the other.
 macro_rules! ask {
     ($runtime:expr, $numbers:expr, |$number:ident| $call:expr) => {{
         let (runtime, mut keys) = ($runtime, sequence($numbers.len()));

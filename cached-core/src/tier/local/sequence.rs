@@ -1,10 +1,10 @@
 //! Numbers for the order in which fetches begin, and for values that are obtained without a fetch.
-//! Each *stripe*, a group of keys that share a lock, has its own numbers.
+//! Keys are divided into *stripes*, which are groups of keys that share a lock. Each stripe has a
+//! counter of its own.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A counter that numbers the fetches for the keys of one stripe, in the order in which the fetches
-/// begin.
+/// Numbers the fetches of one stripe's keys in the order in which the fetches begin.
 #[derive(Default)]
 pub(super) struct SequenceCounter(AtomicU32);
 

@@ -5,13 +5,13 @@
 //! calls send no commands to the server until it has recovered.
 //!
 //! A key has two *slots*, which are two names in memcached. An entry is usually in the first slot.
-//! A *build* is one compiled version of the program. If the first slot holds an entry of another
-//! build that this build cannot decode, this build's entry is in the second slot.
+//! A *build* is one compiled version of the program. If another build has stored an entry in the
+//! first slot and this build cannot decode it, this build uses the second slot.
 //!
 //! A *lease* is the right to run the annotated function for a missing value. On the server, a new
 //! lease is a *placeholder*, an empty item. A *refresh claim* is the right to run the function
-//! again before an item expires. A *permit* is the right to write one value to a key that has not
-//! changed. A server's *fence* is a version number below which the server's items may be stale.
+//! again before an item expires. A *permit* is the right to write one value to a key, if the key
+//! has not changed meanwhile. A server's *fence* is a version number below which the server's items may be stale.
 
 mod background;
 mod cas;
@@ -122,7 +122,7 @@ impl MemcachedStore {
                 }
                 None => {
                     let server = Server::new(address, &self.config, &self.events, timeout, true);
-                    // The server may have missed removals since it was removed from the list.
+                    // While the server was not on the list, it may have missed invalidations.
                     if removed_addresses.contains(address) {
                         server.raise_fence(None);
                         fenced.push(Arc::clone(&server));
@@ -147,7 +147,8 @@ impl MemcachedStore {
         *servers = next;
         drop(removed_addresses);
         drop(servers);
-        // An observer may use the cache or block, so the locks are released first.
+        // `report_fence` calls the program's observers, which may use the cache or block. The locks
+        // must be released first.
         fenced.iter().for_each(|server| server.report_fence());
     }
 
@@ -227,8 +228,9 @@ impl MemcachedStore {
         })
     }
 
-    /// Reads the item of each route, with one exchange per server and all exchanges at once.
-    /// Returns the results in the order of `routes`.
+    /// Reads the item of each route. An *exchange* sends commands to one server and receives the
+    /// replies. There is one exchange for each server, and all exchanges run at once. Returns the
+    /// results in the order of `routes`.
     ///
     /// If a route's server does not serve the key at the moment, the route's result is an error.
     /// Outside a tokio runtime nothing is read, and every result is `Ok(None)`.
@@ -359,8 +361,8 @@ impl RemoteStore for MemcachedStore {
                         }
                         return match wait {
                             None => Err(error),
-                            // The server has replied to an earlier read of this wait, so this
-                            // failure counts as a miss.
+                            // The call has waited for another caller's lease, so the server has
+                            // replied before. This failure counts as a miss.
                             Some(_) => Ok(ReadOutcome::Missing),
                         };
                     }
@@ -375,7 +377,8 @@ impl RemoteStore for MemcachedStore {
                     (IfMissing::Report, _) => return Ok(ReadOutcome::Missing),
                 };
                 if wait.is_none() {
-                    // The first reply may tell of a lease that this process is giving back.
+                    // The lease that keeps the key busy may be one that this process is giving
+                    // back.
                     if !has_waited_for_return {
                         has_waited_for_return = true;
                         let (returning, limit) =

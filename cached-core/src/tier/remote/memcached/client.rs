@@ -1,5 +1,5 @@
-//! A client that sends commands from one tokio runtime to one memcached server, in exchanges. In
-//! one *exchange*, the client sends commands and receives their replies in the same order.
+//! A client that sends commands from one tokio runtime to one memcached server. In one *exchange*,
+//! the client sends some commands and receives their replies in the same order.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -14,8 +14,8 @@ impl RendezvousSeed {
         }))
     }
 
-    /// Returns the server's score for a key. The score mixes the seed with the key's digest, as the
-    /// finalizer of SplitMix64 does.
+    /// Returns the server's score for a key: the seed XOR the start of the key's digest, mixed by
+    /// the finalizer of SplitMix64.
     pub(super) fn score(self, digest: Digest) -> u64 {
         let mut word = [0; 8];
         word.copy_from_slice(&digest.as_bytes()[..8]);
