@@ -1,4 +1,5 @@
-//! The library's own errors. An annotated function never returns one of these errors.
+//! The library's own errors. A function with the attribute `#[coordinator_cached]` never returns
+//! one of these errors.
 //!
 //! If `main` returns an error, the standard library prints it with `{:?}`. A `main` often returns a
 //! [`ConfigError`] or an [`InstallError`], so `{:?}` of these errors writes the same line as
@@ -36,7 +37,8 @@ pub struct ConfigError {
 pub enum ConfigErrorKind {
     /// `CACHE_URL` does not describe a cache that this program can build.
     Url,
-    /// A setting in `CACHE_URL` is unknown, is repeated, has no value or does not apply.
+    /// A setting in `CACHE_URL` is unknown, is repeated, has no value, or does not apply to this
+    /// kind of cache.
     Setting,
     /// A duration, a number or a size is unreadable or out of range.
     Value,
@@ -104,12 +106,13 @@ impl std::error::Error for ConfigError {}
 pub enum InstallError {
     /// The process has an installed cache already.
     AlreadyInstalled {
-        /// The call of `install` that installed the first cache.
+        /// The place in the program's source where the first cache was installed.
         first: &'static Location<'static>,
-        /// The call of `install` that failed.
+        /// The place of the call of `install` that failed.
         second: &'static Location<'static>,
     },
-    /// Functions share a cache name. There is one [`Finding::SharedName`] for each shared name.
+    /// Two or more functions have the same cache name. There is one [`Finding::SharedName`] for
+    /// each such name.
     SharedNames(Vec<Finding>),
 }
 
@@ -160,7 +163,7 @@ impl std::error::Error for InstallError {}
 #[non_exhaustive]
 pub enum CacheError {
     /// memcached did not confirm the change: it could not be reached, or its answer was lost.
-    /// memcached may serve the old value until the value expires.
+    /// memcached might return the old value until the value expires.
     Remote(RemoteError),
     /// The new value cannot be stored in memcached. The old value was removed from memcached.
     NotStorable(&'static str),
@@ -191,7 +194,7 @@ impl std::error::Error for CacheError {
 }
 
 /// The error of [`Cache::invalidate_all`](crate::Cache::invalidate_all): no function of the program
-/// has the cache name. `Display` writes one line with the most similar names.
+/// has the given cache name. `Display` writes one line with the most similar names.
 ///
 /// ```
 /// # use cached_core::{Cache, coordinator_cached};
@@ -223,7 +226,8 @@ impl UnknownNameError {
         name: &str,
         names: impl IntoIterator<Item = &'static str>,
     ) -> UnknownNameError {
-        // A third of the letters may be wrong. In a short name, one letter may be wrong.
+        // A name is similar if at most a third of its letters are wrong. One wrong letter is always
+        // allowed.
         let max_distance = (name.chars().count() / 3).max(1);
         let distances = names.into_iter().map(|other| (edit_distance(name, other), other));
         let is_near = |(distance, other): &(usize, &str)| {

@@ -31,7 +31,7 @@ fn keys(expansion: TokenStream) -> Vec<String> {
             {
                 let mut rest = trees[index..].iter().skip_while(|tree| !is_parentheses(tree));
                 let Some(TokenTree::Group(arguments)) = rest.next() else { continue };
-                // The last argument of a lookup is the tuple of the key's parts.
+                // The last argument in parentheses is the tuple of the key's parts.
                 let parts = arguments.stream().into_iter().filter(is_parentheses).last();
                 let methods: Vec<TokenTree> =
                     rest.take_while(|tree| !is_punct(Some(tree), ',')).cloned().collect();

@@ -26,8 +26,8 @@ fn formatted(tokens: &TokenStream) -> String {
     String::from_utf8(output.stdout).expect("the text is UTF-8")
 }
 
-/// Compares an expansion with the file `expansions/{name}.rs`. Returns the expansion's number of
-/// lines.
+/// Expands `item`, and compares the expansion with the file `expansions/{name}.rs`. Returns the
+/// number of lines of the expansion.
 fn compare_expansion(
     name: &str,
     options: TokenStream,
@@ -57,7 +57,8 @@ fn ordinary_function() {
             upstream(number, state).await
         }
     };
-    // Raise this limit with care: every annotated function pays for longer code.
+    // Raise this limit with care: the compiler has to compile this code for every annotated
+    // function.
     assert!(compare_expansion("ordinary", options, item, false) <= 20);
 }
 

@@ -9,7 +9,7 @@ use crate::errors::Errors;
 
 /// The time to live that the option `ttl` gives an entry.
 pub(crate) enum Ttl<'a> {
-    /// The option is not given, so the default of the cache applies.
+    /// The option is not given, so the default ttl of the cache applies.
     Default,
     /// The option is a literal, such as `"30m"`.
     Milliseconds(u64),
@@ -27,7 +27,7 @@ pub(crate) struct DurationOption {
     pub(crate) milliseconds: u64,
 }
 
-/// Checks the option `ttl`.
+/// Reads the option `ttl`. Adds an error to `errors` if the value cannot be a duration.
 pub(crate) fn check_ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     let Some(ttl) = &args.ttl else {
         return Ttl::Default;
@@ -61,7 +61,8 @@ pub(crate) fn check_ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     }
 }
 
-/// Checks the options that can only be duration literals, and returns the valid ones.
+/// Checks the options whose values must be literals such as `"5m"`, and returns the valid ones.
+/// Also checks that `refresh_ahead` is shorter than `ttl`.
 pub(crate) fn check_durations(
     args: &Args,
     ttl: &Ttl<'_>,
@@ -104,8 +105,8 @@ fn parse_positive(option: &str, text: &str) -> Result<u64, String> {
     }
 }
 
-/// Returns true if the expression has only numbers for operands, as `5 * 60` does. The type of such
-/// an expression cannot be `Duration`.
+/// Returns true if all operands of the expression are numbers, as in `5 * 60`. The type of such an
+/// expression cannot be `Duration`.
 fn is_numeric(expression: &Expr) -> bool {
     match expression {
         Expr::Lit(ExprLit { lit, .. }) => matches!(lit, Lit::Int(_) | Lit::Float(_)),

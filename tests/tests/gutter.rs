@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 const FETCH_TIME: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_millis(800);
-/// The delay that a busy machine may add.
+/// The delay that a busy machine can add.
 const LATENESS: Duration = Duration::from_millis(300);
 
 /// An upstream that counts the fetches of each key.
@@ -60,7 +60,8 @@ async fn record(upstream: &CountingUpstream, number: u32) -> Result<u32, String>
     Ok(upstream.fetch(number).await)
 }
 
-/// Returns a cache like that of a new process: it shares only memcached with other caches.
+/// Returns a cache that stands for a new process. It shares memcached with the other caches of the
+/// test, and nothing else.
 async fn new_process_cache(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
     // A *lease* is the right of one call to fetch. A process without the lease must wait until the
@@ -95,7 +96,7 @@ async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
 }
 
 /// Calls `record` from two processes in turn, with keys whose home server is lost. Checks that each
-/// key is fetched once in total, and that no call takes longer than the timeout and a fetch.
+/// key is fetched once in total, and that no call takes longer than one timeout plus one fetch.
 async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
     let (a, b, upstream) = (
         new_process_cache(servers).await,
@@ -197,8 +198,8 @@ async fn two_hanging_servers_cost_one_timeout() {
     servers.iter().for_each(Memcached::resume);
 }
 
-/// An upstream with a state. A fetch returns the state at the fetch's start, and ends when the test
-/// allows it.
+/// An upstream whose state the test can change. A fetch returns the state that it read when it
+/// began. It ends when the test allows it.
 struct StatusUpstream {
     state: AtomicU32,
     may_end: Semaphore,
@@ -271,7 +272,8 @@ impl TwoProcesses {
     }
 }
 
-/// One process has seen the home server fail. The other process has not, and changes the entry.
+/// One process has seen the home server fail, and has stored a value on the gutter server. The
+/// other process has seen no failure. It changes the entry, and must also reach the gutter server.
 #[tokio::test]
 async fn changes_reach_the_gutter_of_other_processes() {
     for overwrites in [false, true] {

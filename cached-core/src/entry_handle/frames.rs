@@ -20,7 +20,8 @@ impl EntryHandle {
 
     /// Returns a number that identifies this program, if one is known.
     fn program_id(&self) -> Option<u64> {
-        // An in-memory server serves only this process, so the process id identifies the program.
+        // Tests can replace memcached by an in-memory server, which serves only this process. The
+        // process id thus identifies the program.
         #[cfg(all(feature = "memcached", feature = "testing"))]
         if self.cache.config().in_memory_servers.is_some() {
             return Some(u64::from(std::process::id()));

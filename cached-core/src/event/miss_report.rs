@@ -29,7 +29,8 @@ pub(crate) struct MissReport {
     /// What the read of the remote tier found, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
-    /// How long the call waited for another call of this process, and what that call returned.
+    /// How long the call waited for another call with the same key in this process, and what the
+    /// other call returned.
     pub(crate) waited: Option<(Duration, AwaitedResult)>,
     /// The tier in which the awaited call found the answer, if that call did not fetch.
     pub(crate) found: Option<Tier>,
@@ -39,7 +40,8 @@ pub(crate) struct MissReport {
     pub(crate) uncached: Option<UncachedReason>,
     /// The tier whose expired value is the answer.
     pub(crate) served_stale: Option<Tier>,
-    /// True if the answer is the error of an earlier fetch, under the option `error_ttl`.
+    /// True if the answer is the error of an earlier fetch. The option `error_ttl` lets calls
+    /// return such an error for a while without a new fetch.
     pub(crate) is_paused: bool,
     /// True if the call ran the function without the cache.
     pub(crate) is_bypassed: bool,
@@ -81,17 +83,18 @@ pub(crate) enum RemoteFinding {
     NotUsed,
     /// The remote tier does not keep values with so short a ttl.
     TtlTooShort,
-    /// Another call of this process won the lease and was then cancelled. This call took over the
+    /// Another call of this process had won the lease and was cancelled. This call took over the
     /// lease.
     LeaseInherited,
-    /// The key's own server is out of rotation, so the read went to another server.
+    /// This process has stopped using the server of the key for now, so the read went to another
+    /// server.
     StandInAsked,
     Failed(RemoteError),
-    /// The item was stored by a build whose value type differs.
+    /// Another build of the program, whose value type differs, has stored the item.
     OtherBuild,
     /// The item's checksum or key is wrong.
     Damaged,
-    /// The item is older than a removal that the server may have missed.
+    /// The item is older than a removal of the entry that the server might have missed.
     Untrusted,
     LeaseWon,
     LeaseBusy,
@@ -109,7 +112,7 @@ pub(crate) enum RemoteFinding {
     ExpiredClaimed,
     /// The value had expired. Another process claimed the refresh, but has not done it in time.
     ExpiredAbandoned,
-    /// The value had expired, and another process refreshes it.
+    /// The value had expired, and another process is refreshing it.
     ExpiredRefreshedElsewhere,
 }
 
@@ -118,12 +121,12 @@ pub(crate) enum RemoteFinding {
 pub(crate) enum AwaitedResult {
     /// The other call found a value in a tier.
     FoundValue,
-    /// The other call returned the error of an earlier fetch (`error_ttl`).
+    /// The other call did not fetch. It returned the error of an earlier fetch (`error_ttl`).
     EarlierError,
     Value,
     ExpiredValue,
     Error,
-    /// The fetch failed, and callers cannot share its error.
+    /// The fetch of the other call failed, and its error cannot be passed on to this call.
     UnsharedError,
 }
 
@@ -154,7 +157,7 @@ impl MissReport {
         }
     }
 
-    /// Records that the function has returned, so the call has its answer.
+    /// Records that the annotated function has returned. The call thus has its answer.
     pub(crate) fn end_fetch(&mut self, outcome: FetchOutcome) {
         self.is_answered = true;
         self.fetched = self.fetch_began.map(|began| (began.elapsed(), outcome));

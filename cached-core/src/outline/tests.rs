@@ -1,8 +1,9 @@
 //! Tests that data written by one build of a program is never decoded by another build whose type
 //! differs.
 //!
-//! An *outline* describes the type of an encoded value, as a list of entries. A *leaf* is a part of
-//! a value that has no parts of its own, such as a number.
+//! An *outline* is the list of the different steps that a type's `Deserialize` takes to decode a
+//! value. Each step is one *entry* of the outline. A *leaf* is a part of a value that has no parts
+//! of its own, such as a number.
 
 #![allow(dead_code)]
 
@@ -25,8 +26,8 @@ fn decode_matching<V: DeserializeOwned>(outline: Outline<'_>, payload: &[u8]) ->
     super::decode_matching(Codec::Positional, outline, payload)
 }
 
-/// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if the outline does
-/// not fit the type `Read`.
+/// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if the outline of
+/// `value` does not fit the type `Read`.
 fn read<V: Serialize + DeserializeOwned, Read: DeserializeOwned>(value: &V) -> Option<Read> {
     let payload = positional::encode(value).expect("the value encodes");
     let (_, entries) = decode_recording::<V>(&payload).expect("the value reads back");
@@ -62,8 +63,9 @@ impl<'de, T: Deserialize<'de> + std::fmt::Debug> Deserialize<'de> for LeafSpy<T>
     }
 }
 
-/// Defines one module for each build, with the build's own type `Value` and a value of that type.
-/// The macro also defines a test in which each build reads the values of all builds.
+/// Defines one module for each build of an imaginary program. The module has the build's own type
+/// `Value` and encodes one value of that type. The macro also defines a test in which each build
+/// reads the values of all builds.
 macro_rules! builds {
     ($($build:ident: [$($items:item)*] $value:expr;)*) => {
         $(mod $build {
@@ -84,7 +86,8 @@ macro_rules! builds {
 
         #[test]
         fn data_of_other_builds_reaches_no_leaf() {
-            // The named codec finds a variant by its name, wherever the variant is declared.
+            // These two builds declare the same variants in different orders. The named codec finds
+            // a variant by its name, so each of them can read the other's value.
             let is_variant = |build: &str| ["enumerated", "other_variant"].contains(&build);
             for codec in [Codec::Positional, Codec::Named] {
                 let builds = [

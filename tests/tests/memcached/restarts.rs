@@ -27,20 +27,21 @@ async fn board(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
     upstream.fetch().await
 }
 
-/// Returns a cache like that of a new process: it shares only memcached with other caches.
+/// Returns a cache that stands for a new process. It shares memcached with the other caches of the
+/// test, and nothing else.
 async fn new_process_cache(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
-/// Returns the CAS number of an item, from an answer such as `HD c7`.
+/// Asks memcached for the CAS number of an item. The answer is for example `HD c7`.
 fn cas_of(memcached: &Memcached, key: &str) -> u64 {
     let answer = memcached.command(&format!("mg {key} c"));
     let cas = answer.split(' ').find_map(|word| word.strip_prefix('c'));
     cas.and_then(|cas| cas.parse().ok()).unwrap_or_else(|| panic!("{key} has no item: {answer}"))
 }
 
-/// Stores filler items until `cas` is the next CAS number of the server.
+/// Writes an unrelated item again and again, until the server's next write gets the number `cas`.
 fn advance_cas_to(memcached: &Memcached, cas: u64) {
     loop {
         let answer = memcached.command("ms filler 1 c\r\nx");
@@ -69,8 +70,8 @@ fn restart(mut memcached: Memcached) -> Memcached {
     panic!("memcached did not start on its old port");
 }
 
-/// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the
-/// call, the new server, and the CAS number that the key had on the old server.
+/// Spawns `call`, which must fetch for 400 ms, and restarts memcached during the fetch. Returns the
+/// call, the new server, and the CAS number that the key's item had on the old server.
 async fn restart_during_fetch(
     call: impl Future<Output = Result<usize, UpstreamDown>> + Send + 'static,
     memcached: Memcached,

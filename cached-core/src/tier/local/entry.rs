@@ -19,7 +19,7 @@ use crate::value::Value;
 const COARSE_CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
 /// The bytes that the index and the policy use for an entry, in addition to the key and the value.
-/// The number was measured: the memory of a process with 200,000 entries was divided by 200,000.
+/// To measure this number, the memory of a process with 200,000 entries was divided by 200,000.
 const ENTRY_OVERHEAD: usize = 540;
 
 /// The unique id of an entry. A later entry with the same key has another id.
@@ -87,7 +87,7 @@ impl Expiry {
 }
 
 /// Converts an [`Instant`] of the precise clock into a [`CoarseInstant`]. An entry stores coarse
-/// times: they take half the memory of an [`Instant`], and a hit only compares two integers.
+/// times, which take half the memory of an [`Instant`]. A hit only compares two integers.
 pub(super) struct ClockConverter {
     // The readings of both clocks at one moment.
     precise: Instant,
@@ -131,7 +131,7 @@ pub(super) struct EntryPolicyState {
     /// The insertion count (`HitReportThrottle::insertions`) when the policy was last told of a hit
     /// on this entry. Until the first such report, it is the count at this entry's insertion.
     reported_at: AtomicU32,
-    /// True if the policy has a record of this entry, or if a caller is about to create the record.
+    /// True if the policy has admitted this entry, or if a thread is about to make it do so.
     is_admission_claimed: AtomicBool,
 }
 
@@ -268,8 +268,8 @@ impl EntryPolicyState {
         }
     }
 
-    /// Returns true if the policy has a record of this entry, or if a caller is about to create the
-    /// record.
+    /// Returns true if the policy has admitted this entry, or if a thread is about to make it do
+    /// so.
     pub(super) fn is_admission_claimed(&self) -> bool {
         self.is_admission_claimed.load(Ordering::SeqCst)
     }
@@ -280,8 +280,8 @@ impl EntryPolicyState {
         !self.is_admission_claimed.swap(true, Ordering::SeqCst)
     }
 
-    /// Returns true if the policy should be told of a hit on this entry, because `interval` entries
-    /// were inserted since the last report.
+    /// Returns true if at least `interval` entries were inserted since the last report. The caller
+    /// should then report a hit on this entry to the policy.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self, insertions: u32, interval: u32) -> bool {
         insertions.wrapping_sub(self.reported_at.load(Ordering::Relaxed)) >= interval

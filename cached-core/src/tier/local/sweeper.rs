@@ -27,7 +27,7 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_FACTOR: u32 = 50;
 /// The longest pause after a round.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// How long the thread sleeps while nothing is scheduled.
+/// The longest time that the thread sleeps before it looks for work again.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// How many times [`wake`] tries to lock the sweeper's state.
@@ -50,16 +50,16 @@ struct SweeperState {
 struct SweeperThread {
     /// The id of the process that started the thread.
     process: u32,
-    /// `None` until the thread has begun to run. A thread that begins to run looks for work without
-    /// being woken.
+    /// `None` until the thread runs. The thread looks for work as soon as it runs, so nothing has
+    /// to wake it before.
     handle: Option<Thread>,
 }
 
 /// The time of a tier's next sweep, and the tier's clock. The sweeper and the tier share this
 /// struct, so the sweeper can read the time without keeping the tier alive.
 pub(super) struct SweepSchedule {
-    /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before
-    /// this time.
+    /// The time of the next sweep, in ticks of [`CoarseInstant`]. Before this time, the tier has no
+    /// expired entry to remove.
     next_sweep: AtomicU64,
     /// True if the tier's capacity is exceeded, so that the next round must evict entries.
     needs_eviction: AtomicBool,
@@ -115,7 +115,7 @@ impl SweepSchedule {
         CoarseInstant::from_ticks(self.next_sweep.load(Ordering::Relaxed))
     }
 
-    /// Returns the time until the tier's next round, or `None` if none is scheduled.
+    /// Returns the time until the tier needs a round, or `None` if nothing is scheduled.
     fn time_left(&self) -> Option<Duration> {
         if self.needs_eviction.load(Ordering::Relaxed) {
             return Some(Duration::ZERO);
@@ -157,8 +157,9 @@ fn wake() {
 impl Sweeper {
     /// Wakes the thread, or calls `spawn` if this process has no thread.
     ///
-    /// Spawning a thread takes long, so the lock is released first. If the process forked while the
-    /// lock was held, the child would wait for the lock forever when it registers its next tier.
+    /// Spawning a thread takes long, so the lock is released before. If the process forked while a
+    /// thread held the lock, the lock would stay locked in the child. The child would then wait
+    /// forever when it registers a tier.
     fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
         // In a forked child, the thread that held the lock may not exist, so this code must not
         // wait for the lock. A few attempts suffice, because threads hold the lock only briefly.
@@ -180,8 +181,8 @@ impl Sweeper {
     }
 }
 
-/// Wakes the thread because a drop was deferred. Usually the call that has deferred the drop also
-/// runs the drop before the thread does.
+/// Wakes the thread because a drop was deferred. Usually the call that deferred the drop runs it
+/// before the thread does.
 pub(super) fn wake_for_drops() {
     let flag = &SWEEPER.has_deferred_drops;
     if !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::Relaxed) {
@@ -197,7 +198,8 @@ fn run() {
         wait_for_work();
         thread::sleep(if has_more { Duration::ZERO } else { MIN_PAUSE });
         SWEEPER.has_deferred_drops.store(false, Ordering::Relaxed);
-        // A sweep and a drop may run a value's `Drop`, and this thread must outlive its panic.
+        // Deferred drops and sweeps can run the `Drop` of a value. If the `Drop` panics, this
+        // thread must go on.
         let _ = catch_panic(run_all_deferred_drops);
         let started = Instant::now();
         has_more = false;

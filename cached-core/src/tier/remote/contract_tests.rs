@@ -46,7 +46,7 @@ fn clients_on_memory() -> TwoClients<MemcachedStore> {
 fn clients_on_memcached() -> TwoClients<MemcachedStore> {
     let process = MemcachedProcess::start();
     let servers = vec![process.address()];
-    // A busy machine may be slow to answer, and these tests do not check timeouts.
+    // The timeout is long because a busy machine can be slow. These tests do not check timeouts.
     let config = Config { servers, remote_timeout: Duration::from_secs(10), ..Config::default() };
     clients(&config, Box::new(move || drop(process)))
 }
@@ -90,7 +90,8 @@ impl ReadHandler for LetterHandler {
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: LeaseOptions =
     LeaseOptions { fetch_time: None, refresh_before_removal: Duration::ZERO, waits: false };
-/// Options under which a read claims the refresh of every item with a ttl of one minute.
+/// Options for a read that also tries to claim the refresh of an item with less than two minutes
+/// left. An item with a ttl of one minute can be claimed as soon as it is stored.
 const LEASE_OR_CLAIM: LeaseOptions =
     LeaseOptions { refresh_before_removal: Duration::from_secs(120), ..LEASE };
 
@@ -174,7 +175,7 @@ async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(clients: TwoCli
 
 async fn a_value_is_written_once<S: RemoteStore>(clients: TwoClients<S>) {
     let lease = lease(&clients.one).await;
-    // Another process may add a value, and need not wait for the lease.
+    // A process without the lease may add a value, and need not wait for the lease.
     let add = permit(&clients.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&add, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&lease, b"v2").await, WriteOutcome::NotStored);

@@ -87,8 +87,8 @@ pub(super) fn change_steps(
         ChangeState::StoringLocally { value, token, replaced } => {
             let mut next = *state;
             let own = &mut next.processes[process];
-            // The overwrite stores its value locally, unless the local tier was cleared after the
-            // token was taken.
+            // The overwrite stores its value locally only if no other invalidation or overwrite has
+            // cleared the local tier in the meantime.
             if token == Some(own.epoch) {
                 own.local = Some(value);
             }

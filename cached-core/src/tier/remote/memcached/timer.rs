@@ -57,8 +57,8 @@ fn poll_deadline(
             return Poll::Ready(());
         }
         let time_left = deadline - now;
-        // If `sleep` fired before the deadline for which it was set, tokio's clock is paused or
-        // ahead.
+        // If `sleep` fired before the deadline for which it was set, tokio's clock is paused, or is
+        // ahead of real time.
         let is_early = *set_for > now;
         set(sleep.as_mut(), if is_early { time_left.min(PAUSED_CLOCK_STEP) } else { time_left });
         *set_for = deadline;
@@ -82,8 +82,8 @@ pub(super) struct DeadlineTimer {
     slot_waker: Waker,
 }
 
-/// The waker of the task that waits for the timer. The slot is empty between exchanges, so that a
-/// timer that fires between exchanges wakes no task.
+/// The waker of the task that waits for the timer. The slot is empty between exchanges. If the
+/// timer fires then, it wakes no task.
 #[derive(Default)]
 struct WakerSlot(Mutex<Option<Waker>>);
 
