@@ -5,15 +5,15 @@
 //! - The *outline* (see `outline`) is a list of hashes that describes how the value's type is
 //!   decoded.
 //!
-//! All parts, each with its length in bytes:
+//! This is the layout, with the length of each part in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! This is format 2, which the positional codec uses. The named codec uses format 3, which also
-//! contains a fingerprint of the program that wrote the frame. The fingerprint is a hash of the
-//! program's file:
+//! This is format 2. It is used with the positional codec, which writes no field names. Format 3 is
+//! used with the named codec, which writes them. This format also contains a fingerprint of the
+//! program that wrote the frame: a hash of the executable file.
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | program 8 | 4 each … | payload … | checksum 8
@@ -21,8 +21,9 @@
 //!
 //! All numbers are big-endian. The header is the part before the outline's entries. The checksum
 //! covers the header, the payload, and the bytes that identify the key outside of the process (the
-//! *canonical key*). It leaves the outline's entries out, because the outline's hash in the header
-//! covers them, and SHA-256 already takes half the time of a remote hit.
+//! *canonical key*). It does not cover the outline's entries, because the outline's hash in the
+//! header covers them. Leaving them out saves time: SHA-256 already takes half the time of a remote
+//! hit.
 //!
 //! The checksum is compared before the payload is decoded. It reveals a garbled frame, a truncated
 //! frame, and a frame of another key.
@@ -36,8 +37,8 @@ use crate::outline::{ENTRY_BYTES, Outline};
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
 /// The format of a frame whose value the positional codec has encoded. Format 1 had no outline.
 const FORMAT_POSITIONAL: u8 = 2;
-/// The format of a frame whose value the named codec has encoded. A build that does not know this
-/// format does not remove the frame.
+/// The format of a frame whose value the named codec has encoded. Builds of the program that do not
+/// know this format leave the frame alone.
 const FORMAT_NAMED: u8 = 3;
 // The offset of each part of the header.
 const SHAPE: usize = 3;

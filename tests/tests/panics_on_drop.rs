@@ -1,4 +1,4 @@
-//! Tests that the panics of a value's `Drop` reach no call.
+//! A test of cached values whose `Drop` panics.
 //!
 //! The test runs in a process of its own, because every thread of the process can drop these
 //! values.
@@ -42,7 +42,7 @@ fn a_panicking_drop_blocks_no_other_drop() {
         let call = AssertUnwindSafe(|| runtime.block_on(cache.scope(panics(number))));
         let answer = catch_unwind(call);
         panicked += u64::from(answer.is_err());
-        // The entry may be evicted already. This then drops the last reference to the value.
+        // If the cache has evicted the value already, the answer is the last reference to it.
         catch_unwind(AssertUnwindSafe(|| drop(answer))).ok();
     }
     let dropped = DROPPED.load(Ordering::Relaxed);

@@ -1,8 +1,9 @@
-//! Makes the [`Outcome`] of each recorded call when the call ends. An outcome says how the cache
-//! answered a call. The outcome goes to the thread's *recorders*, which collect outcomes.
+//! Makes the [`Outcome`] of a recorded call when the call ends, and passes it to the recorders. The
+//! outcome says how the call got its answer.
 //!
-//! A call that neither the request tier nor the local tier answers collects the facts in its
-//! [`MissTrace`](super::miss_trace::MissTrace). The functions here record the other calls.
+//! A call that neither the request tier nor the local tier answers collects facts in its
+//! [`MissTrace`](super::miss_trace::MissTrace). `outcome_of` makes the outcome from these facts.
+//! The other functions here record the other calls.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::event::{AwaitedResult, MissReport, RemoteFinding};
 use crate::outcome::{CallResult, Outcome, OutcomeRecorder, active_recorders};
 use crate::tier::Tier;
 
-/// Records a hit of the running call, if the thread records outcomes.
+/// Records that the running call was a hit, if a recorder is active on this thread.
 pub(crate) fn record_hit(cache: &Cache, declaration: &'static Declaration, key: &[u8], tier: Tier) {
     let recorders = active_recorders();
     if recorders.is_empty() {
@@ -44,7 +45,7 @@ pub(crate) struct BypassRecord {
 }
 
 impl BypassRecord {
-    /// Begins the record of a call, if the thread records outcomes.
+    /// Begins the record of a call, if a recorder is active on this thread.
     pub(crate) fn begin(declaration: &'static Declaration) -> Option<Box<BypassRecord>> {
         let recorders = active_recorders();
         if recorders.is_empty() {
@@ -100,8 +101,8 @@ fn result_of(report: &MissReport) -> (CallResult, Option<Tier>) {
         MissReport { waited: Some(_), .. } => (CallResult::Waited, None),
         _ => match report.remote.last() {
             Some(RemoteFinding::Hit) => (CallResult::Hit, Some(Tier::Remote)),
-            // The local tier had the value when this call looked again, as the leader of its flight
-            // (the call that fetches for all callers of the key).
+            // The call was about to look in memcached or to fetch for all waiting calls. Then it
+            // found the value in the local tier after all.
             _ => (CallResult::Hit, Some(Tier::Local)),
         },
     }

@@ -1,4 +1,5 @@
-//! Carries the scopes of a task into a future that another task polls.
+//! Carries the scopes of a task into a future that another task polls. The scopes say which cache
+//! and which request a call belongs to.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,14 +20,15 @@ use crate::tier::request::{RequestFuture, in_current_request};
 
 /// Carries the running [`Cache::scope`] and [`RequestScope`](crate::RequestScope) into a future.
 ///
-/// A spawned task is outside of the scopes of the task that spawned it. Its calls use the installed
-/// cache, which might have another tenant's answers. So wrap the future of the task:
-/// `tokio::spawn(in_scope(work))`. This function captures the scopes in which it is called. The
-/// returned future runs `work` in these scopes, even if another task or thread polls it.
+/// A spawned task is outside of the scopes of the task that spawned it. Its calls use the cache
+/// that is installed for the whole process, and may get another tenant's answers. So wrap the
+/// future of the task: `tokio::spawn(in_scope(work))`. This function captures the scopes in which
+/// it is called. The returned future runs `work` in these scopes, even if another task or thread
+/// polls it.
 ///
 /// All tasks of a request share the answers of the request, so a key has the same answer in all of
-/// them. After the first call of this function in a request, each lookup in the request tier takes
-/// a lock.
+/// them. After the first call of this function in a request, each lookup in the request's answers
+/// takes a lock.
 ///
 /// - Use this function for each future that another task or thread polls: `tokio::spawn`,
 ///   `JoinSet::spawn`, `spawn_blocking`
@@ -75,7 +77,7 @@ impl Cache {
     /// Spawns a task that has this cache as its current cache, and that belongs to the running
     /// [`RequestScope`](crate::RequestScope), if there is one.
     ///
-    /// In a [`scope`](Self::scope), `Cache::current().spawn(work)` is
+    /// In a [`scope`](Self::scope), `Cache::current().spawn(work)` does the same as
     /// `tokio::spawn(in_scope(work))`; see [`in_scope`].
     ///
     /// # Panics

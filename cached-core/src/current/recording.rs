@@ -1,26 +1,24 @@
-//! Runs a future and records the outcomes of the calls in it. The outcome of a call says how the
-//! cache answered it.
+//! Runs a future and records how the cache answered its calls of annotated functions.
 
 use std::future::Future;
 
 use crate::outcome::{Outcome, OutcomeRecorder, Outcomes};
 use crate::tier::request::recorded_into;
 
-/// Runs a future, and returns its output and the outcome of its call.
+/// Runs a future that calls an annotated function. Returns the future's output, and the outcome of
+/// the call: how the cache answered it.
 ///
 /// If the future calls several annotated functions, the outcome belongs to the call that began
-/// first. To get the outcomes of all calls, use [`with_outcomes`].
-///
-/// A call that is dropped before it has an answer is passed over. The outcome can then be that of a
-/// later call, or of a call in the body of the dropped one. The outcome is `None` if no call has
-/// got an answer.
+/// first. To get the outcomes of all calls, use [`with_outcomes`]. A call that is dropped before it
+/// has an answer does not count. In its place, a later call counts, or a call in the body of the
+/// dropped one. The outcome is `None` if no call has got an answer.
 ///
 /// Recording does not change the answer of a call, and does not start a
 /// [`RequestScope`](crate::RequestScope). Calls in a spawned task are recorded if the task's future
 /// is wrapped in [`in_scope`](crate::in_scope) or spawned with
 /// [`Cache::spawn`](crate::Cache::spawn). Lookups with a [`CacheEntry`](crate::CacheEntry) or
-/// [`first_found`](crate::first_found) are not recorded. A call costs more while it is recorded, and
-/// other calls do not: [the guide](crate::guide::requests) has the figures.
+/// [`first_found`](crate::first_found) are not recorded. Only recorded calls cost more:
+/// [the guide](crate::guide::requests) has the figures.
 ///
 /// # Cancellation
 /// Dropping the returned future drops the given future.

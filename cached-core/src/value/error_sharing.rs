@@ -1,4 +1,5 @@
-//! How the error of a failed fetch reaches the other calls that waited for the fetch.
+//! How the error of a failed fetch reaches the other calls that waited for the fetch. To *fetch* is
+//! to run the annotated function.
 //!
 //! The call that fetches is the *leader*, and the calls that wait for the fetch are its
 //! *followers*. Each call returns an error that its caller owns, so each follower needs a copy of
@@ -54,7 +55,7 @@ impl<R> ErrorSharing<R> {
     }
 
     /// Returns a copy of a shared error as the function's return value. Returns `None` if copying
-    /// panics, or if the error does not have the type of this return type.
+    /// panics, or if the error is not of the error type of `R`.
     pub(crate) fn rebuild(&self, error: &SharedError) -> Option<R> {
         match &self.0 {
             ErrorSharingKind::Shared(fns) => catch_panic(|| (fns.rebuild)(error))?,
@@ -77,7 +78,7 @@ impl<R> ErrorSharing<R> {
         ErrorSharing(ErrorSharingKind::Shared(ErrorSharingFns { share, rebuild }))
     }
 
-    /// Makes an `ErrorSharing` for a function with the option `share_error`. `share` must call
+    /// Shares errors with the function of the option `share_error`. `share` must call
     /// [`ErrorCopier::copy`].
     pub(crate) fn by_option(share: fn(&R) -> Option<SharedError>) -> ErrorSharing<R>
     where
@@ -196,8 +197,9 @@ fn copy_io_error(error: &io::Error) -> io::Error {
 /// `UnsharedErrorProbe`, `NoErrorProbe` to the first fitting method. (Stable Rust has no
 /// specialization, which would make such a choice directly.)
 ///
-/// The method `pausing` is called in place of `sharing` if the function declares `error_ttl`, which
-/// needs an error that can be shared.
+/// The option `error_ttl` answers calls with the error of a failed fetch for a while, so it needs
+/// an error that can be shared. For a function with this option, the method `pausing` is called in
+/// place of `sharing`.
 pub struct ErrorProbe<R>(IoErrorProbe<R>);
 
 /// The methods of [`ErrorProbe`] for a `Result` whose error is an `io::Error`.

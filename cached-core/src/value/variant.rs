@@ -5,8 +5,9 @@
 //! the name of the type with the name of the standard `Option` or `Result`, and then compares the
 //! variants.
 //!
-//! Comparing the output of `Serialize` would not be enough. A newtype around an `Option` serializes like the
-//! `Option`, and a program's own enum named `Result` serializes like the standard `Result`.
+//! Comparing the output of `Serialize` would not be enough. A newtype around an `Option` serializes
+//! like the `Option`, and a program's own enum named `Result` serializes like the standard
+//! `Result`.
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hash, Hasher};

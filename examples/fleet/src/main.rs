@@ -1,8 +1,9 @@
 //! Simulates 1,000 processes of a service that share 100 memcached servers, on one machine.
 //!
-//! Each process is a separate cache that uses the whole library: local tier, single-flight, leases,
-//! fills and ejection. Only the network is left out, and the simulation moves the clock instead of
-//! waiting.
+//! Each process is a separate cache that uses the whole library: memory, single-flight, memcached,
+//! leases (only one process fetches a missing value), and the ejection of failed servers. To
+//! *fetch* is to run the cached function. Only the network is left out, and the simulation moves
+//! the clock instead of waiting.
 //!
 //! The simulation counts the fetches of each key and version, the keys that move when a server is
 //! removed, and the load of the busiest server. If the library breaks one of its promises, the

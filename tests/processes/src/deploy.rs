@@ -7,8 +7,8 @@ pub mod panicking;
 /// deploy.
 ///
 /// Each item below describes a cached function. The first brackets hold its type and its value in
-/// the old build, and the second brackets those in the new build. In a few items, such as `unchanged`, both builds
-/// have the same type.
+/// the old build, and the second brackets those in the new build. In a few items, such as
+/// `unchanged`, both builds have the same type.
 #[macro_export]
 macro_rules! build {
     ($build:ident) => {

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::Payment;
 
-/// The fee of every payment. If a build misreads the bytes that another build has stored, it sees
-/// another number.
+/// The fee of every payment. In the test, processes of two builds of the program share memcached. A
+/// build that misreads the bytes of the other build sees a different fee.
 const FEE: u64 = 7_777_777;
 const TASKS: usize = 8;
 
@@ -47,8 +47,8 @@ async fn payment(upstream: &str, number: u64) -> Result<Payment, Arc<std::io::Er
     Ok(Payment { number, version, fee: FEE })
 }
 
-/// Calls the function until the process ends. Checks that no answer is older than the version in
-/// `oldest`.
+/// Calls `payment` until the process ends. `oldest` holds the lowest version of each payment that
+/// an answer may have. An answer with a lower version is an error.
 async fn call_and_check(
     upstream: String,
     oldest: Arc<[AtomicU64]>,
@@ -78,10 +78,10 @@ fn calls_by_task() -> [u64; TASKS] {
     std::array::from_fn(|task| CALLS[task].load(Ordering::SeqCst))
 }
 
-/// Waits until every call that has begun has ended.
+/// Waits until every call that has already begun has ended.
 ///
-/// A call that begins now may join a fetch of an earlier call, and then gets the old value. An
-/// invalidation by another process does not prevent this.
+/// Such a call may be fetching the old value of a payment, and a new call may then wait for the
+/// same fetch and get the old value too. An invalidation by another process does not prevent this.
 async fn wait_for_running_calls() {
     let before = calls_by_task();
     while calls_by_task().iter().zip(before).any(|(&now, before)| now == before) {
@@ -95,12 +95,13 @@ fn answer(line: &str) -> Result<(), Error> {
     Ok(output.flush()?)
 }
 
-/// The command line is `UPSTREAM PAYMENTS`. Each line of standard input is one command:
-/// - `invalidate NUMBER VERSION` invalidates a payment. Afterwards this process must not see older
-///   versions. The answer is `true` if memcached was reached.
+/// The arguments are the upstream's address and the number of payments. Each line of standard input
+/// is one command:
+/// - `invalidate NUMBER VERSION` invalidates a payment. Afterwards this process must not see
+///   versions below `VERSION`. The answer is `true` if memcached was reached.
 /// - `oldest NUMBER VERSION …` says that other processes have invalidated these payments.
-///   Afterwards this process must not see older versions.
-/// - `count` answers with three numbers: the calls, the fetches, and the failures. Each failure
+///   Afterwards this process must not see versions below these.
+/// - `count` answers with three numbers: calls, fetches, and failures. Each of these failures
 ///   allows one more fetch.
 /// - `end` ends the process.
 #[tokio::main]

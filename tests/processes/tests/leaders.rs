@@ -1,6 +1,7 @@
-//! Tests what happens to the calls that wait for a *leader*, which is the call that fetches for all
-//! calls of a key. In these tests the leader panics, is slow, stops because its runtime runs no
-//! tasks, or belongs to the parent of a forked process.
+//! Tests of the *leader*. If several calls need the same value, the leader is the call that
+//! fetches, which means that it runs the cached function. The other calls wait for its answer. In
+//! these tests, the leader panics, is slow, stops because its runtime runs no tasks, or belongs to
+//! the parent of a forked process.
 //!
 //! These tests have a process of their own, because they measure time.
 #![allow(missing_docs)]
@@ -20,8 +21,8 @@ async fn local_cache() -> Cache {
 #[coordinator_cached(name = "always_panics", version = number, skip(upstream))]
 async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
-    // `resume_unwind` panics without the panic hook: fifty backtraces would take longer than the
-    // calls.
+    // `resume_unwind` does not call the panic hook, which would print fifty backtraces. That would
+    // take longer than the calls.
     std::panic::resume_unwind(Box::new(number))
 }
 
@@ -117,8 +118,8 @@ fn a_leader_on_an_idle_runtime_is_replaced() {
     let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking_millis(1000);
     let first = start_call(&idle, &cache, &upstream);
-    // These are the first callers that wait for the fetch. They cannot take the lead, because
-    // nothing drives their runtime either.
+    // These callers are the first in line to replace the leader. They cannot do so, because their
+    // runtime is idle too.
     let stuck: Vec<_> = (0..3).map(|_| start_call(&idle, &cache, &upstream)).collect();
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));

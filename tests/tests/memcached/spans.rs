@@ -1,4 +1,4 @@
-//! The spans and events of the feature `tracing`, as a subscriber sees them.
+//! Tests of the spans and events that the library emits with the feature `tracing`.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -222,7 +222,8 @@ async fn an_exchange_with_a_killed_server_fails() {
     }
 }
 
-/// A line of the library goes to the thread's subscriber or to the log, and never to both.
+/// A log message of the library goes to the thread's `tracing` subscriber, or to the `log` crate if
+/// there is no subscriber. It never goes to both.
 #[tokio::test]
 async fn a_line_appears_once() {
     collect_logs();

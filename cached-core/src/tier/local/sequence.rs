@@ -1,6 +1,6 @@
-//! Numbers for the order in which fetches begin, and for values that are obtained without a fetch.
-//! Keys are divided into *stripes*, which are groups of keys that share a lock. Each stripe has a
-//! counter of its own.
+//! Numbers that order fetches, which are runs of the annotated function, by when they began. Values
+//! that are obtained without a fetch have numbers between those of the fetches. Each *stripe*, a
+//! group of keys that share a lock, has its own numbers.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

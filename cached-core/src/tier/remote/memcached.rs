@@ -11,7 +11,8 @@
 //! A *lease* is the right to run the annotated function for a missing value. On the server, a new
 //! lease is a *placeholder*, an empty item. A *refresh claim* is the right to run the function
 //! again before an item expires. A *permit* is the right to write one value to a key, if the key
-//! has not changed meanwhile. A server's *fence* is a version number below which the server's items may be stale.
+//! has not changed meanwhile. A server's *fence* is a version number below which the server's items
+//! may be stale.
 
 mod background;
 mod cas;
