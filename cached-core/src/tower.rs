@@ -34,11 +34,11 @@ type ForceMissPredicate = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 /// A layer that handles each HTTP request in a [`RequestScope`] of its own.
 ///
 /// The scope ends when the handler has returned the response. A body that is streamed afterwards is
-/// produced outside of the scope. If the futures that produce the body need the request's cache,
-/// wrap them in [`Cache::scope`](crate::Cache::scope).
+/// produced outside of the scope. If the futures that produce the body should use the same
+/// [`Cache`](crate::Cache), wrap them in [`Cache::scope`](crate::Cache::scope).
 ///
-/// The layer returns the inner service's errors, and forwards `poll_ready` to the inner service.
-/// The inner service need not be `Clone`.
+/// The layer passes on the inner service's errors unchanged, and forwards `poll_ready` to the inner
+/// service. The inner service need not be `Clone`.
 ///
 /// ```
 /// # use cached_core::coordinator_cached;
@@ -99,8 +99,8 @@ impl RequestScopeLayer {
     /// the upstreams. If strangers can reach the service, the predicate should also check who sent
     /// the request.
     ///
-    /// If a service is wrapped in two layers, the inner layer starts a request of its own, and only
-    /// its predicate counts for the calls in it.
+    /// If a service is wrapped in two of these layers, the inner layer opens a `RequestScope` of
+    /// its own. Only the inner layer's predicate applies to the calls in that scope.
     pub fn force_miss_if(
         mut self,
         predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static,

@@ -15,9 +15,10 @@ use crate::item::Function;
 
 /// Returns the name of the trait if the method with this companion is in a trait impl.
 ///
-/// Also returns `None` if this is uncertain, because the source file cannot be read or because
-/// another macro wrote the function. If the method is in a trait impl after all, the compiler
-/// reports that the trait has no method with the companion's name.
+/// Returns `None` if the method is not in a trait impl, or if that is uncertain. It is uncertain,
+/// for example, if the source file cannot be read, if another macro wrote the function, or if two
+/// functions in the file match. If the method is in a trait impl after all, the compiler reports
+/// that the trait has no method with the companion's name.
 pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<String> {
     // The methods of a trait impl have no visibility of their own.
     if !matches!(function.visibility, Visibility::Inherited) || !proc_macro::is_available() {
@@ -28,7 +29,7 @@ pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<Strin
 }
 
 fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
-    let mut search = ImplSearch { method, companion, traits: Vec::new() };
+    let mut search = AnnotatedFnSearch { method, companion, traits: Vec::new() };
     visit_file(&mut search, &syn::parse_file(source).ok()?);
     // The file can have several matching functions. If one of them is not in a trait impl, it might
     // be the annotated function.
@@ -37,22 +38,22 @@ fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<Stri
 
 /// A search for the functions in a file that could be the annotated one. These have the method's
 /// name and an attribute that names the companion.
-struct ImplSearch<'a> {
+struct AnnotatedFnSearch<'a> {
     method: &'a Ident,
     companion: &'a Ident,
     /// For each place where such a function was found: the trait of the impl around the function.
-    /// `None` stands for an inherent impl, or for no impl.
+    /// `None` stands for an inherent impl, or for a free function.
     traits: Vec<Option<String>>,
 }
 
-impl ImplSearch<'_> {
+impl AnnotatedFnSearch<'_> {
     fn may_be_annotated(&self, signature: &Signature, attributes: &[Attribute]) -> bool {
         signature.ident == *self.method
             && attributes.iter().any(|attribute| names_companion(attribute, self.companion))
     }
 }
 
-impl<'ast> Visit<'ast> for ImplSearch<'_> {
+impl<'ast> Visit<'ast> for AnnotatedFnSearch<'_> {
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         let has_method = item.items.iter().any(|item| match item {
             ImplItem::Fn(item) => self.may_be_annotated(&item.sig, &item.attrs),
@@ -73,7 +74,8 @@ impl<'ast> Visit<'ast> for ImplSearch<'_> {
     }
 }
 
-/// Returns true if the attribute has the option `entry` with this name.
+/// Returns true if the attribute has `entry = NAME` with the companion's name. The attribute's path
+/// is not checked, because it can be renamed by a `use`.
 fn names_companion(attribute: &Attribute, companion: &Ident) -> bool {
     let Meta::List(list) = &attribute.meta else { return false };
     let tokens: Vec<TokenTree> = TokenStream::clone(&list.tokens).into_iter().collect();

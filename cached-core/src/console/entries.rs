@@ -35,7 +35,8 @@ pub(super) async fn show(
     Ok(json_response(&report(&state.cache, &state.searches, &address).await?))
 }
 
-/// Removes an entry from this process and from memcached, if the client has the token.
+/// Removes an entry from this process and from memcached, if the request carries the console's
+/// token.
 pub(super) async fn invalidate(
     State(state): SharedState,
     Path(text): Path<String>,
@@ -124,8 +125,8 @@ fn local_report(found: &FoundEntry) -> Value {
     })
 }
 
-/// Lets one search of the local tier run at a time, so that searches take one core at most. Further
-/// searches wait in the order in which they came.
+/// A queue in which one search of the local tier runs at a time, so that its searches take one core
+/// at most. Further searches wait in the order in which they came.
 pub(super) struct SearchQueue {
     turn: Arc<Semaphore>,
     /// Has one permit for each search that may be in the queue, whether it runs or waits.
@@ -144,7 +145,7 @@ impl SearchQueue {
     /// Waits until the search may run. The search must hold the returned value while it runs.
     ///
     /// # Errors
-    /// Returns a refusal if too many searches wait.
+    /// Returns a refusal if too many searches are already waiting.
     async fn wait_for_turn(&self) -> Result<SearchTurn, Refusal> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             Refusal::new(
@@ -163,8 +164,8 @@ struct SearchTurn {
     _place: OwnedSemaphorePermit,
 }
 
-/// Searches the local tier for an entry. The search reads every entry, so it runs on a thread that
-/// may block.
+/// Searches the local tier for an entry. The search reads every entry, so it runs on a blocking
+/// thread of tokio.
 async fn search(
     cache: &Cache,
     queue: &SearchQueue,
@@ -175,7 +176,8 @@ async fn search(
     let search = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let function = match address.declaration {
-            // A function without an index is not cached, so the local tier has no entry of it.
+            // A function without an index is never cached, for example because another function
+            // has the same cache name. So the local tier has no entry for it.
             Some(declaration) => Some(declaration.index()?),
             None => None,
         };
@@ -184,7 +186,8 @@ async fn search(
     search.await.map_err(unfinished)
 }
 
-/// Returns the refusal for a task that panicked, or that was cancelled because its runtime ends.
+/// Returns the refusal for a task that panicked, or that was cancelled because its runtime is
+/// shutting down.
 fn unfinished(error: JoinError) -> Refusal {
     match error.is_panic() {
         true => Refusal::new(
@@ -251,7 +254,8 @@ async fn remote_report(
 /// value from memcached and stored it in this process.
 ///
 /// # Errors
-/// Returns a refusal if the entry is unknown, or if memcached did not confirm the removal.
+/// Returns a refusal if the client sent only a digest and this process has no entry with it. Also
+/// returns a refusal if memcached did not confirm the removal.
 async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<EntryAddress, Refusal> {
     let cache = &state.cache;
     let found = search(cache, &state.invalidation_searches, address).await?;

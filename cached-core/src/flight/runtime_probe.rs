@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Handle;
 
-/// A runtime that has not run its probe after this many rounds of the watchdog (0.9 s) is undriven.
-/// The watchdog counts rounds, not time: a suspended process makes no rounds, so a suspension does
-/// not make its runtimes look undriven.
+/// A runtime that has not run its probe after this many rounds of the watchdog (0.9 s) counts as
+/// undriven. The watchdog counts rounds, not time: a suspended process makes no rounds, so a
+/// suspension does not make its runtimes look undriven.
 const MAX_ROUNDS: u32 = 9;
 
 /// The watchdog's probes, at most one for each runtime. If a leader was neither woken nor polled

@@ -61,7 +61,7 @@ fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> 
     Ok(())
 }
 
-/// Draws how many commands each server received, in descending order.
+/// Draws a bar for the number of commands that each server received, in descending order.
 fn draw_loads(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let mut loads = report.load.clone();
     loads.sort_unstable_by(|a, b| b.cmp(a));

@@ -1,10 +1,9 @@
 //! A state machine of one key, two processes and a memcached server, small enough to explore
 //! completely.
 //!
-//! Each step is atomic: a process takes it under one lock, or memcached takes it as it runs one
-//! command.
-//! Comments say which part of `cached-core` a step models. When you change that part, update the
-//! model too.
+//! Each step is atomic: a process takes the step while it holds one lock, or memcached takes the
+//! step by executing one command. Comments say which part of `cached-core` a step models. When you
+//! change that part, update the model too.
 //!
 //! - A *lease* is the right to fill a missing item. memcached numbers its writes, and the *CAS
 //!   number* of an item is the number of its last write. While a caller holds the lease, memcached
@@ -36,14 +35,14 @@ fn has(values: ValueSet, value: Value) -> bool {
     values & (1 << value) != 0
 }
 
-/// The operations of one search, and how often each may happen.
+/// The operations that one search of the state space covers, and how often each may happen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
     pub(crate) calls: u8,
     pub(crate) changes: u8,
     /// The total number of kills, cancellations and lost answers.
     pub(crate) failures: u8,
-    /// The number of expiries of items and local entries. The end of a lease does not count.
+    /// How often items and local entries may expire, in total. The end of a lease does not count.
     pub(crate) expiries: u8,
     /// True if the function declares `overwrite`. Otherwise the only change is `invalidate`.
     pub(crate) overwritable: bool,
@@ -52,8 +51,8 @@ pub(crate) struct Scenario {
     pub(crate) fault: InjectedFault,
 }
 
-/// A rule that the model breaks, to show that the search detects the violation. `LateWrites` is not
-/// a rule of the library but a behaviour of memcached.
+/// A fault that is put into the model, to show that the search detects it. Each fault breaks a rule
+/// of the library, except `LateWrites`, which is a behaviour of memcached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum InjectedFault {
     Nothing,
@@ -85,8 +84,8 @@ pub(crate) enum Item {
     Placeholder {
         cas: u8,
     },
-    /// `stale` is true if the value has expired and is kept for errors. `claimed` is true if a
-    /// caller holds the refresh claim.
+    /// `stale` is true if the value has expired and is kept in case a later fetch fails. `claimed`
+    /// is true if a caller holds the refresh claim.
     Value {
         value: Value,
         cas: u8,
@@ -102,7 +101,7 @@ pub(crate) enum ReadAnswer {
     Lease(u8),
     /// Another caller holds the lease.
     Busy,
-    /// A stale item, with the refresh claim.
+    /// A stale item. The reader has won its refresh claim.
     Claimed(u8),
     /// A stale item whose refresh claim another caller holds.
     ClaimTaken(u8),
@@ -131,8 +130,8 @@ pub(crate) enum CallerState {
     Following {
         replaced: ValueSet,
     },
-    /// A follower whose leader was cancelled. The follower takes over the lead and the lease, but
-    /// its task has not run since.
+    /// A follower whose leader was cancelled. The follower has inherited the lead and the lease,
+    /// but its task has not run yet.
     Successor {
         condition: Option<FillCondition>,
         replaced: ValueSet,
@@ -319,7 +318,8 @@ fn steps(state: &SystemState, scenario: &Scenario) -> NextStates<SystemState> {
 }
 
 /// A function that adds a step. Its arguments are the index of the actor, the action, whether the
-/// step is external, and the next state.
+/// step is external, and the next state. An *external* step is a failure that no process chooses,
+/// such as a kill or a lost server.
 type AddStep<'a> = dyn FnMut(usize, &'static str, bool, Result<SystemState, Violation>) + 'a;
 
 fn server_steps(state: &SystemState, scenario: &Scenario, add: &mut AddStep<'_>) {
@@ -378,7 +378,7 @@ fn read_or_lease(state: &mut SystemState, scenario: &Scenario) -> ReadAnswer {
 }
 
 impl ProcessState {
-    /// Models storing a value in the local tier, for a function without `overwrite`.
+    /// Models how the local tier stores a value if the function does not declare `overwrite`.
     fn store_local(&mut self, token: u8, value: Value, scenario: &Scenario) {
         let is_current = token == self.epoch || scenario.fault == InjectedFault::StoreWithoutToken;
         if is_current && self.local.is_none() {
@@ -386,8 +386,8 @@ impl ProcessState {
         }
     }
 
-    /// Models an invalidation in this process: the local entry is removed, and no caller joins the
-    /// present flight any more. Returns a new fill token, or `None` if the token `before` was
+    /// Models an invalidation in this process: the local entry is removed, and no further caller
+    /// joins the current flight. Returns a new fill token, or `None` if the token `before` was
     /// already out of date.
     fn clear_local(&mut self, before: Option<u8>, scenario: &Scenario) -> Option<u8> {
         if scenario.fault != InjectedFault::KeepFlight {

@@ -1,6 +1,6 @@
-//! Tests with a memcached that grants *leases* (the right to fetch a missing value) but stores no
-//! values. Each process then keeps its values for their whole local ttl, as it does without
-//! memcached.
+//! Tests with values that memcached does not store, although it grants *leases* (the right to fetch
+//! a missing value). The process then keeps these values for their whole local ttl, as it does
+//! without memcached.
 
 use std::time::Duration;
 

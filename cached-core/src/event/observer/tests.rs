@@ -47,7 +47,8 @@ fn observer_panics_are_caught_and_counted() {
     let observer = guard(|| std::panic::panic_any(PanickingPayload));
     for _ in 0..3 {
         observer.deliver(&EVENT);
-        // Ends a pause: if the panic prints a backtrace, the call can be slow enough to cause one.
+        // If the panic prints a backtrace, the call can be so slow that the observer is paused.
+        // This ends such a pause.
         observer.paused_until.store(0, Ordering::Relaxed);
     }
     assert_eq!(counts(&observer), (3, 0, 3));
@@ -86,8 +87,8 @@ fn a_slow_observer_is_paused_for_a_while() {
     (0..6).for_each(|_| observer.deliver(&EVENT));
     assert_eq!(counts(&observer), (1, 5, 0));
     // The swap ends the pause. `left` is the time that the pause would still have lasted.
-    let left = observer.paused_until.swap(1, Ordering::Relaxed);
-    let left = Duration::from_millis(left - CoarseInstant::now().millis());
+    let paused_until = observer.paused_until.swap(1, Ordering::Relaxed);
+    let left = Duration::from_millis(paused_until - CoarseInstant::now().millis());
     assert!(left > PAUSE - Duration::from_secs(2) && left <= PAUSE, "{left:?}");
     (0..4).for_each(|_| observer.deliver(&EVENT));
     assert_eq!(counts(&observer), (5, 5, 0));

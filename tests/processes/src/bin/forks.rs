@@ -9,8 +9,8 @@
 //! With `inherits`, the child makes calls with a key that a thread of the parent was fetching when
 //! the process forked.
 //!
-//! With `flushes`, a write of the parent to memcached is under way when the process forks. The
-//! child makes a call and then calls `Cache::flush`.
+//! With `flushes`, memcached is suspended, and a write of the parent is under way when the process
+//! forks. The child resumes memcached, makes a call, and then calls `Cache::flush`.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -123,7 +123,7 @@ fn fork_during_a_write() -> std::io::Result<()> {
     match fork::fork()? {
         Fork::Child => {
             let ended = child_that_flushes(&memcached);
-            // Dropping the value would kill the server, which the parent still uses.
+            // Dropping `memcached` would kill the server, which the parent still uses.
             std::mem::forget(memcached);
             ended
         }

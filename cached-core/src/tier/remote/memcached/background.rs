@@ -20,7 +20,7 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use super::fallback_runtime;
-use super::join::{BoxedFuture, join_all};
+use super::run_all::{BoxedFuture, run_all};
 use crate::sync::lock;
 use crate::tier::remote::BackgroundWriteFn;
 
@@ -267,7 +267,7 @@ impl BackgroundWorker {
                 self.is_polling = true;
                 let writes = writes.get_or_insert_with(|| {
                     let begin = |queued: &QueuedWrite| (queued.write)();
-                    Box::pin(join_all(self.current.iter().map(begin).collect()))
+                    Box::pin(run_all(self.current.iter().map(begin).collect()))
                 });
                 let polled = writes.as_mut().poll(context);
                 self.is_polling = false;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::join::BoxedFuture;
+use super::run_all::BoxedFuture;
 use crate::sync::lock;
 
 /// A runtime that shuts down waits at most this long for the futures that it has handed over.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 
-use super::join::{BoxedFuture, join_all};
 use super::lease::HeldLease;
+use super::run_all::{BoxedFuture, run_all};
 use crate::sync::lock;
 
 /// How long memcached keeps the placeholder of a new lease, if this process has few leases.
@@ -146,7 +146,7 @@ impl RenewalTask {
         let mut due = self.take_due().into_iter().peekable();
         while due.peek().is_some() {
             let together = due.by_ref().take(MOST_AT_ONCE).map(renew).collect();
-            renewed.extend(join_all(together).await.into_iter().flatten());
+            renewed.extend(run_all(together).await.into_iter().flatten());
         }
         renewed
     }

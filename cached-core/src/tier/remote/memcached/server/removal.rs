@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{Priority, Server};
 use crate::tier::remote::memcached::RemoteError;
 use crate::tier::remote::memcached::command::{Command, CommandResult};
-use crate::tier::remote::memcached::join::{BoxedFuture, join_all};
+use crate::tier::remote::memcached::run_all::{BoxedFuture, run_all};
 
 /// Keys that a server must remove. If this value is dropped before the server has removed all keys,
 /// for example because a call is cancelled, every key becomes a hint.
@@ -56,7 +56,7 @@ impl<'s> KeyRemoval<'s> {
                 true,
             ),
         };
-        let results = exchange.polled(join_all(self.keys.iter().map(delete).collect())).await;
+        let results = exchange.polled(run_all(self.keys.iter().map(delete).collect())).await;
         let removed = results.into_iter().try_for_each(|result| server.applied(result).map(drop));
         exchange.end(&removed, |()| "applied");
         removed?;
