@@ -273,7 +273,7 @@ impl PendingCall {
                     AwaitedResult::FoundValue
                 }
                 FlightOutcome::Paused(_) => {
-                    report.is_paused = true;
+                    report.is_earlier_error = true;
                     AwaitedResult::EarlierError
                 }
                 FlightOutcome::Cached(_) | FlightOutcome::Uncached(_) => AwaitedResult::Value,

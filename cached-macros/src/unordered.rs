@@ -12,7 +12,7 @@ const UNORDERED: [&str; 5] = ["HashSet", "FxHashSet", "AHashSet", "DashSet", "Bi
 /// The names of generic types that serialize a collection inside them in the collection's own
 /// order. Other generic types are not searched, because their `Serialize` might sort the
 /// collection.
-const TRANSPARENT: [&str; 13] = [
+const WRAPPERS: [&str; 13] = [
     "Option",
     "Result",
     "Vec",
@@ -65,7 +65,7 @@ fn find(ty: &Type, is_whole: bool) -> Option<UnorderedCollection<'_>> {
             }
             let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
             let is_pointer = is_in(&["Box", "Arc", "Rc", "Cow"]);
-            let arguments = arguments.args.iter().filter(|_| is_in(&TRANSPARENT));
+            let arguments = arguments.args.iter().filter(|_| is_in(&WRAPPERS));
             arguments.into_iter().find_map(|argument| match argument {
                 GenericArgument::Type(argument) => find(argument, is_whole && is_pointer),
                 _ => None,
@@ -80,7 +80,7 @@ fn find(ty: &Type, is_whole: bool) -> Option<UnorderedCollection<'_>> {
 const UNORDERED_MAPS: [&str; 4] = ["HashMap", "FxHashMap", "AHashMap", "DashMap"];
 
 /// The methods of collections and iterators that keep the order of the elements.
-const KEEPING_ORDER: [&str; 10] = [
+const ORDER_KEEPING_METHODS: [&str; 10] = [
     "iter",
     "into_iter",
     "keys",
@@ -115,7 +115,7 @@ pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
 }
 
 /// The methods that can give equal results for different elements.
-const REPEATING: [&str; 3] = ["map", "values", "into_values"];
+const REPEATING_METHODS: [&str; 3] = ["map", "values", "into_values"];
 
 /// A sequence that is collected from a variable in the order of the variable's elements.
 pub(crate) struct CollectedSequence<'a> {
@@ -132,10 +132,10 @@ pub(crate) fn collected_in_order(expression: &Expr) -> Option<CollectedSequence<
     let elements = is_collect_of_sequence(collect).then_some(&*collect.receiver)?;
     let (mut inner, mut is_distinct) = (elements, true);
     while let Expr::MethodCall(call) = inner {
-        if !KEEPING_ORDER.iter().any(|method| call.method == method) {
+        if !ORDER_KEEPING_METHODS.iter().any(|method| call.method == method) {
             return None;
         }
-        is_distinct &= !REPEATING.iter().any(|method| call.method == method);
+        is_distinct &= !REPEATING_METHODS.iter().any(|method| call.method == method);
         inner = &call.receiver;
     }
     match inner {

@@ -60,7 +60,7 @@ impl PendingCall {
             fetch.end_with_stale(Arc::clone(&value), reason);
             return CallPlan::Answer(value, AnswerSource::Expired(tier, reason));
         }
-        self.trace(|report| report.is_paused = true);
+        self.trace(|report| report.is_earlier_error = true);
         fetch.end_without_value(|| FlightOutcome::Paused(Arc::clone(&error)));
         CallPlan::Error(error, AnswerSource::EarlierError)
     }

@@ -96,7 +96,7 @@ fn result_of(report: &MissReport) -> (CallResult, Option<Tier>) {
         MissReport { is_bypassed: true, .. } => (CallResult::Bypassed, None),
         MissReport { served_stale: Some(tier), .. } => (CallResult::Stale, Some(*tier)),
         MissReport { fetched: Some(_), .. } => (CallResult::Miss, None),
-        MissReport { is_paused: true, .. } => (CallResult::Paused, None),
+        MissReport { is_earlier_error: true, .. } => (CallResult::Paused, None),
         MissReport { found: Some(tier), .. } => (CallResult::Hit, Some(*tier)),
         MissReport { waited: Some(_), .. } => (CallResult::Waited, None),
         _ => match report.remote.last() {

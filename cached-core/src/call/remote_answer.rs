@@ -216,7 +216,7 @@ impl ReadHandler for PendingCall {
         self.trace_finding(RemoteFinding::LeaseBusy);
     }
 
-    fn stand_in_asked(&self) {
-        self.trace_finding(RemoteFinding::StandInAsked);
+    fn gutter_asked(&self) {
+        self.trace_finding(RemoteFinding::GutterAsked);
     }
 }

@@ -133,8 +133,8 @@ impl AccessRules {
         // If remote clients are allowed, a proxy might have replaced the request's host by the
         // address to which it forwards. An origin with a host that the program has named is then
         // accepted too.
-        let may_be_replaced = self.allows_remote && self.is_named(origin.host());
-        may_be_replaced || origin.as_str().eq_ignore_ascii_case(host.as_str())
+        let is_named_host = self.allows_remote && self.is_named(origin.host());
+        is_named_host || origin.as_str().eq_ignore_ascii_case(host.as_str())
     }
 
     fn check_host(&self, host: &Authority) -> Result<(), Refusal> {

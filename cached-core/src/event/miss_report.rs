@@ -42,7 +42,7 @@ pub(crate) struct MissReport {
     pub(crate) served_stale: Option<Tier>,
     /// True if the answer is the error of an earlier fetch. The option `error_ttl` lets calls
     /// return such an error for a while without a new fetch.
-    pub(crate) is_paused: bool,
+    pub(crate) is_earlier_error: bool,
     /// True if the call ran the function without the cache.
     pub(crate) is_bypassed: bool,
     /// How long the answer stays fresh, if it came from the remote tier or from a fetch.
@@ -88,7 +88,7 @@ pub(crate) enum RemoteFinding {
     LeaseInherited,
     /// This process has stopped using the server of the key for now, so the read went to another
     /// server.
-    StandInAsked,
+    GutterAsked,
     Failed(RemoteError),
     /// Another build of the program, whose value type differs, has stored the item.
     OtherBuild,
@@ -148,7 +148,7 @@ impl MissReport {
             fetched: None,
             uncached: None,
             served_stale: None,
-            is_paused: false,
+            is_earlier_error: false,
             is_bypassed: false,
             time_left: None,
             is_stored: false,
@@ -202,7 +202,7 @@ impl fmt::Display for MissReport {
         if self.served_stale.is_some() {
             f.write_str("; answer: the expired value")?;
         }
-        if self.is_paused {
+        if self.is_earlier_error {
             f.write_str("; answer: the error of the last fetch (`error_ttl`)")?;
         }
         if let Some((event, ago)) = self.before {
@@ -249,7 +249,7 @@ impl fmt::Display for RemoteFinding {
             RemoteFinding::NotUsed => "not used (`remote = false`)",
             RemoteFinding::TtlTooShort => "not used, because the ttl is under a second",
             RemoteFinding::LeaseInherited => "absent, with the lease of the caller that gave up",
-            RemoteFinding::StandInAsked => "the key's server is out of rotation",
+            RemoteFinding::GutterAsked => "the key's server is out of rotation",
             RemoteFinding::Failed(error) => return write!(f, "failed ({error})"),
             RemoteFinding::OtherBuild => "a value of another build's type",
             RemoteFinding::Damaged => "a damaged value",

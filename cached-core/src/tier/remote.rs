@@ -197,7 +197,7 @@ pub(crate) trait ReadHandler: Sync {
     fn lease_held_elsewhere(&self);
 
     /// Called when the read begins, if another server stands in for the key's own server.
-    fn stand_in_asked(&self) {}
+    fn gutter_asked(&self) {}
 }
 
 /// The result of decoding a frame in this build.

@@ -26,7 +26,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 /// process had only a local cache, and the other bar shows the fetches of the simulation. The scale
 /// is logarithmic.
 fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
-    let most = report.phases.iter().map(|phase| phase.alone).max().unwrap_or(1).max(10) as f64;
+    let most =
+        report.phases.iter().map(|phase| phase.fetches_alone).max().unwrap_or(1).max(10) as f64;
     let phases = report.phases.len() as f64;
     let mut chart = ChartBuilder::on(area)
         .caption("Fetches in each phase (grey: with a local cache only)", ("sans-serif", 20))
@@ -43,7 +44,7 @@ fn draw_fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> 
     for (index, phase) in report.phases.iter().enumerate() {
         let left = index as f64;
         let bars = [
-            (left + 0.08, left + 0.5, phase.alone, ALONE),
+            (left + 0.08, left + 0.5, phase.fetches_alone, ALONE),
             (left + 0.5, left + 0.92, phase.fetches, OURS),
         ];
         for (from, to, fetches, colour) in bars {

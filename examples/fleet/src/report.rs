@@ -18,7 +18,7 @@ pub(crate) struct PhaseCounters {
     /// The number of different keys in the calls.
     pub(crate) keys: u64,
     /// The number of fetches that the same calls would need if each process had only a local cache.
-    pub(crate) alone: u64,
+    pub(crate) fetches_alone: u64,
     /// The number of wrong answers and failed calls.
     pub(crate) wrong: u64,
 }
@@ -89,7 +89,7 @@ impl fmt::Display for Report {
                 phase.fetches,
                 phase.keys,
                 phase.most_fetches,
-                phase.alone
+                phase.fetches_alone
             )?;
         }
         writeln!(

@@ -110,10 +110,10 @@ pub(crate) enum ReadAnswer {
 /// The condition under which a fetched value may be stored in memcached.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum FillCondition {
-    /// The caller holds a lease or, if `of_item` is true, the refresh claim on a stale item.
+    /// The caller holds a lease or, if `is_refresh_claim` is true, the refresh claim on a stale item.
     Lease {
         cas: u8,
-        of_item: bool,
+        is_refresh_claim: bool,
     },
     /// The caller holds neither a lease nor a refresh claim, but may replace this stale item.
     Replace {
@@ -155,12 +155,12 @@ pub(crate) enum CallerState {
     /// The call has returned, and the fill runs in the background.
     Filling {
         cas: u8,
-        of_item: bool,
+        is_refresh_claim: bool,
         value: Value,
     },
     GivingBack {
         cas: u8,
-        of_item: bool,
+        is_refresh_claim: bool,
     },
 }
 

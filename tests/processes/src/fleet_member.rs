@@ -145,10 +145,10 @@ pub(crate) async fn main() -> Result<(), Error> {
             }
             ["count"] => {
                 let stats = cache.stats().total();
-                let excuses = stats.remote_errors + stats.lease_timeouts + stats.fills_dropped;
+                let failures = stats.remote_errors + stats.lease_timeouts + stats.fills_dropped;
                 let (calls, fetches): (u64, _) =
                     (calls_by_task().iter().sum(), FETCHES.load(Ordering::SeqCst));
-                answer(&format!("{calls} {fetches} {excuses}"))?;
+                answer(&format!("{calls} {fetches} {failures}"))?;
             }
             _ => break,
         }

@@ -64,9 +64,9 @@ struct FleetMember {
 struct MemberCounters {
     calls: u64,
     fetches: u64,
-    /// The number of failures that the member has seen. Each failure excuses one fetch of a value
+    /// The number of failures that the member has seen. Each failure failures one fetch of a value
     /// that another process has or is fetching.
-    excuses: u64,
+    failures: u64,
 }
 
 impl FleetMember {
@@ -108,7 +108,7 @@ impl FleetMember {
         let mut numbers =
             counted.split(' ').map(|number| number.parse().expect("the text is a number"));
         let mut next = || numbers.next().expect("the answer has three numbers");
-        MemberCounters { calls: next(), fetches: next(), excuses: next() }
+        MemberCounters { calls: next(), fetches: next(), failures: next() }
     }
 
     /// Waits until the member has made `calls` more calls.
@@ -159,14 +159,18 @@ fn change_everywhere(
     members.iter_mut().for_each(|member| assert_eq!(member.answer(), "noted"));
 }
 
-/// Checks that the members' calls fetch nothing, except where a failure excuses a fetch.
+/// Checks that the members' calls fetch nothing, except where a failure failures a fetch.
 fn assert_no_fetches(members: &mut [FleetMember]) {
     let before: Vec<MemberCounters> = members.iter_mut().map(FleetMember::count).collect();
     members.iter_mut().for_each(|member| member.wait_for_calls(300));
     for (before, member) in before.into_iter().zip(members) {
         let after = member.count();
-        let (fetched, excuses) = (after.fetches - before.fetches, after.excuses - before.excuses);
-        assert!(fetched <= excuses, "a failure excuses each fetch: {fetched}, {excuses} failures");
+        let (fetched, failures) =
+            (after.fetches - before.fetches, after.failures - before.failures);
+        assert!(
+            fetched <= failures,
+            "a failure failures each fetch: {fetched}, {failures} failures"
+        );
     }
 }
 
@@ -212,10 +216,10 @@ fn a_fleet_under_failures_answers_correctly() {
     fleet.iter_mut().for_each(|member| member.wait_for_calls(600));
     let counts: Vec<MemberCounters> = fleet.iter_mut().map(FleetMember::count).collect();
     let fetches: u64 = counts.iter().map(|count| count.fetches).sum();
-    let excuses: u64 = counts.iter().map(|count| count.excuses).sum();
+    let failures: u64 = counts.iter().map(|count| count.failures).sum();
     assert!(
-        (PAYMENTS..=PAYMENTS + excuses).contains(&fetches),
-        "each payment is fetched once: {fetches} fetches, {excuses} failures"
+        (PAYMENTS..=PAYMENTS + failures).contains(&fetches),
+        "each payment is fetched once: {fetches} fetches, {failures} failures"
     );
     // Four members invalidate the same payments again and again, during fetches.
     for _ in 0..15 {

@@ -51,12 +51,12 @@ const OURS: &str = "cached-core, Arc value";
 const OURS_OWNED: &str = "cached-core, owned value";
 const OURS_REPEATED: &str = "cached-core, eight keys repeated";
 const OURS_IN_REQUEST: &str = "cached-core, eight keys repeated in a request";
-const PEER: &str = "cached #[concurrent_cached], Arc value";
+const BASELINE: &str = "cached #[concurrent_cached], Arc value";
 const PEER_OWNED: &str = "cached #[concurrent_cached], owned value";
 const CLONE: &str = "the clone of the value alone";
 
 /// Returns a closure that evaluates `$call` for the next `count` keys, one after the other.
-macro_rules! ask {
+macro_rules! time_call {
     ($runtime:expr, $numbers:expr, |$number:ident| $call:expr) => {{
         let (runtime, mut keys) = ($runtime, sequence($numbers.len()));
         move |count: usize| {
@@ -73,7 +73,7 @@ macro_rules! ask {
 pub fn report(report: &mut Report) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
     let title = format!("A hit with a text in its key, {} keys", thousands(KEYS));
-    report.race(&title, "ns", PEER, &run(&runtime));
+    report.race(&title, "ns", BASELINE, &run(&runtime));
 }
 
 fn run(runtime: &Runtime) -> Results {
@@ -116,31 +116,40 @@ fn run(runtime: &Runtime) -> Results {
         }
     };
     let contenders: Vec<Contender<'_>> = vec![
-        timed(OURS, ask!(runtime, numbers, |number| ours_shared(number, State::Paid).await)),
-        timed(OURS_OWNED, ask!(runtime, numbers, |number| ours_owned(number, State::Paid).await)),
+        timed(OURS, time_call!(runtime, numbers, |number| ours_shared(number, State::Paid).await)),
+        timed(
+            OURS_OWNED,
+            time_call!(runtime, numbers, |number| ours_owned(number, State::Paid).await),
+        ),
         timed(OURS_REPEATED, move |count| runtime.block_on(repeat(count))),
         timed(OURS_IN_REQUEST, move |count| {
             runtime.block_on(RequestScope::new().run(repeat(count)));
         }),
-        timed(PEER, ask!(runtime, numbers, |number| concurrent_shared(number, State::Paid).await)),
+        timed(
+            BASELINE,
+            time_call!(runtime, numbers, |number| concurrent_shared(number, State::Paid).await),
+        ),
         timed(
             PEER_OWNED,
-            ask!(runtime, numbers, |number| concurrent_owned(number, State::Paid).await),
+            time_call!(runtime, numbers, |number| concurrent_owned(number, State::Paid).await),
         ),
         timed(
             "cached #[cached], owned value",
-            ask!(runtime, numbers, |number| cached_owned(number, State::Paid).await),
+            time_call!(runtime, numbers, |number| cached_owned(number, State::Paid).await),
         ),
-        timed("moka sync alone", ask!(runtime, numbers, |number| moka_sync.get(number))),
-        timed("moka future alone", ask!(runtime, numbers, |number| moka_future.get(number).await)),
-        timed("quick_cache alone", ask!(runtime, numbers, |number| quick.get(number))),
+        timed("moka sync alone", time_call!(runtime, numbers, |number| moka_sync.get(number))),
+        timed(
+            "moka future alone",
+            time_call!(runtime, numbers, |number| moka_future.get(number).await),
+        ),
+        timed("quick_cache alone", time_call!(runtime, numbers, |number| quick.get(number))),
         timed(
             "foyer memory alone",
-            ask!(runtime, numbers, |number| foyer
+            time_call!(runtime, numbers, |number| foyer
                 .get(number)
                 .map(|entry| Arc::clone(entry.value()))),
         ),
-        timed("cachet", ask!(runtime, numbers, |number| cachet.get(number).await)),
+        timed("cachet", time_call!(runtime, numbers, |number| cachet.get(number).await)),
         timed("hitbox-fn", crate::hitbox::hits(runtime, numbers)),
         timed(CLONE, move |count| {
             for key in clones.by_ref().take(count) {

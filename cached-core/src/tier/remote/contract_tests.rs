@@ -106,25 +106,28 @@ async fn read<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> LetterRe
     outcome.expect("the store answers")
 }
 
-async fn permit<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> S::Permit {
+async fn read_permit<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> S::Permit {
     match read(store, if_missing).await {
         ReadOutcome::Permit(permit) => permit,
         _ => panic!("the read gave no permit"),
     }
 }
 
-async fn lease<S: RemoteStore>(store: &Arc<S>) -> S::Permit {
-    permit(store, IfMissing::Lease(LEASE)).await
+async fn win_lease<S: RemoteStore>(store: &Arc<S>) -> S::Permit {
+    read_permit(store, IfMissing::Lease(LEASE)).await
 }
 
-async fn item<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> Item<Vec<u8>, S::Permit> {
+async fn read_item<S: RemoteStore>(
+    store: &Arc<S>,
+    if_missing: IfMissing,
+) -> Item<Vec<u8>, S::Permit> {
     match read(store, if_missing).await {
         ReadOutcome::Item(item) => item,
         _ => panic!("the read found no item"),
     }
 }
 
-async fn value<S: RemoteStore>(store: &Arc<S>) -> Option<Vec<u8>> {
+async fn read_value<S: RemoteStore>(store: &Arc<S>) -> Option<Vec<u8>> {
     match read(store, IfMissing::Report).await {
         ReadOutcome::Item(item) => item.value,
         _ => None,
@@ -142,7 +145,7 @@ async fn overwrite<S: RemoteStore>(store: &Arc<S>, frame: &[u8]) {
 }
 
 async fn one_reader_wins_the_lease<S: RemoteStore>(clients: TwoClients<S>) {
-    let _lease = lease(&clients.one).await;
+    let _lease = win_lease(&clients.one).await;
     let handler = LetterHandler::default();
     let outcome = clients.other.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
     assert!(matches!(outcome, Ok(ReadOutcome::Busy)));
@@ -151,84 +154,85 @@ async fn one_reader_wins_the_lease<S: RemoteStore>(clients: TwoClients<S>) {
 }
 
 async fn a_fill_reaches_every_process<S: RemoteStore>(clients: TwoClients<S>) {
-    assert_eq!(value(&clients.one).await, None);
-    assert_eq!(write(&lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
-    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
-    assert_eq!(value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(read_value(&clients.one).await, None);
+    assert_eq!(write(&win_lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(read_value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(read_value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
 }
 
 async fn a_waiting_reader_gets_the_fill<S: RemoteStore>(clients: TwoClients<S>) {
-    let lease = lease(&clients.one).await;
+    let lease = win_lease(&clients.one).await;
     let other = Arc::clone(&clients.other);
     let waiting = LeaseOptions { waits: true, fetch_time: Some(MINUTE), ..LEASE };
-    let reader = tokio::spawn(async move { item(&other, IfMissing::Lease(waiting)).await.value });
+    let reader =
+        tokio::spawn(async move { read_item(&other, IfMissing::Lease(waiting)).await.value });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(write(&lease, b"v1").await, WriteOutcome::Stored);
     assert_eq!(reader.await.expect("the reader ends").as_deref(), Some(&b"v1"[..]));
 }
 
 async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(clients: TwoClients<S>) {
-    drop(lease(&clients.one).await);
+    drop(win_lease(&clients.one).await);
     clients.one.flush().await;
-    lease(&clients.other).await;
+    win_lease(&clients.other).await;
 }
 
 async fn a_value_is_written_once<S: RemoteStore>(clients: TwoClients<S>) {
-    let lease = lease(&clients.one).await;
+    let lease = win_lease(&clients.one).await;
     // A process without the lease may add a value, and need not wait for the lease.
-    let add = permit(&clients.other, IfMissing::PermitWithoutLease).await;
+    let add = read_permit(&clients.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&add, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&lease, b"v2").await, WriteOutcome::NotStored);
-    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(read_value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
 }
 
 async fn two_adds_store_one_value<S: RemoteStore>(clients: TwoClients<S>) {
-    let first = permit(&clients.one, IfMissing::PermitWithoutLease).await;
-    let second = permit(&clients.other, IfMissing::PermitWithoutLease).await;
+    let first = read_permit(&clients.one, IfMissing::PermitWithoutLease).await;
+    let second = read_permit(&clients.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&first, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&second, b"v2").await, WriteOutcome::NotStored);
-    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(read_value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
 }
 
 async fn a_removal_refuses_an_older_fill<S: RemoteStore>(clients: TwoClients<S>) {
-    let lease = lease(&clients.one).await;
+    let lease = win_lease(&clients.one).await;
     assert_eq!(clients.other.remove(&key("key"), None).await, Ok(()));
     assert_eq!(write(&lease, b"v1").await, WriteOutcome::NotStored);
-    assert_eq!(value(&clients.one).await, None);
+    assert_eq!(read_value(&clients.one).await, None);
 }
 
 async fn an_overwrite_refuses_an_older_fill<S: RemoteStore>(clients: TwoClients<S>) {
-    let lease = lease(&clients.one).await;
+    let lease = win_lease(&clients.one).await;
     overwrite(&clients.other, b"v2").await;
     assert_eq!(write(&lease, b"v1").await, WriteOutcome::NotStored);
-    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v2"[..]));
+    assert_eq!(read_value(&clients.one).await.as_deref(), Some(&b"v2"[..]));
 }
 
 async fn one_reader_claims_a_refresh<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"v1").await;
     let lease_or_claim = IfMissing::Lease(LEASE_OR_CLAIM);
     assert_eq!(
-        item(&clients.one, IfMissing::Lease(LEASE)).await.claim,
+        read_item(&clients.one, IfMissing::Lease(LEASE)).await.claim,
         RefreshClaimOutcome::NotWon
     );
-    let claimed = item(&clients.one, lease_or_claim).await;
-    let unclaimed = item(&clients.other, lease_or_claim).await;
+    let claimed = read_item(&clients.one, lease_or_claim).await;
+    let unclaimed = read_item(&clients.other, lease_or_claim).await;
     assert_eq!(
         (claimed.claim, unclaimed.claim),
         (RefreshClaimOutcome::Won, RefreshClaimOutcome::NotWon)
     );
     assert_eq!(write(&claimed.permit, b"v2").await, WriteOutcome::Stored);
     assert_eq!(write(&unclaimed.permit, b"v3").await, WriteOutcome::NotStored);
-    assert_eq!(value(&clients.other).await.as_deref(), Some(&b"v2"[..]));
+    assert_eq!(read_value(&clients.other).await.as_deref(), Some(&b"v2"[..]));
 }
 
 async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"v1").await;
     let lease_or_claim = IfMissing::Lease(LEASE_OR_CLAIM);
-    drop(item(&clients.one, lease_or_claim).await);
+    drop(read_item(&clients.one, lease_or_claim).await);
     clients.one.flush().await;
     assert_eq!(
-        item(&clients.other, lease_or_claim).await.claim,
+        read_item(&clients.other, lease_or_claim).await.claim,
         RefreshClaimOutcome::WonAfterReturn
     );
 }
@@ -236,8 +240,8 @@ async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(clients: TwoCli
 async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"v1").await;
     let lease_or_claim = IfMissing::Lease(LEASE_OR_CLAIM);
-    let _claimed = item(&clients.one, lease_or_claim).await;
-    let unclaimed = item(&clients.other, lease_or_claim).await;
+    let _claimed = read_item(&clients.one, lease_or_claim).await;
+    let unclaimed = read_item(&clients.other, lease_or_claim).await;
     let limit = Duration::from_millis(20);
     assert!(!unclaimed.permit.is_claim_abandoned(limit));
     tokio::time::sleep(limit + Duration::from_millis(5)).await;
@@ -247,9 +251,9 @@ async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(clients: TwoClients<
 
 async fn an_item_is_removed_by_its_permit<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"v1").await;
-    item(&clients.one, IfMissing::Report).await.permit.remove_item();
+    read_item(&clients.one, IfMissing::Report).await.permit.remove_item();
     clients.one.flush().await;
-    assert_eq!(value(&clients.other).await, None);
+    assert_eq!(read_value(&clients.other).await, None);
 }
 
 async fn many_keys_are_read_in_order<S: RemoteStore>(clients: TwoClients<S>) {
@@ -265,23 +269,23 @@ async fn many_keys_are_read_in_order<S: RemoteStore>(clients: TwoClients<S>) {
 }
 
 async fn a_value_that_is_too_large_is_refused<S: RemoteStore>(clients: TwoClients<S>) {
-    let lease = lease(&clients.one).await;
+    let lease = win_lease(&clients.one).await;
     let written = lease.write(vec![b'v'; 2 << 20], MINUTE, Duration::ZERO).await;
     assert_eq!(written.map_err(|error| error.kind()), Err(RemoteErrorKind::TooLarge));
-    assert_eq!(value(&clients.other).await, None);
+    assert_eq!(read_value(&clients.other).await, None);
 }
 
 async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(clients: TwoClients<S>) {
     let unit = S::LIMITS.ttl_granularity;
     let brief = unit.saturating_sub(Duration::from_millis(1));
-    let lease = lease(&clients.one).await;
+    let lease = win_lease(&clients.one).await;
     let written = lease.write(b"v1".to_vec(), brief, Duration::ZERO).await;
     assert_eq!(written, Ok(WriteOutcome::NotStored), "a ttl below the granularity stores nothing");
     let ttl = MINUTE + unit / 2;
     let written = lease.write(b"v1".to_vec(), ttl, MINUTE).await;
     let written_by = Instant::now();
     assert_eq!(written, Ok(WriteOutcome::Stored));
-    let item = item(&clients.one, IfMissing::Report).await;
+    let item = read_item(&clients.one, IfMissing::Report).await;
     let fresh = item.fresh_for(written_by, MINUTE).expect("the item is fresh");
     assert!(fresh <= ttl && fresh >= ttl - 3 * unit, "{fresh:?}");
     assert!(S::LIMITS.guaranteed(ttl).expect("the ttl is long enough") <= fresh);
@@ -291,18 +295,18 @@ async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(clients: TwoClient
 
 async fn two_builds_have_an_entry_each<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"foreign").await;
-    assert_eq!(write(&lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
-    assert_eq!(value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(write(&win_lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(read_value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
     let (handler, keys) = (LetterHandler::default(), [key("key")]);
     let items = clients.other.read_many(&keys.map(|key| (key, &handler))).await;
     assert!(matches!(&items[..], [Some(Item { value: Some(_), .. })]));
     assert_eq!(clients.one.remove(&key("key"), None).await, Ok(()));
-    lease(&clients.other).await;
+    win_lease(&clients.other).await;
 }
 
 async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"corrupt").await;
-    let corrupt = item(&clients.other, IfMissing::Lease(LEASE)).await;
+    let corrupt = read_item(&clients.other, IfMissing::Lease(LEASE)).await;
     assert_eq!(corrupt.value, None);
     assert_eq!(write(&corrupt.permit, b"v1").await, WriteOutcome::Stored);
 }

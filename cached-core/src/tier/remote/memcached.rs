@@ -307,7 +307,7 @@ impl RemoteStore for MemcachedStore {
         async move {
             let mut route = route?;
             if route.is_in_gutter() {
-                handler.stand_in_asked();
+                handler.gutter_asked();
             }
             let lease = match if_missing {
                 IfMissing::Lease(options) => Some((options, self.count_lease())),

@@ -106,11 +106,11 @@ impl CallSteps<'_> {
             }
             // The caller stores its value in memcached. Afterwards the library extends the ttl of
             // the local entry. The model leaves that step out, because it has no ttl.
-            CallerState::Filling { cas, of_item, value } => {
+            CallerState::Filling { cas, is_refresh_claim, value } => {
                 let (next, stored) = self.fill(cas, value);
                 let caller = match stored {
                     true => CallerState::Idle,
-                    false => CallerState::GivingBack { cas, of_item },
+                    false => CallerState::GivingBack { cas, is_refresh_claim },
                 };
                 let done = next.map(|mut next| {
                     next.processes[self.process].callers[self.caller] = caller;
@@ -122,7 +122,7 @@ impl CallSteps<'_> {
                     // lease back.
                     let lost = next.map(|mut next| {
                         next.failures += 1;
-                        let giving = CallerState::GivingBack { cas, of_item };
+                        let giving = CallerState::GivingBack { cas, is_refresh_claim };
                         next.processes[self.process].callers[self.caller] = giving;
                         next
                     });
@@ -132,9 +132,9 @@ impl CallSteps<'_> {
             // This models the drop of a lease or a claim. The library deletes the placeholder of a
             // lease, and marks a claimed item as free. Both commands fail if the CAS number has
             // changed.
-            CallerState::GivingBack { cas, of_item } => {
+            CallerState::GivingBack { cas, is_refresh_claim } => {
                 let mut next = self.with(CallerState::Idle);
-                next.item = match (of_item, next.item) {
+                next.item = match (is_refresh_claim, next.item) {
                     (false, Item::Placeholder { cas: held }) if held == cas => Item::Absent,
                     (true, Item::Value { value, cas: held, .. }) if held == cas => {
                         let cas = next.new_cas();
@@ -195,8 +195,8 @@ impl CallSteps<'_> {
                 inner("answers with what memcached had", answered);
             }
             ReadAnswer::Lease(cas) | ReadAnswer::Claimed(cas) => {
-                let of_item = matches!(found, ReadAnswer::Claimed(_));
-                let mut next = fetch(FillCondition::Lease { cas, of_item });
+                let is_refresh_claim = matches!(found, ReadAnswer::Claimed(_));
+                let mut next = fetch(FillCondition::Lease { cas, is_refresh_claim });
                 let again = next.fetched & (1 << cas) != 0
                     && self.scenario.fault != InjectedFault::CasOutlivesServer;
                 next.fetched |= 1 << cas;
@@ -229,8 +229,12 @@ impl CallSteps<'_> {
         add: &mut AddStep<'_>,
     ) {
         let after = match condition {
-            FillCondition::Lease { cas, of_item } => CallerState::Filling { cas, of_item, value },
-            FillCondition::Replace { cas } => CallerState::Filling { cas, of_item: false, value },
+            FillCondition::Lease { cas, is_refresh_claim } => {
+                CallerState::Filling { cas, is_refresh_claim, value }
+            }
+            FillCondition::Replace { cas } => {
+                CallerState::Filling { cas, is_refresh_claim: false, value }
+            }
             FillCondition::NoFill => CallerState::Idle,
         };
         let mut next = self.with(after);
@@ -259,8 +263,9 @@ impl CallSteps<'_> {
                 if process.flight == Some(own) {
                     process.flight = None;
                 }
-                if let FillCondition::Lease { cas, of_item } = condition {
-                    process.callers[self.caller] = CallerState::GivingBack { cas, of_item };
+                if let FillCondition::Lease { cas, is_refresh_claim } = condition {
+                    process.callers[self.caller] =
+                        CallerState::GivingBack { cas, is_refresh_claim };
                 }
             }
         }

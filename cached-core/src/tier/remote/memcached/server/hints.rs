@@ -95,15 +95,15 @@ impl Server {
     /// Adds a hint: the server must remove the key before this process uses the key on the server
     /// again.
     pub(super) fn add_hint(&self, key: &Arc<str>) {
-        // A server that has not recovered yet has a recovery task already.
-        let needs_recovery = self.is_recovered();
-        if needs_recovery {
+        // If the server has not recovered from an earlier failure, its recovery task is running.
+        let needs_recovery_task = self.is_recovered();
+        if needs_recovery_task {
             self.endpoint.health.schedule_attempt(0);
         }
         if !self.hints.add(key, || self.fence.raise(None)) {
             self.eject_until_fence_is_settled();
             self.report_fence();
-        } else if needs_recovery {
+        } else if needs_recovery_task {
             self.recover_in_background();
         }
     }
