@@ -35,7 +35,7 @@ type ForceMissPredicate = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 ///
 /// The scope ends when the handler has returned the response. A body that is streamed afterwards is
 /// produced outside of the scope. If the futures that produce the body should use the same
-/// [`Cache`](crate::Cache), wrap them in [`Cache::scope`](crate::Cache::scope).
+/// [`Cache`], wrap them in [`Cache::scope`](crate::Cache::scope).
 ///
 /// The layer passes on the inner service's errors unchanged, and forwards `poll_ready` to the inner
 /// service. The inner service need not be `Clone`.
