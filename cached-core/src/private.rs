@@ -22,10 +22,10 @@ use crate::key::{DynKeyPart, KeyPart};
 pub use crate::round_trip::{RoundTripFns, RoundTripProbe};
 pub use crate::value::local::WeightProbe;
 pub use crate::value::{
-    CopyableError, ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, InferredValue, Returned,
-    WholeValue, error_copier,
+    ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, InferredValue, Returned,
+    SendStaticError, WholeValue, error_copier,
 };
-pub use answer::{Call, CallFuture, RefreshRules};
+pub use answer::{Call, CallFuture, OwnedValueRules};
 pub use entry_builder::EntryBuilder;
 pub use key_arguments::DeclaredFunction;
 pub use lookup::{

@@ -24,7 +24,7 @@ use crate::unwind::catch_panic;
 use crate::weight;
 pub(crate) use error_sharing::SharedError;
 pub use error_sharing::{
-    CopyableError, ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, error_copier,
+    ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, SendStaticError, error_copier,
 };
 
 /// A cached value without its static type. [`ValueOperations`] contains the operations on it.

@@ -53,8 +53,9 @@ impl CallPlan {
         }
     }
 
-    /// Returns why a call with this plan runs the function without the cache. Returns `None` if the
-    /// plan is to fetch, because a fetch uses the cache.
+    /// Returns why a call runs the function without the cache: the plan is a bypass, or the call
+    /// cannot return the planned answer. Returns `None` if the plan is to fetch, because a fetch
+    /// uses the cache.
     pub(super) fn bypass_reason(&self) -> Option<BypassReason<'static>> {
         match self {
             CallPlan::Fetch(_) => None,
@@ -72,8 +73,8 @@ impl CallPlan {
 /// is the right to refresh the item.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: FetchPlan,
-    /// The item expires at this time or earlier. `None` if the refresh is due now, because an
-    /// earlier holder gave the claim back.
+    /// The latest time at which the item can expire, from which the start of the refresh is
+    /// computed. `None` if the refresh is due now, because an earlier holder gave the claim back.
     pub(crate) expires_by: Option<Instant>,
 }
 
@@ -121,11 +122,11 @@ pub(crate) enum FillTarget {
     /// Only the local tier, because the function uses no remote tier, or its ttl is too short for
     /// the remote tier.
     LocalOnly,
-    /// The local tier. The fetch refreshes the tier's entry. Dropping this variant ends the claim,
-    /// which keeps other calls from refreshing the entry at the same time.
+    /// The local tier, whose entry the fetch refreshes. The claim keeps other calls from refreshing
+    /// the entry at the same time. It ends when this variant is dropped.
     LocalRefresh { _claim: Box<LocalRefreshClaim> },
-    /// Both tiers, because this process holds the lease. This field is `None` while the flight
-    /// stores the lease. A caller that becomes the new leader takes the lease from the flight.
+    /// Both tiers, because this process holds the lease. The lease is `None` here while the flight
+    /// stores it. A caller that becomes the new leader takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
     /// Both tiers. The remote tier stores the value only if the item that this call read is
     /// unchanged.
@@ -138,8 +139,8 @@ pub(crate) enum FillTarget {
     /// tier. Either the remote tier gave no lease, or the call waited for another call's fetch,
     /// which failed with an error that cannot be shared.
     LocalWithoutPermit,
-    /// No tier. The request forces a miss, but the remote tier has an entry that must not be
-    /// overwritten.
+    /// No tier. The current request is set to force misses, but the remote tier has an entry that
+    /// must not be overwritten.
     Nowhere,
 }
 

@@ -1,5 +1,5 @@
 //! Writes log lines for events. Only events that an operator of the program should know about get
-//! a line.
+//! a line of the level `info` or above. Some others get a line of the level `debug`.
 //!
 //! The lines go to the crate `log`. With the feature `tracing`, they go to the thread's `tracing`
 //! subscriber instead, if there is one. A line about a server then has the server's address as a
@@ -21,8 +21,8 @@ pub(super) fn log_miss(entry: EventSubject<'_>, report: &MissReport) {
 /// Logs an event, if an operator should know about it.
 pub(super) fn log(event: &Event<'_>) {
     match event {
-        // `reason` leaves out the text of the key's error, because the text can contain an argument
-        // of the call.
+        // The text of `reason` omits the message of the error that made the key fail, because the
+        // message can contain an argument of the call.
         Event::Bypassed { declaration, reason: reason @ BypassReason::Key(_) }
             if declaration.key_error_warned.set(()).is_ok() =>
         {
@@ -108,8 +108,8 @@ pub(super) fn log(event: &Event<'_>) {
         #[cfg(feature = "memcached")]
         Event::RuntimeWithoutDriver { missing } => {
             static IS_WARNED: AtomicBool = AtomicBool::new(false);
-            // A program that has one such runtime may start many of them, so only the first gets a
-            // warning.
+            // A program that has one runtime without a driver often starts many of them, so only
+            // the first gets a warning.
             let line = format_args!(
                 "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
             );

@@ -28,8 +28,8 @@ impl<'p, R, V> Call<'p, R, V> {
         Call { returns, rules: ValueRules::NONE, phase }
     }
 
-    /// Returns the handle of the cache entry, to set the function's options. Returns `None` for a
-    /// call that does not use the cache.
+    /// Returns the handle of the cache entry, through which the function's options are set. Returns
+    /// `None` for a call that needs no options, for example because it does not use the cache.
     fn handle_mut(&mut self) -> Option<&mut EntryHandle> {
         match &mut self.phase {
             Phase::Hit(hit) => Some(&mut hit.handle),
@@ -54,7 +54,7 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Sets the functions that check whether a value survives the way to memcached and back.
+    /// Sets the functions that check whether a value survives the round trip to memcached.
     pub(super) fn round_trip(mut self, functions: RoundTripFns) -> Self {
         if let Some(handle) = self.handle_mut() {
             handle.round_trip_check = RoundTripCheck::from(functions);
@@ -75,8 +75,9 @@ impl<'p, R, V> Call<'p, R, V> {
     }
 
     /// Sets how the error of a failed fetch is shared with other calls. The macro generates the
-    /// function `share`. It calls [`error_copier`](super::error_copier) with the value of the
-    /// option `share_error`.
+    /// function `share`. This function gets an `ErrorCopier` from
+    /// [`error_copier`](super::error_copier), and passes the function of the option `share_error`
+    /// to the copier.
     #[must_use]
     pub fn share_error(mut self, share: fn(&R) -> Option<SharedError>) -> Self
     where
@@ -96,8 +97,8 @@ impl<'p, R, V> Call<'p, R, V> {
     /// Returns rules without `cache_if` and `ttl_with`, for a function with `refresh_ahead`. The
     /// generated code adds these two only when the body might run. A plain hit therefore copies no
     /// parameters.
-    pub fn no_rules(&self) -> RefreshRules<V> {
-        RefreshRules(ValueRules::NONE)
+    pub fn no_rules(&self) -> OwnedValueRules<V> {
+        OwnedValueRules(ValueRules::NONE)
     }
 
     /// Returns a future that completes the call. The result comes from a tier, from another
@@ -112,9 +113,9 @@ impl<'p, R, V> Call<'p, R, V> {
 
 /// The options `cache_if` and `ttl_with` of a function with `refresh_ahead`, as closures. A refresh
 /// calls the closures in the background, so they own the parameters that they mention.
-pub struct RefreshRules<V>(ValueRules<'static, V>);
+pub struct OwnedValueRules<V>(ValueRules<'static, V>);
 
-impl<V> RefreshRules<V> {
+impl<V> OwnedValueRules<V> {
     /// Sets the function that decides whether a fetched value is cached.
     #[must_use]
     pub fn cache_if(mut self, cache_if: impl Fn(&V) -> bool + Send + Sync + 'static) -> Self {
@@ -138,13 +139,13 @@ impl<R: 'static, V: 'static> Call<'_, R, V> {
     /// only if the body might have to run.
     pub async fn complete_with_refresh<F>(
         self,
-        fetch: impl FnOnce() -> (RefreshRules<V>, Pin<Box<F>>),
+        fetch: impl FnOnce() -> (OwnedValueRules<V>, Pin<Box<F>>),
     ) -> R
     where
         F: Future<Output = R> + Send + 'static,
     {
         let fetch = || {
-            let (RefreshRules(rules), fetch) = fetch();
+            let (OwnedValueRules(rules), fetch) = fetch();
             (rules, fetch)
         };
         let Call { returns, phase, .. } = self;

@@ -99,18 +99,18 @@ struct CopiedError<R> {
 
 /// Returns the functions that share an error by the option `share_error`.
 ///
-/// This function takes no argument and has all bounds on the error. The compiler therefore reports
-/// a missing bound once, at the return type.
+/// This function takes no argument and carries all the bounds on the error's type. The compiler
+/// therefore reports a missing bound once, at the return type.
 #[must_use]
 pub fn error_copier<R>() -> ErrorCopier<R, R::Error>
 where
-    R: FallibleReturn<Error: CopyableError> + 'static,
+    R: FallibleReturn<Error: SendStaticError> + 'static,
 {
     ErrorCopier {
         error: R::error,
         share: |error, copy| {
-            // An error need not be `Sync`, so it is behind a lock. Only `copy` runs while the lock
-            // is held.
+            // An error need not be `Sync`, so it is behind a lock. Only `copy` and `from_error` run
+            // while the lock is held.
             let error = Mutex::new(error);
             let make_another = Box::new(move || R::from_error(copy(&lock(&error))));
             Arc::new(CopiedError { make_another })
@@ -175,10 +175,10 @@ impl<T, E> FallibleReturn for Result<T, E> {
     label = "this error is not `Send`",
     note = "`share_error` needs an error that is `Send + 'static`; write for example `Box<dyn std::error::Error + Send + Sync>`"
 )]
-pub trait CopyableError: Send + 'static {}
+pub trait SendStaticError: Send + 'static {}
 
 #[diagnostic::do_not_recommend]
-impl<E: Send + 'static> CopyableError for E {}
+impl<E: Send + 'static> SendStaticError for E {}
 
 /// Copies the kind and the text of an I/O error. An error of the operating system keeps its code
 /// too.
@@ -278,8 +278,8 @@ impl<T, E> UnsharedErrorProbe<Result<T, E>> {
         self.unshared()
     }
 
-    /// Under the option `infallible`, rejects a `Result`. For a `Result` the compiler chooses this
-    /// method before the method of [`NoErrorProbe`], and then reports that the bound does not hold.
+    /// Under the option `infallible`, rejects a `Result`. For a `Result` the compiler prefers this
+    /// method to that of [`NoErrorProbe`], and then reports that the bound does not hold.
     #[doc(hidden)]
     pub fn infallible(&self) -> ErrorSharing<Result<T, E>>
     where
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!((copy.kind(), copy.to_string()), (plain.kind(), plain.to_string()));
     }
 
-    /// An error that neither `Clone` nor `share_error` can copy.
+    /// An error that is not `Clone`. Without `share_error`, it cannot be shared.
     struct UnsharedError;
 
     #[test]

@@ -1,6 +1,6 @@
 //! Replays traces against the library and a memcached process. A *trace* is a sequence of steps
-//! that breaks a faulty variant of the protocol. This crate's model of the protocol found the
-//! traces.
+//! that breaks a faulty variant of the protocol. The traces were found by a search of this crate's
+//! model of the protocol.
 //!
 //! Two caches stand for two processes. To fix the order of the steps, an upstream delays each
 //! fetch, and a proxy delays commands to memcached.
@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
-/// An upstream with a state. A fetch returns the state at the fetch's start, and ends when the test
-/// allows it.
+/// An upstream with a state. A fetch returns the state at the time when it began, and ends when the
+/// test allows it.
 struct Upstream {
     state: AtomicU32,
     began: Semaphore,
@@ -77,8 +77,8 @@ async fn new_process_cache(address: &str) -> Cache {
     new_process_cache_with_lease(address, 20).await
 }
 
-/// Returns a cache like [`new_process_cache`] does, but with leases of `lease_secs` seconds. A
-/// lease is one caller's right to fetch a key and store its value in memcached.
+/// Like [`new_process_cache`], but with leases of `lease_secs` seconds. A lease is one caller's
+/// right to fetch a key and store its value in memcached.
 async fn new_process_cache_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")
@@ -106,8 +106,8 @@ async fn read(cache: &Cache) -> (Option<Tier>, Option<u32>) {
     (found.tier(), found.into_option())
 }
 
-/// A proxy in front of memcached. The proxy holds each command that begins with `held`, until the
-/// test releases the command.
+/// A proxy in front of memcached. The proxy holds each command that begins with the prefix given to
+/// [`to`](Self::to), until the test releases the command, or for ten seconds at most.
 struct HoldingProxy {
     address: String,
     held_commands: UnboundedReceiver<()>,
@@ -169,7 +169,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// Replays a trace in which a fill (a write of a fetched value) ignores the item's CAS number.
-/// Here, memcached must refuse the fill.
+/// With the real protocol, memcached must refuse the fill.
 #[tokio::test]
 async fn a_fill_after_an_invalidation_is_refused() {
     let memcached = Memcached::start();
@@ -190,8 +190,8 @@ async fn a_fill_after_an_invalidation_is_refused() {
     assert_eq!(a.stats().get("once").expect("the function was called").fills_dropped, 1);
 }
 
-/// Another process invalidates during a fetch. The process that fetches keeps the answer for 5 s at
-/// most.
+/// Another process invalidates the entry during a fetch. The process that fetches keeps the answer
+/// for 5 s at most.
 #[tokio::test]
 async fn an_invalidated_answer_stays_local_for_five_seconds() {
     let memcached = Memcached::start();
@@ -214,7 +214,7 @@ async fn an_invalidated_answer_stays_local_for_five_seconds() {
     upstream.release_fetch();
     assert_eq!(answer_of(again).await, 2);
     b.flush().await;
-    // The value was stored locally before `stored`, so it must be gone 5 s later.
+    // The value was stored locally before the time `stored`, so it must be gone 5 s later.
     loop {
         let read_at = stored.elapsed();
         if read(&a).await != (Some(Tier::Local), Some(1)) {
@@ -276,7 +276,7 @@ async fn values_read_during_an_invalidation_are_dropped() {
 }
 
 /// A fetch whose lease is gone must not fill memcached, and must not replace the entry of another
-/// fetch. The test removes the lease by a delete.
+/// fetch. The test removes the lease with a delete command.
 #[tokio::test]
 async fn a_fetch_without_its_lease_replaces_nothing() {
     let memcached = Memcached::start();

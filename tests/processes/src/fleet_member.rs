@@ -78,10 +78,11 @@ fn calls_by_task() -> [u64; TASKS] {
     std::array::from_fn(|task| CALLS[task].load(Ordering::SeqCst))
 }
 
-/// Waits until every call that has already begun has ended.
+/// Waits until every call that is running now has ended.
 ///
-/// Such a call may be fetching the old value of a payment, and a new call may then wait for the
-/// same fetch and get the old value too. An invalidation by another process does not prevent this.
+/// The wait is needed because an invalidation by another process does not stop the fetches of this
+/// process. A later call could join a fetch that began before the invalidation, and then return the
+/// old value.
 async fn wait_for_running_calls() {
     let before = calls_by_task();
     while calls_by_task().iter().zip(before).any(|(&now, before)| now == before) {

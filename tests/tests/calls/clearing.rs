@@ -69,7 +69,7 @@ async fn an_unknown_name_is_answered_with_near_names() {
     assert!(error.to_string().starts_with("`cleared.sotck` is not the cache name"), "{error}");
 }
 
-/// Runs both futures at once. Polls `first` first.
+/// Runs both futures concurrently, and polls `first` before the other one.
 async fn join_in_order<A, B>(
     first: impl Future<Output = A>,
     then: impl Future<Output = B>,
@@ -181,7 +181,7 @@ async fn many_entries_are_removed_off_the_runtime_thread() {
     cache.scope(page(&last, 1)).await.expect("the call succeeds");
     let stats = cache.stats().get("cleared.page").expect("the function was called");
     assert_eq!((stats.fetches, stats.invalidations), (PAGES + 1, PAGES));
-    // The table frees values in batches, once no thread reads them.
+    // The local tier's hash table frees removed values in batches, once no thread reads them.
     let freed = || FREED.load(Ordering::SeqCst) - freed_before;
     for _ in 0..200 {
         if freed() >= PAGES {

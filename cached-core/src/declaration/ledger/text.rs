@@ -25,15 +25,15 @@ impl Ledger {
     /// |---|---|
     /// | `name` | the cache name |
     /// | `function` | the path of the function, with its module |
-    /// | `place` | where the attribute stands, as `file:line` |
+    /// | `place` | where the attribute is, as `file:line` |
     /// | `version` | the expression of the option `version`, or `null` |
-    /// | `overwrite_reason` | the whole reason, or `null` if the entries are write-once |
-    /// | `ttl` | a duration such as `30m`; `default` if the cache's default applies; `computed` if the function computes it |
+    /// | `overwrite_reason` | the full reason, or `null` if the entries are write-once |
+    /// | `ttl` | a duration such as `30m`; `default` if the cache's default applies; `computed` if it is an expression or comes from `ttl_with` |
     /// | `tiers` | an array of `local` and `remote` |
     /// | `options` | an array of the other options, such as `local_ttl = 5s` and `cache_if` |
     ///
-    /// The places change whenever a file is edited. To check the ledger in, use
-    /// [`to_markdown`](Self::to_markdown), which has no places.
+    /// The places change whenever a file is edited. For a ledger that is kept in version control,
+    /// use [`to_markdown`](Self::to_markdown), which omits the places.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, ledger};
@@ -82,7 +82,7 @@ impl Ledger {
         MARKDOWN_HEAD.to_owned() + &lines.collect::<String>()
     }
 
-    /// Returns the declarations in an order that does not depend on where they stand in a file.
+    /// Returns the declarations in an order that does not depend on their positions in a file.
     fn sorted(&self) -> Vec<&'static Declaration> {
         let mut declarations: Vec<_> = self.iter().collect();
         declarations.sort_by_key(|declaration| (declaration.name, declaration.function));
@@ -143,8 +143,8 @@ fn markdown_line(declaration: &Declaration) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Returns the text as part of a table's cell. A line break becomes `<br>`. The characters that end
-/// a cell or begin an HTML element are escaped.
+/// Returns the text as the content of a table cell. A line break becomes `<br>`. A backslash and
+/// the characters that end a cell or begin an HTML element are escaped.
 fn markdown_text(text: &str) -> String {
     let mut cell = String::new();
     let mut letters = text.trim().chars().peekable();
@@ -159,8 +159,8 @@ fn markdown_text(text: &str) -> String {
     cell
 }
 
-/// Returns the text as a code span in a table's cell. A code span cannot escape a backslash, a
-/// backquote or a line break, so a text with one of them is written as plain text.
+/// Returns the text as a code span in a table cell. A backslash, a backquote or a line break cannot
+/// be escaped in a code span, so a text with one of them is written as plain text.
 fn markdown_code(text: &str) -> String {
     if text.contains(['\\', '`', '\n', '\r']) {
         return markdown_text(text);

@@ -1,8 +1,8 @@
-//! The remote store on memcached: choice of servers, leases, writes and deadlines.
+//! The remote store that uses memcached: choice of servers, leases, writes and deadlines.
 //!
 //! If memcached fails, calls of the annotated functions still succeed. A server that does not
-//! answer delays a call at most by about the timeout. After a few failures the server is *ejected*:
-//! calls send no commands to the server until it has recovered.
+//! answer delays a call by about the cache's `remote_timeout` at most. After a few failures the
+//! server is *ejected*: calls send no commands to the server until it has recovered.
 //!
 //! A key has two *slots*, which are two names in memcached. An entry is usually in the first slot.
 //! A *build* is one compiled version of the program. If another build has stored an entry in the
@@ -10,9 +10,9 @@
 //!
 //! A *lease* is the right to run the annotated function for a missing value. On the server, a new
 //! lease is a *placeholder*, an empty item. A *refresh claim* is the right to run the function
-//! again before an item expires. A *permit* is the right to write one value to a key, if the key
-//! has not changed meanwhile. A server's *fence* is a version number below which the server's items
-//! may be stale.
+//! again before an item expires. A *permit* is the right to write one value to a key, provided that
+//! the key has not changed since the permit was given. A server's *fence* is a version number.
+//! Items with a lower version may be stale.
 
 mod background;
 mod cas;
@@ -148,8 +148,8 @@ impl MemcachedStore {
         *servers = next;
         drop(removed_addresses);
         drop(servers);
-        // `report_fence` calls the program's observers, which may use the cache or block. The locks
-        // must be released first.
+        // `report_fence` calls the program's observers. An observer can block, or call into the
+        // cache. The locks must be released first.
         fenced.iter().for_each(|server| server.report_fence());
     }
 
@@ -278,9 +278,9 @@ impl MemcachedStore {
         results
     }
 
-    /// Counts one more lease until the returned guard is dropped. Also returns how long memcached
-    /// should keep the lease's placeholder. A read that may win a lease must call this function
-    /// first.
+    /// Adds one to the count of leases until the returned guard is dropped. Also returns how long
+    /// memcached should keep the lease's placeholder. A read that may win a lease must call this
+    /// function first.
     fn count_lease(&self) -> (LeaseCountGuard, Duration) {
         let count = LeaseCountGuard::new(&self.permit_context.renewals);
         let length = self.config.lease.unwrap_or_else(|| count.placeholder_length());
@@ -459,7 +459,7 @@ impl RemoteStore for MemcachedStore {
     }
 
     async fn flush(&self) {
-        // Outside a runtime no timer can bound the wait.
+        // Outside of a runtime no timer can bound the wait, so `flush` does not wait.
         let Ok(runtime) = Handle::try_current() else { return };
         let done = self.permit_context.background.wait_until_done();
         if pipelines::is_without_drivers(&runtime) {
