@@ -81,14 +81,14 @@ impl ExpansionWriter<'_> {
     /// }
     /// ```
     ///
-    /// The inner block moves the parameters into locals, and `begin!` borrows these locals. If it
-    /// borrowed the parameters, the compiler would keep each parameter in the future for as long as
-    /// the future lives. `begin!` is a statement of its own, so that its borrows end before the
-    /// body takes the parameters.
+    /// The inner block moves the parameters into locals, and `begin!` borrows these locals. If
+    /// `begin!` borrowed the parameters themselves, they would take up space in the future for as
+    /// long as the future lives. `begin!` is a statement of its own, so that its borrows end before
+    /// the `async move` block takes the locals.
     pub(crate) fn function(&self) -> TokenStream {
         let ExpansionWriter { input, krate } = self;
-        // A function with an empty body stays unchanged, so that the compiler reports its own
-        // error.
+        // A function with an empty body stays unchanged. The compiler then reports its usual error
+        // about the missing return value.
         if input.body.stream().is_empty() {
             return input.function.tokens.clone();
         }
@@ -98,8 +98,8 @@ impl ExpansionWriter<'_> {
         let return_type = input.return_type;
         let method = self.begin_method();
         let lookup = self.lookup(&self.declaration());
-        // With `refresh_ahead`, the fetch creates the functions of `cache_if` and `ttl_with`, so
-        // they are left out here.
+        // With `refresh_ahead` (a fetch in the background before the entry expires), the options
+        // `cache_if` and `ttl_with` are left out here. `fetch` writes them instead.
         let options = match input.has_refresh_ahead {
             true => self.options_of_the_entry(),
             false => self.call_options(CopyKind::Clones),
@@ -254,8 +254,8 @@ impl ExpansionWriter<'_> {
         }
     }
 
-    /// Returns the name of the method that checks the bounds of the cached value and begins the
-    /// call.
+    /// Returns the name of the method that begins the call. This method also has the trait bounds
+    /// that the type of the cached value must fulfil.
     fn begin_method(&self) -> Ident {
         let ExpansionWriter { input, .. } = self;
         let value = value_type(input.return_type, input.infallible);
@@ -265,8 +265,8 @@ impl ExpansionWriter<'_> {
 
     /// Writes the method calls that add the function's own type and const arguments to the key.
     ///
-    /// The body may depend on these arguments. So a type argument is in the key even if the option
-    /// `skip` names every parameter of this type.
+    /// The result of the body can depend on these arguments. A type argument is therefore in the
+    /// key even if the option `skip` leaves every parameter of this type out of the key.
     fn generic_arguments(&self, span: Span) -> TokenStream {
         let function = self.input.function;
         let generics = &function.signature.generics;
@@ -274,8 +274,8 @@ impl ExpansionWriter<'_> {
         let types = (!types.is_empty()).then(|| {
             quote_spanned!(span=> .type_arguments::<(#(::core::marker::PhantomData<#types>,)*)>())
         });
-        // No path names the type of an `impl Trait` parameter, so its type name is read at run
-        // time.
+        // The generated code cannot write the type of an `impl Trait` parameter. The key contains
+        // the type's name as text instead, which is read at run time.
         let unnamed =
             function.parameters.iter().filter(|parameter| function.has_unnamed_type(parameter));
         let unnamed = unnamed.map(|parameter| {
@@ -311,8 +311,8 @@ impl ExpansionWriter<'_> {
         quote_spanned!(part.span()=> #function(#part_ref))
     }
 
-    /// Writes the options whose values are expressions. Each option is a method call on the
-    /// runtime's `Call`, or in a companion on its `EntryBuilder`.
+    /// Writes the options whose values are expressions. Each option is a method call. The cached
+    /// function calls the method on the runtime's `Call`, and a companion on `EntryBuilder`.
     pub(crate) fn call_options(&self, copies: CopyKind) -> TokenStream {
         let (of_the_entry, rules) = (self.options_of_the_entry(), self.rules(copies));
         quote!(#of_the_entry #rules)
@@ -346,11 +346,12 @@ impl ExpansionWriter<'_> {
             .collect()
     }
 
-    /// Writes the call that sets the option `share_error`. A companion runs no fetch, so it does
-    /// not need the option.
+    /// Writes the method call for the option `share_error`, whose function copies an error for the
+    /// calls that waited for the same fetch. A companion runs no fetch, so it does not need the
+    /// option.
     ///
-    /// The call has the return type's span. If the function's error cannot be copied, the compiler
-    /// reports this at the return type.
+    /// The method call has the return type's span. If the option's function does not fit the error
+    /// type, the compiler reports this at the return type.
     fn share_error(&self) -> Option<TokenStream> {
         let ErrorSharing::ByFunction(function) = self.input.error_sharing else { return None };
         let return_type = self.input.return_type;
@@ -375,9 +376,9 @@ impl ExpansionWriter<'_> {
         self.input.function.parameters.iter().filter(|parameter| parameter.ident != "self")
     }
 
-    /// Writes `let (number, mut state) = (number, state);` at the start of the fetch. For a plain
-    /// `async fn` the compiler does the same. With this statement the compiler's messages call a
-    /// parameter a local variable, and not a captured variable.
+    /// Writes `let (number, mut state) = (number, state);` at the start of the fetch. The fetch is
+    /// an `async move` block. Without this statement, the compiler's messages about a parameter
+    /// would call it a captured variable.
     fn rebind_in_fetch(&self) -> TokenStream {
         let is_in_option = |name: &Ident| {
             let options = self.input.cache.into_iter().chain(self.ttl_expression());

@@ -1,5 +1,5 @@
-//! Finds and replaces the lifetimes that are visible in a type or an argument. A type alias or a
-//! macro can hide further lifetimes.
+//! Finds and replaces the lifetimes that are visible in a type or an argument. Lifetimes that are
+//! hidden in a type alias or a macro are not found.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -15,15 +15,14 @@ pub(crate) fn borrows(ty: &Type) -> bool {
     ty.to_token_stream().to_string() != with_static_lifetimes(ty).to_string()
 }
 
-/// Returns true for `&self`, and for `self` of a type that borrows. A `&'static self` does not
-/// count.
+/// Returns true for `&self`, and for `self: T` if the type `T` borrows. Returns false for
+/// `&'static self`.
 pub(crate) fn is_borrowed(receiver: &Receiver) -> bool {
     match &receiver.kind {
         ReceiverKind::Value => false,
         ReceiverKind::Typed(_, ty) => borrows(ty),
-        // The arm `_` covers a reference without a lifetime. It also covers any kind of reference
-        // that a later version of `syn` adds.
         ReceiverKind::Reference(_, Some(lifetime), _) => lifetime.ident != "static",
+        // A reference without a lifetime, or a kind that a later version of `syn` adds.
         _ => true,
     }
 }
@@ -69,20 +68,21 @@ pub(crate) fn borrows_otherwise(argument: &FnArg) -> bool {
 /// Lifetimes that the type itself binds stay, as in `for<'a> fn(&'a u8)` and `fn(&u8)`.
 ///
 /// The companion (the function that the option `entry` generates) returns `EntryOf<R, P>`, where
-/// `R` is the return type of the annotated function. The lifetimes in `R` may come from parameters
-/// that the companion lacks, so they must be replaced there. The replacement is harmless: a cached
-/// value is `'static` anyway, and `EntryOf` ignores the error type.
+/// `R` is the return type of the annotated function. `R` can contain lifetimes of parameters that
+/// the companion does not have, so these lifetimes must be replaced. The replacement is harmless: a
+/// cached value is `'static` anyway, and `EntryOf` ignores the error type.
 pub(crate) fn with_static_lifetimes(ty: &Type) -> TokenStream {
     let mut ty = ty.clone();
     StaticLifetimeReplacer::default().visit_type_mut(&mut ty);
     ty.into_token_stream()
 }
 
-/// Replaces lifetimes by `'static`, except those that the type binds.
+/// The visitor that does the work of [`with_static_lifetimes`].
 #[derive(Default)]
 struct StaticLifetimeReplacer {
-    /// The names that a `for<…>` binds. The list keeps a name after its scope has ended, which is
-    /// harmless: a lifetime cannot shadow another, so no other lifetime has this name.
+    /// The lifetime names that a `for<…>` binds. A name stays in the list after the scope of its
+    /// `for<…>`. This is harmless: Rust forbids shadowing of lifetimes, so a later lifetime with
+    /// this name is bound by a `for<…>` too.
     bound: Vec<Ident>,
     /// True in the arguments and the result of a function type, which binds its elided lifetimes.
     is_in_function: bool,
@@ -133,7 +133,7 @@ impl VisitMut for StaticLifetimeReplacer {
         }
     }
 
-    /// Leaves the expression of a constant as it is, for example the length of an array.
+    /// Leaves constant expressions as they are, for example the length of an array.
     fn visit_expr_mut(&mut self, _: &mut Expr) {}
 }
 

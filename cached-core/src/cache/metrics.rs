@@ -22,7 +22,7 @@ use crate::telemetry::durations::{
     CacheLabels, EXCHANGE_DURATION, FETCH_DURATION, catch_recorder_panic,
 };
 
-/// The shortest interval of [`Cache::publish_metrics_every`].
+/// [`Cache::publish_metrics_every`] raises a shorter interval to this one.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the publishing thread checks, while it waits, whether its cache still exists.
 const LIFE_POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,10 +31,11 @@ impl Cache {
     /// Copies the counters and gauges of this cache to the recorder of the crate `metrics`.
     ///
     /// Call this method before each scrape, or use
-    /// [`publish_metrics_every`](Self::publish_metrics_every). Counters are set to absolute values,
-    /// so the method may be called often and from several threads. Histograms do not need this
-    /// method: each duration is recorded when it ends. The [guide](crate::guide::telemetry) lists
-    /// all names and labels. No label contains a key.
+    /// [`publish_metrics_every`](Self::publish_metrics_every). It can be called often and from
+    /// several threads, because it sets each counter to its total instead of adding to it.
+    /// Histograms do not need this method: each fetch and each memcached exchange records its
+    /// duration when it ends. The [guide](crate::guide::telemetry) lists all names and labels. No
+    /// label contains a key.
     ///
     /// If the cache has a namespace, each metric of its functions and entries has the label
     /// `cache.namespace`. Publishing never lowers a counter. If two caches of a process have the
@@ -91,10 +92,10 @@ impl Cache {
     /// in each interval. An interval below 10 ms counts as 10 ms.
     ///
     /// The thread ends when the returned [`MetricsPublisher`] is dropped, or within a second after
-    /// all clones of the cache are dropped. A panic of the recorder is caught. The thread needs no
-    /// runtime, so a slow recorder delays no task. The thread uses the global recorder, and not a
-    /// recorder of `metrics::with_local_recorder`. After a `fork`, the child process does not have
-    /// the thread.
+    /// all clones of the cache are dropped. A panic of the recorder is caught. A slow recorder
+    /// delays no task, because the thread is not part of an async runtime. The thread uses the
+    /// global recorder, and not a recorder of `metrics::with_local_recorder`. After a `fork`, the
+    /// child process does not have the thread.
     ///
     /// The method needs the feature `metrics`.
     ///
@@ -176,8 +177,8 @@ impl fmt::Debug for MetricsPublisher {
     }
 }
 
-/// Sets the counters of one function. `ended` is the number of the function's fetches that
-/// returned.
+/// Sets the counters of one annotated function. A fetch is a run of the function's body, and
+/// `ended` counts the fetches that returned.
 fn publish_function(
     labels: &CacheLabels,
     name: &'static str,

@@ -8,8 +8,8 @@ use super::install_into;
 use crate::cache::Cache;
 use crate::error::InstallError;
 
-/// A `static` for a further cache of the program. Functions with the option `cache = NAME` use this
-/// cache.
+/// The type of a `static` that holds a cache, besides the one that [`Cache::install`] installs.
+/// Functions with the option `cache = NAME` use the cache in the `static` of this name.
 ///
 /// The program installs the cache when it starts, as with [`Cache::install`]. As long as no cache
 /// is installed here, the functions use [`Cache::current`], as they would without the option. In a
@@ -37,7 +37,7 @@ pub struct StaticCache {
 }
 
 impl StaticCache {
-    /// Returns an empty value for a `static`.
+    /// Returns a `StaticCache` in which no cache is installed.
     #[must_use]
     pub const fn new() -> StaticCache {
         StaticCache { installed: OnceLock::new() }
@@ -64,7 +64,7 @@ impl StaticCache {
         install_into(&self.installed, cache)
     }
 
-    /// Returns the cache, or `None` before [`install`](Self::install).
+    /// Returns the installed cache, or `None` before [`install`](Self::install).
     ///
     /// ```
     /// # use cached_core::StaticCache;

@@ -1,4 +1,4 @@
-//! The entry that an event is about.
+//! [`EventSubject`], the entry that an event is about.
 
 use std::fmt;
 
@@ -28,7 +28,8 @@ impl<'e> EventSubject<'e> {
     }
 
     /// Returns the subject of an event about an entry whose key is split into two parts. The header
-    /// is the key's hash and the index of the declaration. The body is the rest of the key.
+    /// holds the key's hash and the index of the function's declaration. The body is the rest of
+    /// the key.
     pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventSubject<'e> {
         EventSubject { header, body }
     }
@@ -45,8 +46,10 @@ impl<'e> EventSubject<'e> {
         DECLARATIONS.get(self.header.index()).map_or("unknown", Declaration::name)
     }
 
-    /// Computes the digest of the key, which takes about a microsecond. Memcached keys and log
-    /// lines contain the digest, and [`Key::digest`](crate::Key::digest) returns it for an entry.
+    /// Computes the digest of the key. This takes about a microsecond.
+    ///
+    /// The same digest is part of the entry's memcached key and of log lines about the entry.
+    /// [`Key::digest`](crate::Key::digest) also returns it.
     ///
     /// This method needs the feature `memcached`, which is on by default.
     #[cfg(feature = "memcached")]

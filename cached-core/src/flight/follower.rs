@@ -33,8 +33,8 @@ impl Future for Follower {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FollowerOutput> {
         let this = &mut *self;
-        // The old waker is dropped after the lock is released, because dropping the waker may drop
-        // a whole task.
+        // The old waker is dropped after the lock is released, because dropping the waker might
+        // drop a whole task.
         let _replaced_waker;
         let mut state = lock(&this.flight.state);
         if let Some(outcome) = &state.outcome {
@@ -74,7 +74,8 @@ impl Drop for Follower {
             (registration, offered_term)
         };
         if let Some(term) = offered_term {
-            // This follower was to take the lead. Another follower takes the lead instead.
+            // The lead had been passed to this follower, which has not taken it. `abandon` passes
+            // the lead to another follower.
             self.flight.abandon(term, LeadEndReason::Dropped);
         }
     }

@@ -32,7 +32,7 @@ impl<'k> KeyComparer<'k> {
         self.0.is_empty()
     }
 
-    /// Compares bytes of the key that were written to a buffer.
+    /// Compares a piece of the encoding that was written to a buffer first.
     fn compare_bytes(self, bytes: &[u8]) -> KeyComparer<'k> {
         KeyComparer(self.0.strip_prefix(bytes).unwrap_or(MISMATCH))
     }
@@ -101,8 +101,9 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// A comparer of the fields of a struct or the entries of a map. The fields of a stored key are
-/// sorted, so the fields to compare are first written to a buffer and sorted.
+/// Compares the fields of a struct, or the entries of a map, with those in the stored key. The
+/// fields in a stored key are sorted. The fields of the call's key are therefore first written to a
+/// buffer and sorted there.
 pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,

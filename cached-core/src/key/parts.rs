@@ -1,4 +1,5 @@
-//! The parts that a key consists of.
+//! The parts that a key consists of. A *sink* is the destination to which the parts are written: a
+//! buffer, a hasher, or a comparer with a stored key.
 
 use super::KeyPart;
 use super::serializer::KeySink;
@@ -8,10 +9,10 @@ pub(crate) type DynKeyPart<'p> = &'p (dyn KeyPart + 'p);
 
 /// The parts of a key: `()`, one part, or a pair of `KeyParts`.
 ///
-/// Nested pairs form a list whose length the compiler knows. A key is therefore hashed and compared
-/// without a loop.
+/// Nested pairs form a list whose length the compiler knows. The compiled code that hashes or
+/// compares a key therefore needs no loop over its parts.
 pub trait KeyParts: Copy {
-    /// True if there is at least one part.
+    /// False for `()`, which has no parts.
     const HAS_PARTS: bool = true;
 
     /// Writes the parts in order to `sink`, and returns the sink. A sink hashes the parts, for

@@ -26,8 +26,8 @@ async fn fetch_profile(id: u64) -> Result<Profile, Infallible> {
     Ok(Profile { id, email: format!("user-{id}@example.com") })
 }
 
-// This function declares a version instead of a reason. So its entries are write-once: they have
-// the method `add`, but not `overwrite`.
+// This attribute has a version instead of a reason. Its entries are write-once: they have the
+// method `add`, but not `overwrite`.
 #[coordinator_cached(name = "order", version = revision, entry = order_entry)]
 async fn fetch_order(number: u64, revision: u32) -> Result<String, Infallible> {
     println!("  (fetching order {number} at revision {revision})");

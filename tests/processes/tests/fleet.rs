@@ -3,7 +3,11 @@
 //! servers are suspended, killed and restarted. The test checks that no call fails or sees a wrong
 //! value, and that the number of fetches is bounded.
 //!
-//! The test is a program of its own because it counts fetches under load.
+//! A new build of the program replaces the old one, servers are suspended, killed and restarted,
+//! and entries are invalidated during fetches. No call fails or sees a wrong value, and the number
+//! of fetches is bounded.
+//!
+//! The test is a separate test binary, so that no other test runs while it counts fetches.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -59,7 +63,7 @@ struct FleetMember {
     output: BufReader<ChildStdout>,
 }
 
-/// The counters of a member.
+/// The numbers that a member reports when it is asked to `count`.
 #[derive(Debug, Clone, Copy)]
 struct MemberCounters {
     calls: u64,
@@ -174,8 +178,8 @@ fn assert_no_fetches(members: &mut [FleetMember]) {
     }
 }
 
-/// Changes payments while a server is out of reach. The member that invalidates a payment must not
-/// see the old version again.
+/// Changes and invalidates payments while a server is out of reach. A member must not see the old
+/// version of a payment after it has invalidated that payment, even if the server was not reached.
 fn change_during_outage(upstream: &Upstream, members: &mut [FleetMember]) {
     let mut unreached = 0;
     for number in 0..PAYMENTS / 2 {
@@ -210,7 +214,7 @@ fn a_fleet_under_failures_answers_correctly() {
     let url = format!("memcache://{}?namespace=fleet&timeout=300ms", addresses.join(","));
     let upstream = Upstream::start();
 
-    // Four processes of the old build fetch each payment once in total.
+    // Together, four processes of the old build fetch each payment only once.
     let mut fleet: Vec<FleetMember> =
         (0..4).map(|_| FleetMember::start(old, &url, &upstream)).collect();
     fleet.iter_mut().for_each(|member| member.wait_for_calls(600));
@@ -262,7 +266,7 @@ fn a_fleet_under_failures_answers_correctly() {
     wait_for_recovery(&upstream, &mut fleet);
     assert_no_fetches(&mut fleet);
 
-    // A process is killed. It leaves nothing behind that other processes wait for.
+    // A process is killed, perhaps during a fetch. The other processes do not wait for that fetch.
     let mut killed = fleet.remove(0);
     killed.process.kill().expect("the process runs");
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);

@@ -142,7 +142,7 @@ impl Observer for Tally {
     }
 }
 
-/// Returns the counter that counts calls with this outcome.
+/// Returns the name of the cache's counter for calls with this outcome.
 fn counter_of(outcome: &Outcome) -> &'static str {
     match outcome.result() {
         CallResult::Hit => "hits",
@@ -210,7 +210,7 @@ impl Process {
                 let outcome = outcome.expect("a call with an answer has an outcome");
                 self.outcomes.count(name, counter_of(&outcome));
             }
-            // The caller gave up, or the fetch has panicked.
+            // The caller gave up, or the fetch panicked.
             Ok(Err(_)) | Err(_) => self.outcomes.count(name, "cancelled"),
         }
         // Some of these invalidations fail because a server is unreachable. They are counted too.
@@ -304,7 +304,7 @@ async fn counters_events_outcomes_and_upstream_agree() {
     for task in tasks {
         task.await.expect("the task itself does not panic");
     }
-    // Refreshes run in tasks of their own.
+    // Refreshes run in tasks of their own. They have half a second to end.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut total = DeclarationStats::default();
     for process in &processes {

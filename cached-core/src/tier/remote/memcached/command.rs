@@ -23,7 +23,7 @@ use crate::tier::remote::RemoteErrorKind;
 /// the caller that issued it.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    /// Reads the item. A read with a `lease` request may win the lease or the refresh claim.
+    /// Reads the item. A read with a `lease` request can win the lease or the refresh claim.
     Read { key: Arc<str>, lease: Option<LeaseRequest> },
     /// Stores a frame if the condition holds.
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: WriteCondition },
@@ -196,7 +196,7 @@ impl Command {
     }
 }
 
-/// The fields of the reply to a meta command, as the server sent them.
+/// The fields of a reply in memcached's meta protocol, as the server sent them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ReplyFields {
     pub(super) frame: Option<Vec<u8>>,
@@ -212,8 +212,9 @@ pub(super) struct ReplyFields {
 }
 
 impl ReplyFields {
-    /// Interprets the fields as the reply to a read with this `lease` request. The remaining ttl
-    /// counts from `sent`. The CAS number belongs to `incarnation`.
+    /// Interprets the fields as the reply to a read with this `lease` request. `sent` is when the
+    /// read was sent, and `incarnation` is the incarnation of the server that replied. The item's
+    /// remaining ttl counts from `sent`.
     pub(super) fn interpret(
         self,
         lease: Option<LeaseRequest>,
@@ -231,8 +232,8 @@ impl ReplyFields {
         }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
-                // The server rounds the remaining ttl up to whole seconds, so the item may expire
-                // almost a second earlier.
+                // The server rounds the remaining ttl up to whole seconds. The item might expire
+                // almost a second before the time in the reply.
                 let time_left = match ttl_seconds {
                     Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)),
                     None => LONGEST_TTL,
@@ -251,8 +252,8 @@ impl ReplyFields {
             (Some(frame), Some(cas)) if !was_won_before && lease.is_some() => {
                 ReadReply::Item(RawItem::new(frame, cas, sent))
             }
-            // Every other empty item is another caller's placeholder. An item without a CAS breaks
-            // the protocol, and is treated as a placeholder.
+            // All empty items that remain here are placeholders of other callers. A reply without a
+            // CAS breaks the protocol, and its item is treated as a placeholder.
             (frame, cas) if was_won_before || frame.is_some() => {
                 ReadReply::Busy(BusyLease { cas, marker: None, expires })
             }
