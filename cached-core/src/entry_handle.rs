@@ -79,7 +79,8 @@ impl EntryHandle {
     }
 
     /// Returns the weight of a value: how many bytes the value takes in memory. The function's
-    /// option `weight`, if set, computes the weight. Otherwise the weight is estimated with serde.
+    /// option `weight` computes the weight, if it is set and does not panic. Otherwise the weight
+    /// is estimated.
     pub(crate) fn weight(&self, value: &Value) -> usize {
         let declared = self.weigher.as_ref().and_then(|weight| weight(value));
         declared.unwrap_or_else(|| self.estimated_weight(value))
@@ -268,8 +269,9 @@ impl EntryHandle {
         self.cache.emit(Event::Bypassed { declaration: self.declaration, reason });
     }
 
-    /// Reports that an exchange with a memcached server failed. An error is not reported if nothing
-    /// was sent because the server is ejected. The ejection itself has been reported.
+    /// Reports that an exchange with a memcached server failed. While a server is ejected, nothing
+    /// is sent to it. The errors of these exchanges are not reported, because the ejection has
+    /// been.
     pub(crate) fn report_failure(&self, error: &RemoteError) {
         if error.was_sent() {
             self.emit(|entry| Event::RemoteFailed { entry, error });

@@ -3,15 +3,15 @@
 //!
 //! A use that the search cannot see, for example inside an unknown macro, does not count. At worst,
 //! the user then gets an error about a parameter that is in fact mentioned. The opposite mistake
-//! would be worse. If the search found a mention where there is none, the parameter would be
-//! missing from the key without an error. A caller could get the result of a call with different
-//! arguments.
+//! would be worse. A parameter that the option mentions may be left out of the key. If the search
+//! found a mention where there is none, the parameter would silently be missing from the key, and a
+//! caller could get the result of a call with different arguments.
 //!
 //! A call `f(state)` is a mention, although the function `f` may ignore its argument. In the same
 //! way, `format!("{state}")` and `vec![state]` are mentions, although the module may define macros
 //! of these names. The attribute cannot see the module, so the author must avoid such macros. The
-//! attribute can see a block inside the expression. If such a block might define one of these
-//! macros, these uses do not count in it.
+//! attribute can see a block inside the expression. If such a block might define a name that hides
+//! the parameter or one of these macros, uses in the block are not mentions.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -38,8 +38,9 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
 /// Returns true if `expression` mentions the parameter, or may mention it where the search cannot
 /// see it, such as inside an unknown macro.
 ///
-/// The function that the attribute generates for an option gets a copy of each such parameter. A
-/// superfluous copy does no harm. Without a necessary copy, the function would not compile.
+/// For such an option the attribute generates a function, and passes it a copy of each parameter
+/// for which this search returns true. A superfluous copy does no harm. Without a necessary copy,
+/// the generated function would not compile.
 pub(crate) fn may_mention(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search(expression, parameter, true)
 }

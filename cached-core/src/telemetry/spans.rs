@@ -2,7 +2,8 @@
 //! crates `tracing` and `log`.
 //!
 //! A *fetch* is one run of the annotated function, and an *exchange* is one round trip to
-//! memcached. Each has a span, which is entered for each poll, and never held across an await. If
+//! memcached. A fetch has a span, and so has an exchange that a caller waits for. The span is
+//! entered for each poll, and never held across an await. If
 //! no subscriber wants the spans, each fetch and each exchange costs one more comparison.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -43,7 +43,7 @@ pub trait Weigher<V> {
 
 /// A weigher that adds up the parts that the value's `Serialize` visits; see [`weight`].
 #[derive(Debug)]
-pub struct SerializedWeigher(());
+pub struct SerdeWeigher(());
 
 /// A weigher that adds the value's own size and the size of the one block that the value owns on
 /// the heap; see [`HeapBlock`].
@@ -54,7 +54,7 @@ pub struct BlockWeigher(());
 #[derive(Debug)]
 pub struct OwnSizeWeigher(());
 
-impl<V: Serialize> Weigher<V> for SerializedWeigher {
+impl<V: Serialize> Weigher<V> for SerdeWeigher {
     fn weigh(value: &V) -> Option<usize> {
         weight::of(value)
     }
@@ -75,7 +75,7 @@ impl<V> Weigher<V> for OwnSizeWeigher {
 /// A standard type that owns one block on the heap. The contents of the block may own more memory,
 /// which is not counted.
 pub trait HeapBlock {
-    /// Returns how many bytes an allocator reserves for the block.
+    /// Estimates how many bytes an allocator reserves for the block.
     fn block_size(&self) -> usize;
 }
 
@@ -136,8 +136,8 @@ impl<R, Mode> WeightProbe<R, Mode> {
 
 impl<R: Returned<Mode, Value: Serialize>, Mode> WeightProbe<R, Mode> {
     #[doc(hidden)]
-    pub fn weigher(&self) -> SerializedWeigher {
-        SerializedWeigher(())
+    pub fn weigher(&self) -> SerdeWeigher {
+        SerdeWeigher(())
     }
 }
 

@@ -1,11 +1,7 @@
 //! Tests a *fleet*: processes of two builds of a program, which share three memcached servers. The
-//! processes make calls all the time. Meanwhile, payments are invalidated during fetches, and
-//! servers are suspended, killed and restarted. The test checks that no call fails or sees a wrong
-//! value, and that the number of fetches is bounded.
-//!
-//! A new build of the program replaces the old one, servers are suspended, killed and restarted,
-//! and entries are invalidated during fetches. No call fails or sees a wrong value, and the number
-//! of fetches is bounded.
+//! processes make calls all the time. Meanwhile, the new build replaces the old one, payments are
+//! invalidated during fetches, and servers are suspended, killed and restarted. The test checks
+//! that no call fails or sees a wrong value, and that the number of fetches is bounded.
 //!
 //! The test is a separate test binary, so that no other test runs while it counts fetches.
 #![allow(missing_docs)]
