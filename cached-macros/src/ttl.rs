@@ -62,7 +62,7 @@ pub(crate) fn check_ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
 }
 
 /// Checks the options whose values must be literals such as `"5m"`, and returns the valid ones.
-/// Also checks that `refresh_ahead` is shorter than `ttl`.
+/// Checks also that `refresh_ahead` is shorter than `ttl`.
 pub(crate) fn check_durations(
     args: &Args,
     ttl: &Ttl<'_>,

@@ -26,7 +26,7 @@ pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookupResult,
     pub(crate) local: LocalLookupResult,
-    /// What the read of the remote tier found, in order.
+    /// The findings of the read in the remote tier, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call with the same key in this process, and what the

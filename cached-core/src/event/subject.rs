@@ -48,7 +48,7 @@ impl<'e> EventSubject<'e> {
 
     /// Computes the digest of the key. This takes about a microsecond.
     ///
-    /// The same digest is part of the entry's memcached key and of log lines about the entry.
+    /// This digest is part of the entry's memcached key and of log lines about the entry.
     /// [`Key::digest`](crate::Key::digest) also returns it.
     ///
     /// This method needs the feature `memcached`, which is on by default.
