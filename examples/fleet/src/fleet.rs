@@ -144,7 +144,7 @@ impl Fleet {
         let after = self.count();
         let fetched = self.upstream.take();
         let keys: HashSet<u32> = calls.iter().map(|&(_, number)| number).collect();
-        let fetches_alone: HashSet<(usize, u32)> = calls.iter().copied().collect();
+        let keys_by_process: HashSet<(usize, u32)> = calls.iter().copied().collect();
         PhaseCounters {
             title,
             calls: calls.len() as u64,
@@ -154,7 +154,7 @@ impl Fleet {
             fetches: fetched.values().map(|&count| u64::from(count)).sum(),
             most_fetches: fetched.values().copied().max().unwrap_or(0),
             keys: keys.len() as u64,
-            fetches_alone: fetches_alone.len() as u64,
+            fetches_alone: keys_by_process.len() as u64,
             wrong: wrong.into(),
         }
     }

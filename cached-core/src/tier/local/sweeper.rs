@@ -198,18 +198,17 @@ fn run() {
         wait_for_work();
         thread::sleep(if has_more { Duration::ZERO } else { MIN_PAUSE });
         SWEEPER.has_deferred_drops.store(false, Ordering::Relaxed);
-        // Deferred drops and sweeps can run the `Drop` of a value. If the `Drop` panics, this
-        // thread must go on.
-        let _ = catch_panic(run_all_deferred_drops);
+        run_all_deferred_drops();
         let started = Instant::now();
         has_more = false;
         for (local, _) in tiers() {
+            // A sweep can run the `Drop` of a value. If the `Drop` panics, this thread must go on.
             let _ = catch_panic(|| {
                 has_more |= local.upgrade().is_some_and(|local| local.sweep());
             });
         }
         let took = started.elapsed();
-        let _ = catch_panic(run_all_deferred_drops);
+        run_all_deferred_drops();
         // A sweep removes a limited number of entries. If expired entries remain (`has_more`), the
         // next round begins after a shorter pause.
         thread::sleep(if has_more { took } else { took * PAUSE_FACTOR }.min(MAX_PAUSE));
