@@ -64,6 +64,7 @@ async fn assert_values_stay(address: &str) {
 
 #[tokio::test]
 async fn a_value_too_large_for_memcached_stays_local() {
+    collect_logs();
     let memcached = Memcached::start();
     let cache = new_process_cache(&memcached.address()).await;
     let upstream = Upstream::default();
@@ -71,4 +72,6 @@ async fn a_value_too_large_for_memcached_stays_local() {
     tokio::time::sleep(UNCONFIRMED_TTL + Duration::from_millis(500)).await;
     call(&cache, &upstream, 2 << 20, 1).await;
     assert_eq!(upstream.fetches(), 1, "the process still has the value");
+    let lines = logged(log::Level::Warn, "`full_page`");
+    assert!(lines.len() == 1 && lines[0].contains("too large"), "{lines:?}");
 }
