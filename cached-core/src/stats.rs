@@ -70,13 +70,13 @@ macro_rules! counters {
 /// One column of the table that [`Stats`] prints.
 struct Column {
     title: &'static str,
-    shown: Shown,
+    shown: ColumnVisibility,
     count: fn(&DeclarationStats) -> u64,
 }
 
 /// Says when the table shows a column.
 #[derive(PartialEq)]
-enum Shown {
+enum ColumnVisibility {
     Always,
     /// The table shows the column if the counter of at least one function is not zero.
     IfCounted,
@@ -85,82 +85,82 @@ enum Shown {
 // After its type, each counter states the title of its column and when the table shows the column.
 counters! {
     /// Calls that were answered from the request tier.
-    request_hits: ShardedCounter, "request", Shown::Always;
+    request_hits: ShardedCounter, "request", ColumnVisibility::Always;
     /// Calls that were answered from the local tier.
-    local_hits: ShardedCounter, "local", Shown::Always;
+    local_hits: ShardedCounter, "local", ColumnVisibility::Always;
     /// Calls that were answered from memcached.
-    remote_hits: Counter, "remote", Shown::Always;
+    remote_hits: Counter, "remote", ColumnVisibility::Always;
     /// Calls that were answered with the result of another call's fetch in this process.
-    waits: Counter, "waited", Shown::Always;
+    waits: Counter, "waited", ColumnVisibility::Always;
     /// Calls that were answered by their own fetch, with a value or an error.
-    misses: Counter, "missed", Shown::IfCounted;
+    misses: Counter, "missed", ColumnVisibility::IfCounted;
     /// Runs of the function's body, for calls that missed or bypassed the cache and for refreshes.
     /// A run counts even if, meanwhile, its call was dropped or answered in another way.
-    fetches: Counter, "fetched", Shown::Always;
+    fetches: Counter, "fetched", ColumnVisibility::Always;
     /// Runs of the function's body that returned an error.
-    fetch_errors: Counter, "failed", Shown::Always;
+    fetch_errors: Counter, "failed", ColumnVisibility::Always;
     /// Calls that were answered with an expired value (`stale_if_error`). The fetch had failed, the
     /// option `error_ttl` delayed it, or another process was fetching.
-    stale_answers: Counter, "stale", Shown::IfCounted;
+    stale_answers: Counter, "stale", ColumnVisibility::IfCounted;
     /// Calls that were answered with the error of an earlier fetch, because the option `error_ttl`
     /// delays the next fetch of the key.
-    paused_answers: Counter, "paused", Shown::IfCounted;
+    paused_answers: Counter, "paused", ColumnVisibility::IfCounted;
     /// Background fetches of entries that were about to expire (`refresh_ahead`).
-    refreshes: Counter, "refreshed", Shown::IfCounted;
+    refreshes: Counter, "refreshed", ColumnVisibility::IfCounted;
     /// Fetched values that are not cached, for one of these reasons: `cache_if` refused the value,
     /// its ttl is zero, it is a `None` without `none_ttl`, or it is an `Err` (`infallible`).
-    not_cached: Counter, "not cached", Shown::IfCounted;
+    not_cached: Counter, "not cached", ColumnVisibility::IfCounted;
     /// Leases that calls won: the right to fetch a value that memcached does not have, and to store
     /// it there.
-    leases_won: Counter, "leases won", Shown::IfCounted;
+    leases_won: Counter, "leases won", ColumnVisibility::IfCounted;
     /// Calls that found that another process had the lease.
-    leases_busy: Counter, "leases busy", Shown::IfCounted;
+    leases_busy: Counter, "leases busy", ColumnVisibility::IfCounted;
     /// Calls that fetched although another process had the lease, because that process did not
     /// store a value in time, or because the call did not wait.
-    lease_timeouts: Counter, "lease timeouts", Shown::IfCounted;
+    lease_timeouts: Counter, "lease timeouts", ColumnVisibility::IfCounted;
     /// Values stored in memcached.
-    fills: Counter, "stored", Shown::IfCounted;
+    fills: Counter, "stored", ColumnVisibility::IfCounted;
     /// Values that were not stored in memcached. The sum of the five counters below.
-    fills_dropped: Counter, "not stored", Shown::IfCounted;
+    fills_dropped: Counter, "not stored", ColumnVisibility::IfCounted;
     /// Values that were not stored in memcached because too many bytes were waiting to be written.
-    fills_queue_full: Counter, "queue full", Shown::IfCounted;
+    fills_queue_full: Counter, "queue full", ColumnVisibility::IfCounted;
     /// Values that were not stored in memcached because they do not decode to the same value.
-    fills_not_storable: Counter, "not storable", Shown::IfCounted;
+    fills_not_storable: Counter, "not storable", ColumnVisibility::IfCounted;
     /// Values that were not stored in memcached because their ttl is under a second.
-    fills_ttl_too_short: Counter, "ttl too short", Shown::IfCounted;
+    fills_ttl_too_short: Counter, "ttl too short", ColumnVisibility::IfCounted;
     /// Values that were not stored in memcached because the lease had ended, or because the entry
     /// was changed during the fetch.
-    fills_overtaken: Counter, "overtaken", Shown::IfCounted;
+    fills_overtaken: Counter, "overtaken", ColumnVisibility::IfCounted;
     /// Values that were not stored in memcached because the exchange failed, or because the value
     /// is too large for the server.
-    fills_failed: Counter, "store failed", Shown::IfCounted;
+    fills_failed: Counter, "store failed", ColumnVisibility::IfCounted;
     /// Exchanges with memcached that failed or took too long.
-    remote_errors: Counter, "remote errors", Shown::IfCounted;
+    remote_errors: Counter, "remote errors", ColumnVisibility::IfCounted;
     /// Calls that did not use the cache, for example because the cache is off, two functions have
     /// the same cache name, the key cannot be encoded, or the function called itself with the same
     /// key.
-    bypassed: Counter, "bypassed", Shown::IfCounted;
+    bypassed: Counter, "bypassed", ColumnVisibility::IfCounted;
     /// Calls that ended without an answer, because the caller dropped the call or the function
     /// panicked.
-    cancelled: Counter, "cancelled", Shown::IfCounted;
+    cancelled: Counter, "cancelled", ColumnVisibility::IfCounted;
     /// Runs of the function's body that did not end, because the caller dropped the call or the
     /// function panicked.
-    fetches_cancelled: Counter, "fetches cancelled", Shown::IfCounted;
+    fetches_cancelled: Counter, "fetches cancelled", ColumnVisibility::IfCounted;
     /// Calls of `invalidate`, whether or not there was an entry, and local entries that
     /// `invalidate_all` and `clear` removed.
-    invalidations: Counter, "invalidated", Shown::IfCounted;
+    invalidations: Counter, "invalidated", ColumnVisibility::IfCounted;
     /// Entries that `overwrite` replaced.
-    overwrites: Counter, "overwritten", Shown::IfCounted;
+    overwrites: Counter, "overwritten", ColumnVisibility::IfCounted;
     /// Local entries that were removed because the local tier was full.
-    evictions_size: Counter, "evicted: size", Shown::IfCounted;
+    evictions_size: Counter, "evicted: size", ColumnVisibility::IfCounted;
     /// Local entries that were removed after their ttl.
-    evictions_expired: Counter, "evicted: expired", Shown::IfCounted;
+    evictions_expired: Counter, "evicted: expired", ColumnVisibility::IfCounted;
     /// Local entries that a newer value of the same key replaced.
-    evictions_replaced: Counter, "evicted: replaced", Shown::IfCounted;
+    evictions_replaced: Counter, "evicted: replaced", ColumnVisibility::IfCounted;
     /// Local entries that `invalidate` or `overwrite` removed.
-    evictions_invalidated: Counter, "evicted: invalidated", Shown::IfCounted;
+    evictions_invalidated: Counter, "evicted: invalidated", ColumnVisibility::IfCounted;
     /// Local entries that `clear` or `invalidate_all` removed.
-    evictions_cleared: Counter, "evicted: cleared", Shown::IfCounted;
+    evictions_cleared: Counter, "evicted: cleared", ColumnVisibility::IfCounted;
 }
 
 impl DeclarationStats {
@@ -306,14 +306,14 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
 #[derive(Debug, Clone, Default)]
 #[must_use = "a snapshot does nothing by itself"]
 pub struct Stats {
-    rows: Vec<StatsRow>,
+    rows: Vec<FunctionStatsRow>,
     local: LocalStats,
     observers: Vec<ObserverStats>,
 }
 
 /// The counters of one function.
 #[derive(Debug, Clone)]
-struct StatsRow {
+struct FunctionStatsRow {
     name: &'static str,
     counters: DeclarationStats,
     fetch_durations: DurationHistogram,
@@ -332,7 +332,11 @@ impl Stats {
             let counters = counters.get(declaration.index()?)?;
             // The durations are read first, so that there are never more durations than fetches.
             let fetch_durations = counters.fetch_durations.read();
-            Some(StatsRow { name: declaration.name(), counters: counters.read(), fetch_durations })
+            Some(FunctionStatsRow {
+                name: declaration.name(),
+                counters: counters.read(),
+                fetch_durations,
+            })
         };
         let rows = ledger().iter().filter_map(row).collect();
         let mut stats = Stats { rows, local, observers };
@@ -434,8 +438,9 @@ impl fmt::Display for Stats {
         let total = self.total();
         let called = self.iter().filter(|(_, stats)| *stats != DeclarationStats::default());
         let rows: Vec<_> = called.chain([("total", total)]).collect();
-        let is_shown =
-            |column: &&Column| column.shown == Shown::Always || (column.count)(&total) > 0;
+        let is_shown = |column: &&Column| {
+            column.shown == ColumnVisibility::Always || (column.count)(&total) > 0
+        };
         let columns: Vec<_> = COLUMNS.iter().filter(is_shown).collect();
         let name_width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         // A total has at least as many digits as the counts that it sums up.

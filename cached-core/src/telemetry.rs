@@ -32,7 +32,7 @@ use no_spans as spans;
 #[cfg(feature = "memcached")]
 pub(crate) use spans::in_current_span;
 #[cfg(feature = "tracing")]
-pub(crate) use spans::logs;
+pub(crate) use spans::uses_log_crate;
 pub(crate) use spans::{FetchSpan, accepts_debug, accepts_miss_lines, write_line};
 
 #[cfg(test)]

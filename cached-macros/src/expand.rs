@@ -92,7 +92,7 @@ impl ExpansionWriter<'_> {
         if input.body.stream().is_empty() {
             return input.function.tokens.clone();
         }
-        let (head, body) = (&input.function.head, BodyParts::split(input.body));
+        let (head, body) = (&input.function.head, SplitBody::split(input.body));
         let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
         let begin = krate.private(Span::call_site(), "begin");
         let return_type = input.return_type;
@@ -503,15 +503,15 @@ fn in_braces_of(body: &Group, tokens: &TokenStream) -> TokenTree {
 }
 
 /// A body, split into its inner attributes (`#![allow(…)]`) and its statements.
-struct BodyParts {
+struct SplitBody {
     /// The inner attributes, converted to outer attributes. Put before the function, they have the
     /// same effect.
     attributes: TokenStream,
     statements: TokenStream,
 }
 
-impl BodyParts {
-    fn split(body: &Group) -> BodyParts {
+impl SplitBody {
+    fn split(body: &Group) -> SplitBody {
         let mut trees = body.stream().into_iter().peekable();
         let mut attributes = TokenStream::new();
         let mut statements = trees.clone();
@@ -522,6 +522,6 @@ impl BodyParts {
             attributes.extend(quote!(# #attribute));
             statements = trees.clone();
         }
-        BodyParts { attributes, statements: statements.collect() }
+        SplitBody { attributes, statements: statements.collect() }
     }
 }

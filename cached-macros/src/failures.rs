@@ -33,7 +33,7 @@ impl ErrorSharing<'_> {
             ErrorSharing::Infallible => "infallible",
             ErrorSharing::Borrowed => "unshared",
             ErrorSharing::IfPossible | ErrorSharing::ByFunction(_) => "sharing",
-            ErrorSharing::Required => "pausing",
+            ErrorSharing::Required => "sharing_for_error_ttl",
         }
     }
 }

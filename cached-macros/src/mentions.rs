@@ -94,7 +94,7 @@ impl MentionSearch<'_> {
 
     /// Searches code that may have attributes. The effect of a `#[cfg]` ends with
     /// that code.
-    fn with_attributes(&mut self, run: impl FnOnce(&mut Self)) {
+    fn in_cfg_scope(&mut self, run: impl FnOnce(&mut Self)) {
         let is_under_cfg = self.is_under_cfg;
         run(self);
         self.is_under_cfg = is_under_cfg;
@@ -180,19 +180,19 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
     }
 
     fn visit_expr(&mut self, expression: &'ast Expr) {
-        self.with_attributes(|search| visit::visit_expr(search, expression));
+        self.in_cfg_scope(|search| visit::visit_expr(search, expression));
     }
 
     fn visit_stmt(&mut self, statement: &'ast Stmt) {
-        self.with_attributes(|search| visit::visit_stmt(search, statement));
+        self.in_cfg_scope(|search| visit::visit_stmt(search, statement));
     }
 
     fn visit_field_value(&mut self, field: &'ast FieldValue) {
-        self.with_attributes(|search| visit::visit_field_value(search, field));
+        self.in_cfg_scope(|search| visit::visit_field_value(search, field));
     }
 
     fn visit_arm(&mut self, arm: &'ast Arm) {
-        self.with_attributes(|search| {
+        self.in_cfg_scope(|search| {
             search.in_scope(|search| {
                 search.bind(&arm.pat);
                 visit::visit_arm(search, arm);

@@ -22,7 +22,7 @@ pub use fake_memcached::{FakeMemcached, ServerKind};
 pub use logs::{collect_logs, collect_misses, logged};
 pub use prometheus::{Sample, Scrape};
 pub use spans::{CollectedEvent, CollectedSpan, Fields, SpanCollector};
-pub use switching_proxy::SwitchingProxy;
+pub use switching_proxy::RedirectableProxy;
 pub use upstream::{Upstream, UpstreamDown};
 
 /// A memcached process on a free loopback port. Dropping the value kills the process.

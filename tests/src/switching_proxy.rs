@@ -11,19 +11,19 @@ use crate::Memcached;
 
 /// A proxy on a loopback port. It runs until the test process ends.
 #[derive(Debug)]
-pub struct SwitchingProxy {
+pub struct RedirectableProxy {
     address: String,
     target: Arc<AtomicU16>,
 }
 
-impl SwitchingProxy {
+impl RedirectableProxy {
     /// Starts a proxy that forwards connections to `target`.
     ///
     /// # Panics
     /// If no port is free.
     #[must_use]
-    pub fn start(target: &Memcached) -> SwitchingProxy {
-        SwitchingProxy::start_slow(target, Duration::ZERO)
+    pub fn start(target: &Memcached) -> RedirectableProxy {
+        RedirectableProxy::start_slow(target, Duration::ZERO)
     }
 
     /// Starts a proxy that forwards connections to `target`, and delays everything that it forwards
@@ -32,7 +32,7 @@ impl SwitchingProxy {
     /// # Panics
     /// If no port is free.
     #[must_use]
-    pub fn start_slow(target: &Memcached, delay: Duration) -> SwitchingProxy {
+    pub fn start_slow(target: &Memcached, delay: Duration) -> RedirectableProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("the listener has an address").to_string();
         let target = Arc::new(AtomicU16::new(target.port()));
@@ -45,7 +45,7 @@ impl SwitchingProxy {
                 forward(&server, &client, Duration::ZERO);
             }
         });
-        SwitchingProxy { address, target }
+        RedirectableProxy { address, target }
     }
 
     /// Forwards later connections to `target`. Open connections keep their server.

@@ -158,7 +158,7 @@ types! {
         EveryKindOfVariant::Within(Box::new(EveryKindOfVariant::Unit)),
     ];
     aliased "aliased" AliasedField = AliasedField { amount: 7, fee: 1 };
-    validated "validated" Vec<(Email, Percent)> = vec![(Email("a@b".into()), Percent(7))];
+    validated "validated" Vec<(Email, AsymmetricPercent)> = vec![(Email("a@b".into()), AsymmetricPercent(7))];
     borrowed_key "borrowed_key" HashMap<Cow<'static, str>, Box<str>> =
         HashMap::from([(Cow::Borrowed("a"), "b".into())]);
     path "path" std::path::PathBuf = "/a/b".into();
@@ -495,9 +495,9 @@ impl<'de> Deserialize<'de> for Email {
 
 /// A type that serializes by hand as a number and deserializes as a newtype.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Percent(u8);
+struct AsymmetricPercent(u8);
 
-impl Serialize for Percent {
+impl Serialize for AsymmetricPercent {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u8(self.0)
     }

@@ -20,7 +20,7 @@ use crate::declaration::Declaration;
 use crate::entry::RemoveOnDrop;
 use crate::event::{Event, EventSubject};
 use crate::key::{Digest, Key};
-use crate::tier::local::FoundEntry;
+use crate::tier::local::EntryMetadata;
 use crate::tier::remote::{
     DecodedFrame, IfMissing, ReadHandler, ReadOutcome, RemoteError, RemoteStore,
 };
@@ -115,7 +115,7 @@ async fn report(
     }))
 }
 
-fn local_report(found: &FoundEntry) -> Value {
+fn local_report(found: &EntryMetadata) -> Value {
     json!({
         "time_left": found.time_left.as_secs_f64(),
         "age": found.ttl.saturating_sub(found.time_left).as_secs_f64(),
@@ -170,7 +170,7 @@ async fn search(
     cache: &Cache,
     queue: &SearchQueue,
     address: EntryAddress,
-) -> Result<Option<FoundEntry>, Refusal> {
+) -> Result<Option<EntryMetadata>, Refusal> {
     let turn = queue.wait_for_turn().await?;
     let cache = cache.clone();
     let search = tokio::task::spawn_blocking(move || {
@@ -268,7 +268,7 @@ async fn remove(state: &Arc<ConsoleState>, address: EntryAddress) -> Result<Entr
     };
     let address = EntryAddress { declaration: Some(declaration), ..address };
     let known_key = match found {
-        Some(FoundEntry { key, .. }) => {
+        Some(EntryMetadata { key, .. }) => {
             cache.emit(Event::Invalidated { entry: EventSubject::of(&key) });
             cache.remove_from_process(&key, None);
             Some(key)
@@ -309,7 +309,7 @@ async fn remove_unknown_key(
     // function. The search below finds an old value that was stored earlier.
     cache.refuse_values_under_way(address.declaration.and_then(Declaration::index));
     let found = search(cache, &state.invalidation_searches, address).await?;
-    Ok(found.map(|FoundEntry { key, .. }| {
+    Ok(found.map(|EntryMetadata { key, .. }| {
         cache.remove_from_process(&key, None);
         key
     }))

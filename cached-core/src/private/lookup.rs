@@ -23,7 +23,7 @@ use crate::entry::CacheEntry;
 use crate::key::{KeyBytes, KeyHeader, KeyParts};
 use crate::round_trip::{RoundTripCheck, RoundTripFns};
 use crate::tier::local::index::IndexGuard;
-use crate::tier::request::TakenRequestValues;
+use crate::tier::request::OutsideRequestGuard;
 use crate::value::{
     ErrorSharing, InferredValue, ReturnOperations, Returned, Value, ValueOperations, WholeValue,
     has_trivial_clone,
@@ -263,13 +263,13 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     /// Takes the values of the current request out of the thread-local variable that holds them.
     /// Returns `None` outside of a request.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn take_request_values(&self) -> Option<TakenRequestValues> {
-        TakenRequestValues::take()
+    pub fn take_request_values(&self) -> Option<OutsideRequestGuard> {
+        OutsideRequestGuard::take()
     }
 
     /// Looks the key up among the values of the request.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn find_in_request<'h>(&self, values: &'h TakenRequestValues) -> Option<&'h V> {
+    pub fn find_in_request<'h>(&self, values: &'h OutsideRequestGuard) -> Option<&'h V> {
         let header = self.header?;
         let value = values.find(self.cache.id(), &self.arguments.with_header(header))?;
         let value = (self.downcast)(value)?;

@@ -3,7 +3,7 @@
 use super::*;
 
 fn stats(rows: &[(&'static str, DeclarationStats)]) -> Stats {
-    let row = |(name, counters): &(&'static str, DeclarationStats)| StatsRow {
+    let row = |(name, counters): &(&'static str, DeclarationStats)| FunctionStatsRow {
         name,
         counters: *counters,
         fetch_durations: DurationHistogram::default(),

@@ -39,7 +39,7 @@ fn accepts_spans() -> bool {
 #[inline]
 pub(crate) fn accepts_miss_lines() -> bool {
     tracing::enabled!(target: MISS_TARGET, tracing::Level::DEBUG)
-        || (log::log_enabled!(target: MISS_TARGET, log::Level::Debug) && logs())
+        || (log::log_enabled!(target: MISS_TARGET, log::Level::Debug) && uses_log_crate())
 }
 
 /// Returns true if debug lines are accepted. The events of an entry are then remembered, because a
@@ -50,7 +50,7 @@ pub(crate) fn accepts_debug() -> bool {
 }
 
 /// Returns true if lines go to the crate `log`, because this thread has no `tracing` subscriber.
-pub(crate) fn logs() -> bool {
+pub(crate) fn uses_log_crate() -> bool {
     dispatcher::get_default(|subscriber| subscriber.is::<NoSubscriber>())
 }
 
@@ -60,19 +60,19 @@ pub(crate) fn logs() -> bool {
 /// each line twice.
 macro_rules! write_line {
     ($level:ident, server = $address:expr, $($message:tt)+) => {
-        match $crate::telemetry::logs() {
+        match $crate::telemetry::uses_log_crate() {
             true => log::$level!($($message)+),
             false => tracing::$level!(server.address = $address, $($message)+),
         }
     };
     ($level:ident, target = $target:expr, $($message:tt)+) => {
-        match $crate::telemetry::logs() {
+        match $crate::telemetry::uses_log_crate() {
             true => log::$level!(target: $target, $($message)+),
             false => tracing::$level!(target: $target, $($message)+),
         }
     };
     ($level:ident, $($message:tt)+) => {
-        match $crate::telemetry::logs() {
+        match $crate::telemetry::uses_log_crate() {
             true => log::$level!($($message)+),
             false => tracing::$level!($($message)+),
         }

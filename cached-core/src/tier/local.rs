@@ -39,7 +39,7 @@ use crossbeam_utils::CachePadded;
 use entry::{EntryContent, EntryId, EntryPolicyState, LocalEntry, entry_weight};
 use index::{EntryIndex, IndexGuard};
 use policy::{EvictionPolicy, KeyFingerprint};
-use sequence::{SequenceCounter, SequenceNumber};
+use sequence::{FetchSequenceNumber, SequenceCounter};
 use sweeper::SweepSchedule;
 
 use crate::clock::{Clock, CoarseInstant};
@@ -51,7 +51,7 @@ use crate::value::Value;
 pub(crate) use deferred_drops::run_deferred_drops;
 pub(crate) use entry::Expiry;
 #[cfg(all(feature = "console", feature = "memcached"))]
-pub(crate) use search::FoundEntry;
+pub(crate) use search::EntryMetadata;
 
 const STRIPE_COUNT: usize = 256;
 
@@ -97,7 +97,7 @@ struct DeferredDropsRunner;
 pub(crate) struct FillToken {
     /// The key's hash, which selects the key's stripe.
     hash: u32,
-    sequence: SequenceNumber,
+    sequence: FetchSequenceNumber,
     epoch: u64,
 }
 

@@ -91,13 +91,13 @@ pub(crate) struct RequestHandle {
 ///
 /// While the values are taken out, a call of an annotated function runs outside of the request.
 /// Such a call can come from the `Clone` of a value.
-pub struct TakenRequestValues(Option<Box<RequestValues>>);
+pub struct OutsideRequestGuard(Option<Box<RequestValues>>);
 
-impl TakenRequestValues {
+impl OutsideRequestGuard {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn take() -> Option<TakenRequestValues> {
+    pub(crate) fn take() -> Option<OutsideRequestGuard> {
         let values = CURRENT_REQUEST.try_with(|RequestValuesCell(values)| values.take()).ok()??;
-        Some(TakenRequestValues(Some(values)))
+        Some(OutsideRequestGuard(Some(values)))
     }
 
     fn belong_to(&self, request: RequestHandle) -> bool {
@@ -148,7 +148,7 @@ impl TakenRequestValues {
     }
 }
 
-impl Drop for TakenRequestValues {
+impl Drop for OutsideRequestGuard {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         // `forget` leaks nothing, because the cell is empty. If a request was polled in the
@@ -163,7 +163,7 @@ impl Drop for TakenRequestValues {
 impl CallScope {
     /// Returns the scope of a call that begins on this thread now.
     pub(crate) fn current() -> CallScope {
-        match TakenRequestValues::take() {
+        match OutsideRequestGuard::take() {
             Some(values) => CallScope {
                 request: values.handle(),
                 is_recorded: values.0.as_ref().is_some_and(|values| values.is_recorded),
@@ -176,7 +176,7 @@ impl CallScope {
 impl RequestHandle {
     /// Returns a handle of the request that this thread is polling.
     pub(crate) fn current() -> Option<RequestHandle> {
-        TakenRequestValues::take()?.handle()
+        OutsideRequestGuard::take()?.handle()
     }
 
     /// Returns an id that no other request of the process has.
@@ -189,14 +189,14 @@ impl RequestHandle {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        let mut taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
+        let mut taken = OutsideRequestGuard::take().filter(|values| values.belong_to(*self))?;
         taken.update(|tables| tables.find(cache, &key).cloned())?
     }
 
     /// Returns the value that the request has, if its values are hidden or shared. The lookup that
     /// is inlined into an annotated function does not find such a value.
     pub(crate) fn get_hidden(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        let taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
+        let taken = OutsideRequestGuard::take().filter(|values| values.belong_to(*self))?;
         let values = taken.0.as_ref()?;
         match (&values.shared, &values.hidden) {
             (Some(shared), _) => lock(shared).find(cache, &key).cloned(),
@@ -252,13 +252,13 @@ impl RequestHandle {
     }
 
     /// Runs `update` on the table of a cache and on the change count; see
-    /// [`TakenRequestValues::update`].
+    /// [`OutsideRequestGuard::update`].
     fn update<T>(
         &self,
         cache: u64,
         update: impl FnOnce(&mut ValueTable, &mut u64) -> T,
     ) -> Option<T> {
-        let mut taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
+        let mut taken = OutsideRequestGuard::take().filter(|values| values.belong_to(*self))?;
         taken.update(|tables| {
             let (table, changes) = tables.table(cache);
             update(table, changes)
@@ -270,7 +270,7 @@ impl RequestHandle {
 /// thread. If there is no current request, the returned future can be polled inside any request,
 /// and then belongs to that request.
 pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
-    let values = TakenRequestValues::take().and_then(|mut values| values.share());
+    let values = OutsideRequestGuard::take().and_then(|mut values| values.share());
     RequestFuture {
         is_in_request: values.is_some(),
         values,

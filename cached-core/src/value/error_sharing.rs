@@ -198,7 +198,7 @@ fn copy_io_error(error: &io::Error) -> io::Error {
 /// specialization, which would make such a choice directly.)
 ///
 /// The option `error_ttl` answers calls with the error of a failed fetch for a while, so it needs
-/// an error that can be shared. For a function with this option, the method `pausing` is called in
+/// an error that can be shared. For a function with this option, the method `sharing_for_error_ttl` is called in
 /// place of `sharing`.
 pub struct ErrorProbe<R>(IoErrorProbe<R>);
 
@@ -233,7 +233,7 @@ impl<T, E: Clone + Send + Sync + 'static> ErrorProbe<Result<T, E>> {
     }
 
     #[doc(hidden)]
-    pub fn pausing(&self) -> ErrorSharing<Result<T, E>> {
+    pub fn sharing_for_error_ttl(&self) -> ErrorSharing<Result<T, E>> {
         self.sharing()
     }
 }
@@ -251,7 +251,7 @@ impl<T> IoErrorProbe<Result<T, io::Error>> {
     }
 
     #[doc(hidden)]
-    pub fn pausing(&self) -> ErrorSharing<Result<T, io::Error>> {
+    pub fn sharing_for_error_ttl(&self) -> ErrorSharing<Result<T, io::Error>> {
         self.sharing()
     }
 }
@@ -271,7 +271,7 @@ impl<T, E> UnsharedErrorProbe<Result<T, E>> {
 
     /// Under the option `error_ttl`, rejects an error that cannot be shared.
     #[doc(hidden)]
-    pub fn pausing(&self) -> ErrorSharing<Result<T, E>>
+    pub fn sharing_for_error_ttl(&self) -> ErrorSharing<Result<T, E>>
     where
         E: ShareableError,
     {
@@ -302,7 +302,7 @@ impl<R> NoErrorProbe<R> {
 
     /// Under the option `error_ttl`, rejects a return type without an error.
     #[doc(hidden)]
-    pub fn pausing(&self) -> ErrorSharing<R>
+    pub fn sharing_for_error_ttl(&self) -> ErrorSharing<R>
     where
         R: FallibleReturn,
     {
@@ -387,10 +387,10 @@ mod tests {
                 .is_none()
         );
         assert!(ErrorProbe::<Option<u8>>::NEW.sharing().unshared_type().is_none());
-        let sharing = ErrorProbe::<Result<u8, String>>::NEW.pausing();
+        let sharing = ErrorProbe::<Result<u8, String>>::NEW.sharing_for_error_ttl();
         let error = sharing.share(&Err("down".to_owned())).expect("a `String` is `Clone`");
         assert_eq!(sharing.rebuild(&error), Some(Err("down".to_owned())));
-        let sharing = ErrorProbe::<io::Result<u8>>::NEW.pausing();
+        let sharing = ErrorProbe::<io::Result<u8>>::NEW.sharing_for_error_ttl();
         let error = sharing
             .share(&Err(io::ErrorKind::TimedOut.into()))
             .expect("an I/O error can be shared");

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The sums of the counts in all `Cache-Status` headers that the customers have received.
 #[derive(Default)]
-pub(crate) struct HeaderCounts {
+pub(crate) struct CacheStatusTotals {
     calls: AtomicU64,
     hits: AtomicU64,
     fetches: AtomicU64,
 }
 
-impl HeaderCounts {
+impl CacheStatusTotals {
     /// Adds the counts in the header's parameter `detail`, for example `detail="3 calls: 2 local
     /// hits, 1 miss"`.
     pub(crate) fn add(&self, headers: &HeaderMap) {
@@ -63,7 +63,7 @@ impl CountsByWitness {
         address: &str,
         cache: &Cache,
         upstream: u64,
-        headers: &HeaderCounts,
+        headers: &CacheStatusTotals,
     ) -> Result<CountsByWitness, String> {
         let total = cache.stats().total();
         let counters = (Some(total.calls()), Some(total.hits()), Some(total.fetches));
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn headers_are_added_up() {
-        let counts = HeaderCounts::default();
+        let counts = CacheStatusTotals::default();
         for header in [
             "broker; fwd=miss; stored; detail=\"3 calls: 2 local hits, 1 miss\"",
             "broker; hit; ttl=5; detail=\"1 call: 1 request hit\"",

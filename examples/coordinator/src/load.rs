@@ -1,7 +1,7 @@
 //! Generates the example's load: the checkout sessions of many customers. Like a browser, each
 //! session sends HTTP requests to a *broker*, the example's web service.
 
-use crate::agreement::HeaderCounts;
+use crate::agreement::CacheStatusTotals;
 use crate::broker::{CoursePage, StatusPage, http_client};
 use crate::model::PaymentState;
 use crate::processes::{BrokerProcess, MemcachedProcess, answers};
@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(8);
 /// machine time for the watcher's browser.
 const CALM_PAUSE: Duration = Duration::from_millis(60);
 
-/// The checkout sessions, which [`play`](Load::play) can run several times.
-pub(crate) struct Load {
+/// The checkout sessions, which [`play`](CheckoutWorkload::play) can run several times.
+pub(crate) struct CheckoutWorkload {
     sessions: Vec<CheckoutSession>,
     /// A number that is part of every identifier. If the number is new, memcached has no entries
     /// for these identifiers.
@@ -45,11 +45,11 @@ struct CheckoutSession {
     polls: [(PaymentState, u64); 3],
 }
 
-impl Load {
-    pub(crate) fn new(run: u64) -> Load {
+impl CheckoutWorkload {
+    pub(crate) fn new(run: u64) -> CheckoutWorkload {
         let mut dice = Dice::new(20);
         let sessions = (1..=SESSIONS).map(|n| CheckoutSession::draw(&mut dice, run, n)).collect();
-        Load { sessions, run }
+        CheckoutWorkload { sessions, run }
     }
 
     /// Returns how many requests all sessions make together.
@@ -138,7 +138,7 @@ async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outa
 /// Plays checkout sessions against a running broker, until `closing` is set. Several customers play
 /// at the same time, and each plays one session after the other. Returns the counts that were
 /// collected from the response headers.
-pub(crate) async fn play_until_closed(broker: String, closing: ClosingFlag) -> HeaderCounts {
+pub(crate) async fn play_until_closed(broker: String, closing: ClosingFlag) -> CacheStatusTotals {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let run = now.map_or(0, |time| time.as_micros() as u64);
     let progress = Arc::new(Progress::until(closing));
@@ -357,7 +357,7 @@ struct Progress {
     total: u64,
     done: AtomicU64,
     closing: ClosingFlag,
-    headers: HeaderCounts,
+    headers: CacheStatusTotals,
 }
 
 impl Progress {
@@ -377,7 +377,7 @@ impl Progress {
 
     /// Returns a progress that shows nothing, and that ends when the flag is set.
     fn until(closing: ClosingFlag) -> Progress {
-        let (done, headers) = (AtomicU64::new(0), HeaderCounts::default());
+        let (done, headers) = (AtomicU64::new(0), CacheStatusTotals::default());
         Progress { label: "", bar: None, total: u64::MAX, done, closing, headers }
     }
 

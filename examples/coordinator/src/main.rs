@@ -22,7 +22,7 @@ use broker::{Broker, Checkouts, Client};
 use cached_core::Cache;
 use cached_core::console::Console;
 use clap::{Parser, Subcommand};
-use load::{ClosingFlag, Load};
+use load::{CheckoutWorkload, ClosingFlag};
 use metrics::metrics_router;
 use processes::MemcachedProcess;
 use report::ComparisonTable;
@@ -190,7 +190,7 @@ async fn play() -> Result<(), ExitFailure> {
     let brokers = if memcached { 2 } else { 1 };
     let run =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
-    let load = Load::new(run ^ u64::from(std::process::id()) << 44);
+    let load = CheckoutWorkload::new(run ^ u64::from(std::process::id()) << 44);
 
     say(format_args!(
         "The load: {} checkouts, {} requests. Each customer looks at a few courses, mostly popular\n\

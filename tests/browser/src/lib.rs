@@ -1,8 +1,8 @@
-//! Helpers of the browser tests: a small WebDriver client, and a program that serves the console,
+//! Helpers of the browser tests: a small WebDriver client, and a server of the console,
 //! the web page under test.
 
 mod browser;
-mod program;
+mod console_server;
 
 pub use browser::{Browser, Emulation};
-pub use program::{Program, TOKEN};
+pub use console_server::{ConsoleServer, TOKEN};

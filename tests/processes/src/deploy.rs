@@ -184,14 +184,14 @@ macro_rules! build {
                     }]
 
             any_data "any_data":
-                [Vec<AnyScalar> = vec![AnyScalar::Number(7), AnyScalar::Text("a".into())];]
-                [Vec<AnyScalar> = vec![AnyScalar::Number(7), AnyScalar::Text("a".into())];]
+                [Vec<NumberOrLetter> = vec![NumberOrLetter::Number(7), NumberOrLetter::Text("a".into())];]
+                [Vec<NumberOrLetter> = vec![NumberOrLetter::Number(7), NumberOrLetter::Text("a".into())];]
 
             adjacent_changed "adjacent_changed":
                 [State = State::Paid("today".into());
-                    #[serde(tag = "kind", content = "value")] enum State { Paid(String), Other(AnyScalar) }]
+                    #[serde(tag = "kind", content = "value")] enum State { Paid(String), Other(NumberOrLetter) }]
                 [State = State::Paid(Stamp(7));
-                    #[serde(tag = "kind", content = "value")] enum State { Paid(Stamp), Other(AnyScalar) }]
+                    #[serde(tag = "kind", content = "value")] enum State { Paid(Stamp), Other(NumberOrLetter) }]
 
             untagged "untagged":
                 [Vec<State> = vec![State::Paid { at: Stamp(7) }, State::Open(1)];
@@ -276,7 +276,7 @@ macro_rules! functions {
             use serde::{Deserialize, Serialize};
 
             #[allow(unused_imports)]
-            use $crate::deploy::panicking::{AnyScalar, Currency, Percent, Stamp, other};
+            use $crate::deploy::panicking::{NumberOrLetter, Currency, Percent, Stamp, other};
 
             $(
                 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -69,12 +69,12 @@ async fn an_unknown_name_is_answered_with_near_names() {
     assert!(error.to_string().starts_with("`cleared.sotck` is not the cache name"), "{error}");
 }
 
-/// Runs both futures concurrently, and polls `first` before the other one.
+/// Runs both futures concurrently, and polls `first` before `second`.
 async fn join_in_order<A, B>(
     first: impl Future<Output = A>,
-    then: impl Future<Output = B>,
+    second: impl Future<Output = B>,
 ) -> (A, B) {
-    tokio::join!(biased; first, then)
+    tokio::join!(biased; first, second)
 }
 
 #[tokio::test]

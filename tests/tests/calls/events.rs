@@ -428,7 +428,7 @@ async fn a_broken_observer_is_logged_once() {
 
 /// Counts the calls that the test makes.
 #[derive(Clone, Default)]
-struct CallTally(Arc<AtomicU64>);
+struct CallCounter(Arc<AtomicU64>);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_add_up_under_load() {
@@ -436,8 +436,8 @@ async fn counters_add_up_under_load() {
     const CALLS: u32 = 400;
     let cache =
         Cache::builder().local_capacity(30_000).build().await.expect("the settings are valid");
-    let (upstream, made) = (Upstream::default().taking_millis(1), CallTally::default());
-    let call = async |upstream: &Upstream, made: &CallTally, number: u32| {
+    let (upstream, made) = (Upstream::default().taking_millis(1), CallCounter::default());
+    let call = async |upstream: &Upstream, made: &CallCounter, number: u32| {
         made.0.fetch_add(1, Ordering::Relaxed);
         tallied(upstream, number).await
     };

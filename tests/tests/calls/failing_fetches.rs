@@ -238,20 +238,20 @@ async fn never_fails(number: u32) -> Option<u32> {
 
 /// An error that knows whether it is a copy: 0 for the error of a fetch, and 1 for its copy.
 #[derive(Debug, PartialEq)]
-struct CopiedError(usize);
+struct CopyTrackingError(usize);
 
 #[coordinator_cached(
     name = "copied_once",
     version = number,
     skip(upstream),
     share_error = |error| match error {
-        CopiedError(0) => CopiedError(1),
-        CopiedError(_) => panic!("one copy is enough"),
+        CopyTrackingError(0) => CopyTrackingError(1),
+        CopyTrackingError(_) => panic!("one copy is enough"),
     }
 )]
-async fn copied_once(upstream: &Upstream, number: u32) -> Result<usize, CopiedError> {
+async fn copied_once(upstream: &Upstream, number: u32) -> Result<usize, CopyTrackingError> {
     let _ = number;
-    upstream.fetch().await.map_err(|UpstreamDown| CopiedError(0))
+    upstream.fetch().await.map_err(|UpstreamDown| CopyTrackingError(0))
 }
 
 #[coordinator_cached(
@@ -261,9 +261,9 @@ async fn copied_once(upstream: &Upstream, number: u32) -> Result<usize, CopiedEr
     error_ttl = "1h",
     share_error = |error| panic!("{error:?} has no copy")
 )]
-async fn never_copied(upstream: &Upstream, number: u32) -> Result<usize, CopiedError> {
+async fn never_copied(upstream: &Upstream, number: u32) -> Result<usize, CopyTrackingError> {
     let _ = number;
-    upstream.fetch().await.map_err(|UpstreamDown| CopiedError(0))
+    upstream.fetch().await.map_err(|UpstreamDown| CopyTrackingError(0))
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn callers_fetch_themselves_if_share_error_panics() {
         (0..5).map(call).collect::<Vec<_>>()
     };
     for call in calls(1).into_iter().chain(calls(2)) {
-        assert_eq!(call.await.expect("no task panics"), Err(CopiedError(0)));
+        assert_eq!(call.await.expect("no task panics"), Err(CopyTrackingError(0)));
     }
     assert_eq!(upstream.fetches(), 10);
     let total = cache.stats().total();

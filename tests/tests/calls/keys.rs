@@ -55,9 +55,9 @@ async fn unserializable_keys_of_two_functions_stay_apart() {
 }
 
 /// A key whose `Serialize` panics if the serializer returns an error.
-struct StrictRows(Vec<Vec<u8>>);
+struct RowsPanickingOnError(Vec<Vec<u8>>);
 
-impl Serialize for StrictRows {
+impl Serialize for RowsPanickingOnError {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut rows = serializer.serialize_seq(None)?;
         self.0
@@ -68,7 +68,7 @@ impl Serialize for StrictRows {
 }
 
 #[coordinator_cached(name = "rows", version = rows)]
-async fn count_of(rows: StrictRows) -> FetchResult<usize> {
+async fn count_of(rows: RowsPanickingOnError) -> FetchResult<usize> {
     Ok(rows.0.len())
 }
 
@@ -77,7 +77,7 @@ async fn comparing_keys_causes_no_serializer_errors() {
     let calls = async {
         for rows in [vec![vec![1, 2], vec![3]], vec![vec![1], vec![2, 3], vec![]], vec![vec![1]]] {
             let count = rows.len();
-            assert_eq!(count_of(StrictRows(rows)).await, Ok(count));
+            assert_eq!(count_of(RowsPanickingOnError(rows)).await, Ok(count));
         }
     };
     local_cache().await.scope(RequestScope::new().run(calls)).await;
@@ -93,7 +93,7 @@ impl ReentrantValue {
         static OTHER: OnceLock<Cache> = OnceLock::new();
         let other =
             OTHER.get_or_init(|| ready(Cache::builder().build()).expect("the settings are valid"));
-        let call = RequestScope::new().run(count_of(StrictRows(vec![])));
+        let call = RequestScope::new().run(count_of(RowsPanickingOnError(vec![])));
         assert_eq!(ready(other.scope(call)), Ok(0));
         REENTERED.set(REENTERED.get() + 1);
     }
@@ -218,16 +218,16 @@ async fn a_hash_set_inside_another_type_is_found() {
 }
 
 /// A card number whose `Serialize` always fails. The text of the error contains the number.
-struct InvalidCard(&'static str);
+struct UnserializableCard(&'static str);
 
-impl Serialize for InvalidCard {
+impl Serialize for UnserializableCard {
     fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom(format!("{}\nis not a card number", self.0)))
     }
 }
 
 #[coordinator_cached(name = "card_key", version = card, entry = card_entry)]
-async fn card(card: InvalidCard) -> FetchResult<String> {
+async fn card(card: UnserializableCard) -> FetchResult<String> {
     Ok("card".into())
 }
 
@@ -254,9 +254,9 @@ async fn a_key_error_shows_no_argument() {
     let error = cache
         .scope(async {
             for _ in 0..3 {
-                assert_eq!(card(InvalidCard("4111")).await, Ok("card".into()));
+                assert_eq!(card(UnserializableCard("4111")).await, Ok("card".into()));
             }
-            card_entry(InvalidCard("4111")).invalidate().await
+            card_entry(UnserializableCard("4111")).invalidate().await
         })
         .await
         .expect_err("the key cannot be encoded");

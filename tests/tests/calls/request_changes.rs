@@ -37,13 +37,13 @@ async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-/// Runs two futures concurrently, and polls `first` before `then`. `first` must take longer, which
-/// puts all of `then` between the start and the end of `first`.
+/// Runs two futures concurrently, and polls `first` before `second`. `first` must take longer, which
+/// puts all of `second` between the start and the end of `first`.
 async fn join_in_order<A, B>(
     first: impl Future<Output = A>,
-    then: impl Future<Output = B>,
+    second: impl Future<Output = B>,
 ) -> (A, B) {
-    tokio::join!(biased; first, then)
+    tokio::join!(biased; first, second)
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// A price that only rises.
 #[derive(Debug, Default)]
-struct Price {
+struct RisingPrice {
     now: AtomicU64,
     /// The lowest price that a call in the request may return.
     floor_in_request: AtomicU64,
@@ -136,7 +136,7 @@ struct Price {
     change_lock: Mutex<()>,
 }
 
-impl Price {
+impl RisingPrice {
     /// Fetches the price, and then yields. The number of yields differs from fetch to fetch.
     async fn fetch(&self) -> u64 {
         let price = self.now.load(Ordering::SeqCst);
@@ -154,7 +154,7 @@ impl Price {
     skip(price),
     entry = price_entry
 )]
-async fn price_of(price: &Price, item: u8) -> Result<u64, UpstreamDown> {
+async fn price_of(price: &RisingPrice, item: u8) -> Result<u64, UpstreamDown> {
     let _ = item;
     Ok(price.fetch().await)
 }
@@ -166,12 +166,12 @@ async fn price_of(price: &Price, item: u8) -> Result<u64, UpstreamDown> {
     entry = remote_price_entry,
     local = false
 )]
-async fn remote_price_of(price: &Price, item: u8) -> Result<u64, UpstreamDown> {
+async fn remote_price_of(price: &RisingPrice, item: u8) -> Result<u64, UpstreamDown> {
     let _ = item;
     Ok(price.fetch().await)
 }
 
-async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) {
+async fn run_steps(price: &RisingPrice, steps: Vec<Step>, is_local: bool, in_request: bool) {
     let entry = || if is_local { price_entry(7) } else { remote_price_entry(7) };
     for step in steps {
         match step {
@@ -209,7 +209,7 @@ async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: 
 /// tasks in the request records its calls. Each annotated function contains an inlined lookup. This
 /// lookup does not see the request's values while the recording task is polled.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
-    let price = Arc::new(Price::default());
+    let price = Arc::new(RisingPrice::default());
     let [a, b, c, outside] = steps;
     let request = {
         let price = Arc::clone(&price);

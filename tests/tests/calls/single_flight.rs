@@ -206,14 +206,14 @@ async fn a_recursive_call_does_not_deadlock() {
 
 /// A gate at which a call stops. The call has then looked in the local tier, and is not yet a
 /// leader or a follower.
-struct Gate {
+struct CallGate {
     reached: std::sync::mpsc::Sender<()>,
     opened: std::sync::mpsc::Receiver<()>,
 }
 
 /// Returns the ttl of `gated`. A call computes its ttl after its lookup, so the gate can hold the
 /// call here.
-fn ttl_at_gate(gate: Option<&Gate>) -> Duration {
+fn ttl_at_gate(gate: Option<&CallGate>) -> Duration {
     if let Some(gate) = gate {
         gate.reached.send(()).expect("the test waits");
         gate.opened.recv().expect("the test opens the gate");
@@ -225,7 +225,7 @@ fn ttl_at_gate(gate: Option<&Gate>) -> Duration {
 async fn gated(
     upstream: &Upstream,
     number: u32,
-    gate: Option<&Gate>,
+    gate: Option<&CallGate>,
 ) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
@@ -240,7 +240,7 @@ async fn a_late_joiner_does_not_fetch_again() {
         let (cache, upstream) = (cache.clone(), upstream.clone());
         move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let gate = Gate { reached, opened };
+            let gate = CallGate { reached, opened };
             let call = cache.scope(async { gated(&upstream, 7, Some(&gate)).await });
             runtime.expect("the runtime starts").block_on(call)
         }

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 /// The name of a kind, and a function that fills a cache of the given capacity with values of this
 /// kind. The function returns by how many bytes the memory of this process has grown.
-pub(crate) type Kind = (&'static str, fn(u64) -> u64);
+pub(crate) type ValueKind = (&'static str, fn(u64) -> u64);
 
-pub(crate) const KINDS: [Kind; 8] = [
+pub(crate) const KINDS: [ValueKind; 8] = [
     ("numbers of 8 bytes", |capacity| grown(capacity, 8, |number| number % 100)),
     ("texts of 200 bytes", |capacity| grown(capacity, 200, |number| text(number, 200))),
     ("byte vectors of 4 KiB", |capacity| {

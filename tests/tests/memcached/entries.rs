@@ -190,21 +190,21 @@ async fn an_oversized_overwrite_is_an_error() {
 /// A type whose field `text` is skipped by serde. A value with a text is not stored in memcached,
 /// because it would be read back without the text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Note {
+struct NoteWithSkippedText {
     #[serde(skip)]
     text: Option<String>,
     lines: u32,
 }
 
 #[coordinator_cached(name = "note", version = lines, entry = note_entry)]
-async fn note(lines: u32) -> Result<Note, UpstreamDown> {
-    Ok(Note { text: None, lines })
+async fn note(lines: u32) -> Result<NoteWithSkippedText, UpstreamDown> {
+    Ok(NoteWithSkippedText { text: None, lines })
 }
 
 #[tokio::test]
 async fn an_unshareable_add_keeps_the_present_entry() {
     let test = TestCache::new();
-    let unshareable = |lines| Note { text: Some("read me".into()), lines };
+    let unshareable = |lines| NoteWithSkippedText { text: Some("read me".into()), lines };
     let first = test.another_process().run(note(1)).await.expect("the call succeeds");
     assert!(!test.run(async { note_entry(1).add(unshareable(1)).await }).await);
     assert_eq!(test.run(note(1)).await, Ok(first));

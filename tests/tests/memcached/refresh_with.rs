@@ -58,8 +58,8 @@ impl Prices for Client {
     async fn price(&self, course: &str, days: &[u8]) -> Result<String, UpstreamDown> {
         /// A type within the function's body. The `self` of its methods is not the `self` of
         /// `price`.
-        struct DaysFormat<'a>(&'a [u8]);
-        impl DaysFormat<'_> {
+        struct TypeInBody<'a>(&'a [u8]);
+        impl TypeInBody<'_> {
             fn days(&self) -> String {
                 format!("{:?}", self.0)
             }
@@ -68,7 +68,7 @@ impl Prices for Client {
         Ok(format!(
             "{} {course} {} {}",
             region(),
-            DaysFormat(days).days(),
+            TypeInBody(days).days(),
             self.upstream.fetch().await?
         ))
     }

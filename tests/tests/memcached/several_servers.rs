@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Memcached, SwitchingProxy, Upstream, UpstreamDown};
+use cached_tests::{Memcached, RedirectableProxy, Upstream, UpstreamDown};
 use tokio::runtime::Runtime;
 
 #[coordinator_cached(
@@ -37,9 +37,9 @@ async fn new_process_cache(address: &str) -> Cache {
 fn split_servers(
     runtime: &Runtime,
     upstream: &Upstream,
-) -> ([Memcached; 2], SwitchingProxy, Cache) {
+) -> ([Memcached; 2], RedirectableProxy, Cache) {
     let servers = [Memcached::start(), Memcached::start()];
-    let proxy = SwitchingProxy::start(&servers[0]);
+    let proxy = RedirectableProxy::start(&servers[0]);
     let cache = runtime.block_on(async {
         let cache = new_process_cache(&proxy.address()).await;
         for cache in [&new_process_cache(&servers[1].address()).await, &cache] {

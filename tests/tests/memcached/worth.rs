@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, Finding, coordinator_cached, ledger};
-use cached_tests::{Memcached, SwitchingProxy};
+use cached_tests::{Memcached, RedirectableProxy};
 
 #[coordinator_cached(name = "judged_course", version = edition)]
 async fn course(id: u32, edition: u8) -> Option<String> {
@@ -92,7 +92,7 @@ async fn a_function_that_rarely_hits_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_faster_than_memcached_is_named() {
     let memcached = Memcached::start();
-    let proxy = SwitchingProxy::start_slow(&memcached, Duration::from_millis(3));
+    let proxy = RedirectableProxy::start_slow(&memcached, Duration::from_millis(3));
     let builder = Cache::builder().namespace("worth").memcached([proxy.address()]);
     let builder = builder.remote_timeout(Duration::from_secs(5));
     let cache = builder.build().await.expect("the settings are valid");

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::deferred_drops::DeferredDrop;
 use super::policy::KeyFingerprint;
-use super::sequence::SequenceNumber;
+use super::sequence::FetchSequenceNumber;
 use crate::clock::{Clock, CoarseInstant};
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
@@ -118,7 +118,7 @@ pub(super) struct LocalEntry {
     stale_ttl_millis: u32,
     ttl_millis: u32,
     /// The position of the value's fetch in the order in which fetches began.
-    pub(super) sequence: SequenceNumber,
+    pub(super) sequence: FetchSequenceNumber,
     /// Keys are grouped into stripes, and each invalidation raises the *epoch* of a stripe. This is
     /// the epoch at the time when the value was obtained: when the
     /// [`FillToken`](super::FillToken) of its first fill was created.
@@ -155,7 +155,7 @@ impl Eq for LocalEntry {}
 pub(super) struct EntryContent<'v> {
     pub(super) value: &'v Value,
     pub(super) weight: u32,
-    pub(super) sequence: SequenceNumber,
+    pub(super) sequence: FetchSequenceNumber,
     pub(super) epoch: u64,
 }
 

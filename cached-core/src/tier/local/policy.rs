@@ -79,7 +79,7 @@ impl Hash for KeyFingerprint {
 /// evicted.
 ///
 /// moka stores a clone of the record that is inserted, and a lookup returns a clone of the stored
-/// record. A [`RecordRole`] tells these three records apart. (With an `Arc` around the record there
+/// record. A [`RecordCopyKind`] tells these three records apart. (With an `Arc` around the record there
 /// would be only one record, but each entry would need another allocation.)
 struct MokaRecord {
     /// The entry's id, with the role stored in the id's spare bits. This saves eight bytes for each
@@ -93,7 +93,7 @@ struct MokaRecord {
 /// clone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum RecordRole {
+enum RecordCopyKind {
     /// The record that was passed to moka for insertion. If another thread inserts the same key at
     /// the same time, moka can clone this record a second time and drop the first clone. The entry
     /// is then evicted too early.
@@ -105,16 +105,21 @@ enum RecordRole {
 }
 
 impl MokaRecord {
-    fn new(id: EntryId, role: RecordRole, weight: u32, evicted: Arc<EvictionQueue>) -> MokaRecord {
+    fn new(
+        id: EntryId,
+        role: RecordCopyKind,
+        weight: u32,
+        evicted: Arc<EvictionQueue>,
+    ) -> MokaRecord {
         MokaRecord { id_and_role: id.with_bits(role as u8), weight, evicted }
     }
 
-    fn id_and_role(&self) -> (EntryId, RecordRole) {
+    fn id_and_role(&self) -> (EntryId, RecordCopyKind) {
         let (id, role) = self.id_and_role.split_bits();
         let role = match role {
-            0 => RecordRole::Original,
-            1 => RecordRole::Stored,
-            _ => RecordRole::Returned,
+            0 => RecordCopyKind::Original,
+            1 => RecordCopyKind::Stored,
+            _ => RecordCopyKind::Returned,
         };
         (id, role)
     }
@@ -124,8 +129,8 @@ impl Clone for MokaRecord {
     fn clone(&self) -> MokaRecord {
         let (id, role) = self.id_and_role();
         let role = match role {
-            RecordRole::Original => RecordRole::Stored,
-            RecordRole::Stored | RecordRole::Returned => RecordRole::Returned,
+            RecordCopyKind::Original => RecordCopyKind::Stored,
+            RecordCopyKind::Stored | RecordCopyKind::Returned => RecordCopyKind::Returned,
         };
         MokaRecord::new(id, role, self.weight, Arc::clone(&self.evicted))
     }
@@ -134,7 +139,7 @@ impl Clone for MokaRecord {
 impl Drop for MokaRecord {
     fn drop(&mut self) {
         let (id, role) = self.id_and_role();
-        if role == RecordRole::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
+        if role == RecordCopyKind::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
             self.evicted.push(id);
         }
     }
@@ -237,7 +242,7 @@ impl EvictionPolicy {
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
         let Some(_guard) = MokaReentryGuard::enter() else { return self.evicted.push(id) };
         let evicted = Arc::clone(&self.evicted);
-        let record = MokaRecord::new(id, RecordRole::Original, weight, evicted);
+        let record = MokaRecord::new(id, RecordCopyKind::Original, weight, evicted);
         self.moka.insert(id.fingerprint(), record);
         let slack = self.capacity / SLACK_DIVISOR;
         let pending = self.pending_weight.fetch_add(weight.into(), Ordering::Relaxed);

@@ -14,7 +14,7 @@ use crate::key::Digest;
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
 /// The data that the tier stores for one entry, except the value.
-pub(crate) struct FoundEntry {
+pub(crate) struct EntryMetadata {
     pub(crate) key: Arc<[u8]>,
     pub(crate) declaration: &'static Declaration,
     /// Zero if the entry has expired and is kept for `stale_if_error`.
@@ -35,7 +35,7 @@ impl LocalTier {
         &self,
         digest: &Digest,
         function: Option<usize>,
-    ) -> Option<FoundEntry> {
+    ) -> Option<EntryMetadata> {
         let is_of_function = |(entry, _): &(&LocalEntry, &EntryPolicyState)| {
             function.is_none_or(|function| entry.header().index() == function)
         };
@@ -51,7 +51,7 @@ impl LocalTier {
             let (entry, state) =
                 entries.find(|(entry, _)| entry.event_subject().digest() == *digest)?;
             let value: &(dyn Any + Send + Sync) = &**entry.value();
-            Some(FoundEntry {
+            Some(EntryMetadata {
                 key: entry.key(),
                 declaration: entry.event_subject().declaration(),
                 time_left: entry.time_left(self.now()),

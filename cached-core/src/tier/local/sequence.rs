@@ -14,24 +14,24 @@ pub(super) struct SequenceCounter(AtomicU32);
 /// passed in by the program gets an odd number: the number of the last fetch, plus one. Several
 /// values may share an odd number.
 #[derive(Clone, Copy)]
-pub(super) struct SequenceNumber(u32);
+pub(super) struct FetchSequenceNumber(u32);
 
 impl SequenceCounter {
     /// Returns the number for a value that is now read from memcached or passed in by the program.
-    pub(super) fn current(&self) -> SequenceNumber {
-        SequenceNumber(self.0.load(Ordering::Relaxed) | 1)
+    pub(super) fn current(&self) -> FetchSequenceNumber {
+        FetchSequenceNumber(self.0.load(Ordering::Relaxed) | 1)
     }
 
     /// Returns the number for a fetch that begins now.
-    pub(super) fn next_fetch(&self) -> SequenceNumber {
-        SequenceNumber(self.0.fetch_add(2, Ordering::Relaxed).wrapping_add(2))
+    pub(super) fn next_fetch(&self) -> FetchSequenceNumber {
+        FetchSequenceNumber(self.0.fetch_add(2, Ordering::Relaxed).wrapping_add(2))
     }
 }
 
-impl SequenceNumber {
+impl FetchSequenceNumber {
     /// Returns true if this number is later than `other`. The numbers wrap around, so the result is
     /// right only if the two numbers are less than 2³¹ apart.
-    pub(super) fn is_after(self, other: SequenceNumber) -> bool {
+    pub(super) fn is_after(self, other: FetchSequenceNumber) -> bool {
         self.0.wrapping_sub(other.0).cast_signed() > 0
     }
 

@@ -62,12 +62,12 @@ fn clients(config: &Config, take_down: Box<dyn FnOnce()>) -> TwoClients<Memcache
 /// Decodes a frame by its first letter: `v` marks a value, and `f` a frame that another build of
 /// the program wrote. Any other letter marks a corrupt frame.
 #[derive(Default)]
-struct LetterHandler {
+struct FirstLetterDecoder {
     failures: AtomicUsize,
     busy_leases: AtomicUsize,
 }
 
-impl ReadHandler for LetterHandler {
+impl ReadHandler for FirstLetterDecoder {
     type Decoded = Vec<u8>;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<Vec<u8>> {
@@ -102,7 +102,7 @@ fn key(name: &str) -> Key {
 }
 
 async fn read<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> LetterReadOutcome<S> {
-    let outcome = store.read(&key("key"), &LetterHandler::default(), if_missing).await;
+    let outcome = store.read(&key("key"), &FirstLetterDecoder::default(), if_missing).await;
     outcome.expect("the store answers")
 }
 
@@ -146,7 +146,7 @@ async fn overwrite<S: RemoteStore>(store: &Arc<S>, frame: &[u8]) {
 
 async fn one_reader_wins_the_lease<S: RemoteStore>(clients: TwoClients<S>) {
     let _lease = win_lease(&clients.one).await;
-    let handler = LetterHandler::default();
+    let handler = FirstLetterDecoder::default();
     let outcome = clients.other.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
     assert!(matches!(outcome, Ok(ReadOutcome::Busy)));
     assert_eq!(handler.busy_leases.into_inner(), 1);
@@ -262,7 +262,7 @@ async fn many_keys_are_read_in_order<S: RemoteStore>(clients: TwoClients<S>) {
         let written = clients.one.overwrite(key, frame.to_vec(), MINUTE, Duration::ZERO).await;
         assert_eq!(written, Ok(WriteOutcome::Stored));
     }
-    let handler = LetterHandler::default();
+    let handler = FirstLetterDecoder::default();
     let items = clients.other.read_many(&keys.map(|key| (key, &handler))).await;
     let values: Vec<_> = items.into_iter().map(|item| item.and_then(|item| item.value)).collect();
     assert_eq!(values, [Some(b"v1".to_vec()), None, Some(b"v3".to_vec())]);
@@ -297,7 +297,7 @@ async fn two_builds_have_an_entry_each<S: RemoteStore>(clients: TwoClients<S>) {
     overwrite(&clients.one, b"foreign").await;
     assert_eq!(write(&win_lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
     assert_eq!(read_value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
-    let (handler, keys) = (LetterHandler::default(), [key("key")]);
+    let (handler, keys) = (FirstLetterDecoder::default(), [key("key")]);
     let items = clients.other.read_many(&keys.map(|key| (key, &handler))).await;
     assert!(matches!(&items[..], [Some(Item { value: Some(_), .. })]));
     assert_eq!(clients.one.remove(&key("key"), None).await, Ok(()));
@@ -314,7 +314,7 @@ async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(clients: TwoClients<S>) 
 async fn a_store_that_is_down_is_an_error<S: RemoteStore>(clients: TwoClients<S>) {
     let TwoClients { one, take_down, .. } = clients;
     take_down();
-    let handler = LetterHandler::default();
+    let handler = FirstLetterDecoder::default();
     let outcome = one.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
     assert_eq!(outcome.map(drop).map_err(|error| error.kind()), Err(RemoteErrorKind::Unreachable));
     assert_eq!(handler.failures.into_inner(), 1);

@@ -66,7 +66,7 @@ use crate::sync::lock;
 use crate::telemetry::in_current_span;
 use item::{LONGEST_TTL, RawItem, ReadReply, WriteCondition};
 use lease_wait::LeaseWait;
-use permit::{MemcachedPermit, PermitContext};
+use permit::{MemcachedPermit, SharedPermitState};
 use renewals::LeaseCountGuard;
 use route::KeyRoute;
 use server::Server;
@@ -82,7 +82,7 @@ pub(crate) struct MemcachedStore {
     removed_addresses: Mutex<HashSet<String>>,
     config: Config,
     events: EventDispatcher,
-    permit_context: Arc<PermitContext>,
+    permit_context: Arc<SharedPermitState>,
 }
 
 type Servers = Arc<[Arc<Server>]>;

@@ -101,8 +101,8 @@ async fn a_request_forgets_all_values_of_a_function() {
 #[tokio::test]
 async fn futures_are_polled_and_dropped_in_their_request() {
     /// A value whose `Drop` stores the id of the current request plus one, or 0 outside a request.
-    struct RequestIdRecorder(Arc<AtomicU64>);
-    impl Drop for RequestIdRecorder {
+    struct RequestIdOnDrop(Arc<AtomicU64>);
+    impl Drop for RequestIdOnDrop {
         fn drop(&mut self) {
             self.0.store(
                 RequestHandle::current().map_or(0, |request| request.id() + 1),
@@ -111,7 +111,7 @@ async fn futures_are_polled_and_dropped_in_their_request() {
         }
     }
     let dropped_in = Arc::new(AtomicU64::new(0));
-    let recorder = RequestIdRecorder(Arc::clone(&dropped_in));
+    let recorder = RequestIdOnDrop(Arc::clone(&dropped_in));
     let outer = async move {
         let outer = RequestHandle::current();
         let inner = async {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
-use cached_browser_tests::{Program, TOKEN};
+use cached_browser_tests::{ConsoleServer, TOKEN};
 use cached_core::console::{self, Console};
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::Memcached;
@@ -23,7 +23,7 @@ fn client() -> Client {
 }
 
 async fn get(url: String) -> Response {
-    client().get(url).send().await.expect("the program answers")
+    client().get(url).send().await.expect("the server answers")
 }
 
 async fn json(url: String) -> Value {
@@ -36,7 +36,7 @@ async fn invalidate(url: String, token: Option<&str>) -> (StatusCode, String) {
     let request = client().delete(url);
     let request =
         token.into_iter().fold(request, |request, token| request.header("x-cache-token", token));
-    let answer = request.send().await.expect("the program answers");
+    let answer = request.send().await.expect("the server answers");
     (answer.status(), answer.text().await.expect("the answer is text"))
 }
 
@@ -53,9 +53,9 @@ const FILES: [&str; 8] = [
 
 #[tokio::test]
 async fn every_answer_has_protective_headers() {
-    let program = Program::serve(console_router(&local_cache().await)).await;
+    let server = ConsoleServer::serve(console_router(&local_cache().await)).await;
     for file in FILES.into_iter().chain(["nothing", "api/entries/nothing"]) {
-        let answer = get(program.url(&format!("/_cache/{file}"))).await;
+        let answer = get(server.url(&format!("/_cache/{file}"))).await;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
         assert_eq!(header("x-content-type-options"), Some("nosniff"), "{file}");
         assert_eq!(header("cache-control"), Some("no-store"), "{file}");
@@ -64,7 +64,7 @@ async fn every_answer_has_protective_headers() {
         assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{file}");
         assert_eq!(header("access-control-allow-origin"), None, "{file}");
     }
-    assert_eq!(get(program.url("/_cache/nothing")).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(get(server.url("/_cache/nothing")).await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -81,9 +81,9 @@ async fn the_console_works_under_any_path() {
         (router(), &["/"]),
     ];
     for (routes, pages) in mounts {
-        let program = Program::serve(routes).await;
+        let server = ConsoleServer::serve(routes).await;
         for page in pages {
-            let url = reqwest::Url::parse(&program.url(page)).expect("the text is a URL");
+            let url = reqwest::Url::parse(&server.url(page)).expect("the text is a URL");
             let text = get(url.to_string()).await.text().await.expect("the page is text");
             let links: Vec<_> =
                 text.split("=\"").filter_map(|rest| rest.split('"').next()).collect();
@@ -117,7 +117,7 @@ async fn a_missing_client_address_is_explained() {
 
 #[tokio::test]
 async fn a_foreign_host_or_page_is_refused() {
-    let program = Program::serve(console_router(&local_cache().await)).await;
+    let server = ConsoleServer::serve(console_router(&local_cache().await)).await;
     let foreign = [
         ("host", "evil.example"),
         ("origin", "http://evil.example"),
@@ -125,8 +125,8 @@ async fn a_foreign_host_or_page_is_refused() {
         ("x-forwarded-for", "127.0.0.1"),
     ];
     for (name, value) in foreign {
-        let request = client().get(program.url("/_cache/api/caches")).header(name, value);
-        let answer = request.send().await.expect("the program answers");
+        let request = client().get(server.url("/_cache/api/caches")).header(name, value);
+        let answer = request.send().await.expect("the server answers");
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}: {value}");
     }
 }
@@ -137,15 +137,15 @@ async fn another_site_may_link_to_the_page_alone() {
     for routes in
         [console_router(&cache), Router::new().nest("/_cache", console::router(cache.clone()))]
     {
-        let program = Program::serve(routes).await;
+        let server = ConsoleServer::serve(routes).await;
         for (path, expected) in [
             ("/_cache", StatusCode::OK),
             ("/_cache/api/caches", StatusCode::FORBIDDEN),
             ("/_cache/api/ledger", StatusCode::FORBIDDEN),
         ] {
-            let link = client().get(program.url(path)).header("sec-fetch-site", "cross-site");
+            let link = client().get(server.url(path)).header("sec-fetch-site", "cross-site");
             let link = link.header("sec-fetch-mode", "navigate");
-            let answer = link.send().await.expect("the program answers");
+            let answer = link.send().await.expect("the server answers");
             assert_eq!(answer.status(), expected, "{path}");
         }
     }
@@ -154,9 +154,9 @@ async fn another_site_may_link_to_the_page_alone() {
 #[tokio::test]
 async fn the_figures_equal_the_counters() {
     let cache = local_cache().await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     make_calls(&cache, 50).await;
-    let report = json(program.url("/_cache/api/caches")).await;
+    let report = json(server.url("/_cache/api/caches")).await;
     let stats = cache.stats();
     for (name, counts) in stats.iter() {
         let caches = report["caches"].as_array().expect("the field is a list");
@@ -169,18 +169,18 @@ async fn the_figures_equal_the_counters() {
     let rate = total["hit_rate"].as_f64().expect("there were calls");
     assert!((rate - 138.0 / 150.0).abs() < 1e-9, "{rate}");
     assert_eq!(report["local"]["entries"], 12);
-    let history = json(program.url("/_cache/api/history")).await;
+    let history = json(server.url("/_cache/api/history")).await;
     assert_eq!(history["instance"], report["instance"]);
 }
 
 #[tokio::test]
 async fn a_page_opened_later_shows_the_past() {
     let cache = local_cache().await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     make_calls(&cache, 10).await;
     let mut last = Value::Null;
     for _ in 0..200 {
-        last = json(program.url("/_cache/api/history")).await;
+        last = json(server.url("/_cache/api/history")).await;
         if last["samples"]
             .as_array()
             .is_some_and(|samples| samples.iter().any(|s| s["rows"] != Value::Array(vec![])))
@@ -207,12 +207,12 @@ async fn a_page_opened_later_shows_the_past() {
 async fn each_tier_finds_an_entry_by_key() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     let (number, state) = (format!("{SECRET_IDENTIFIER}-found"), "paid");
     cache.scope(payment(&number, state)).await.expect("the fetch succeeds");
     cache.flush().await;
     let key = cache.scope(async { payment_entry(&number, state).key() }).await;
-    let url = |key: &str| program.url(&format!("/_cache/api/entries/{key}"));
+    let url = |key: &str| server.url(&format!("/_cache/api/entries/{key}"));
 
     let found = json(url(&key.to_string())).await;
     assert_eq!(found["key"], key.to_string());
@@ -256,14 +256,14 @@ async fn each_tier_finds_an_entry_by_key() {
 async fn no_answer_has_a_value_or_an_identifier() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     let number = format!("{SECRET_IDENTIFIER}-hidden");
     let value = cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
     cache.flush().await;
     let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
     let entry = format!("api/entries/{key}");
     for file in FILES.into_iter().chain([entry.as_str()]) {
-        let text = get(program.url(&format!("/_cache/{file}")))
+        let text = get(server.url(&format!("/_cache/{file}")))
             .await
             .text()
             .await
@@ -277,13 +277,13 @@ async fn no_answer_has_a_value_or_an_identifier() {
 async fn the_token_alone_removes_an_entry() {
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     let number = format!("{SECRET_IDENTIFIER}-removed");
     let call = || cache.scope(payment(&number, "paid"));
     call().await.expect("the fetch succeeds");
     cache.flush().await;
     let entry = cache.scope(async { payment_entry(&number, "paid") }).await;
-    let url = program.url(&format!("/_cache/api/entries/{}", entry.key()));
+    let url = server.url(&format!("/_cache/api/entries/{}", entry.key()));
 
     for (token, said) in
         [(None, "is missing"), (Some("wrong"), "is wrong"), (Some(&TOKEN[1..]), "is wrong")]
@@ -296,7 +296,7 @@ async fn the_token_alone_removes_an_entry() {
         .delete(url.clone())
         .header("x-cache-token", TOKEN)
         .header("origin", "http://evil.example");
-    assert_eq!(cross.send().await.expect("the program answers").status(), StatusCode::FORBIDDEN);
+    assert_eq!(cross.send().await.expect("the server answers").status(), StatusCode::FORBIDDEN);
     assert!(entry.get().await.is_found(), "the entry stays without the token");
 
     let (status, text) = invalidate(url.clone(), Some(TOKEN)).await;
@@ -321,24 +321,24 @@ async fn the_token_alone_removes_an_entry() {
 #[tokio::test]
 async fn without_a_token_nothing_can_be_removed() {
     let cache = local_cache().await;
-    let program = Program::serve(console::router(cache.clone())).await;
+    let server = ConsoleServer::serve(console::router(cache.clone())).await;
     let digest = "0".repeat(64);
     let (status, line) =
-        invalidate(program.url(&format!("/api/entries/payment:{digest}")), Some(TOKEN)).await;
+        invalidate(server.url(&format!("/api/entries/payment:{digest}")), Some(TOKEN)).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(line.contains("sets no valid token"), "{line}");
-    assert_eq!(json(program.url("/api/caches")).await["may_invalidate"], false);
+    assert_eq!(json(server.url("/api/caches")).await["may_invalidate"], false);
 }
 
 /// The signals of the function `gated`: its fetch has begun, and its fetch may go on.
 #[derive(Clone, Default)]
-struct Gate {
+struct FetchSignals {
     begun: Arc<Notify>,
     goes_on: Arc<Notify>,
 }
 
 #[coordinator_cached(name = "gated", version = edition, skip(gate), entry = gated_entry)]
-async fn gated(edition: u32, gate: Gate) -> Result<u64, std::io::Error> {
+async fn gated(edition: u32, gate: FetchSignals) -> Result<u64, std::io::Error> {
     let fetched = FETCHES.fetch_add(1, Ordering::SeqCst);
     gate.begun.notify_one();
     gate.goes_on.notified().await;
@@ -353,8 +353,8 @@ async fn an_overtaken_fetch_stores_nothing() {
         let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
         let cache =
             if addresses.is_empty() { local_cache().await } else { cache_on(&addresses).await };
-        let program = Program::serve(console_router(&cache)).await;
-        let gate = Gate::default();
+        let server = ConsoleServer::serve(console_router(&cache)).await;
+        let gate = FetchSignals::default();
         let old = tokio::spawn({
             let (cache, gate) = (cache.clone(), gate.clone());
             async move { cache.scope(gated(1, gate)).await }
@@ -362,7 +362,7 @@ async fn an_overtaken_fetch_stores_nothing() {
         gate.begun.notified().await;
         let key = cache.scope(async { gated_entry(1).key() }).await;
         let (status, text) =
-            invalidate(program.url(&format!("/_cache/api/entries/{key}")), Some(TOKEN)).await;
+            invalidate(server.url(&format!("/_cache/api/entries/{key}")), Some(TOKEN)).await;
         assert_eq!(status, StatusCode::OK, "{text}");
         gate.goes_on.notify_one();
         let old = old.await.expect("the task ends").expect("the fetch succeeds");
@@ -381,24 +381,24 @@ async fn fetches_of_other_keys_outlive_an_invalidation() {
         let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
         let cache =
             if addresses.is_empty() { local_cache().await } else { cache_on(&addresses).await };
-        let program = Program::serve(console_router(&cache)).await;
-        let call = |edition: u32, gate: &Gate| {
+        let server = ConsoleServer::serve(console_router(&cache)).await;
+        let call = |edition: u32, gate: &FetchSignals| {
             let (cache, gate) = (cache.clone(), gate.clone());
             tokio::spawn(async move { cache.scope(gated(edition, gate)).await.expect("no error") })
         };
         let open_gate = || {
-            let gate = Gate::default();
+            let gate = FetchSignals::default();
             gate.goes_on.notify_one();
             gate
         };
         call(2, &open_gate()).await.expect("the task ends");
         cache.flush().await;
-        let slow = Gate::default();
+        let slow = FetchSignals::default();
         let first = call(3, &slow);
         slow.begun.notified().await;
         let key = cache.scope(async { gated_entry(2).key() }).await;
         let (status, text) =
-            invalidate(program.url(&format!("/_cache/api/entries/{key}")), Some(TOKEN)).await;
+            invalidate(server.url(&format!("/_cache/api/entries/{key}")), Some(TOKEN)).await;
         assert_eq!(status, StatusCode::OK, "{text}");
         let mut second = call(3, &open_gate());
         let early = tokio::time::timeout(Duration::from_millis(100), &mut second).await;
@@ -416,11 +416,12 @@ async fn fetches_of_other_keys_outlive_an_invalidation() {
 #[tokio::test]
 async fn a_cache_that_is_off_says_so() {
     let cache = Cache::disabled();
-    let program =
-        Program::serve(Router::new().nest_service("/_cache", Console::new(cache.clone()).router()))
-            .await;
+    let server = ConsoleServer::serve(
+        Router::new().nest_service("/_cache", Console::new(cache.clone()).router()),
+    )
+    .await;
     cache.scope(called_while_off(1)).await;
-    let report = json(program.url("/_cache/api/caches")).await;
+    let report = json(server.url("/_cache/api/caches")).await;
     assert_eq!(report["enabled"], false);
-    assert_eq!(json(program.url("/_cache/api/servers")).await["servers"], Value::Array(vec![]));
+    assert_eq!(json(server.url("/_cache/api/servers")).await["servers"], Value::Array(vec![]));
 }

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use cached_browser_tests::{Browser, Emulation, Program, TOKEN};
+use cached_browser_tests::{Browser, ConsoleServer, Emulation, TOKEN};
 use cached_core::console;
 use cached_core::{Cache, RequestScope};
 use cached_tests::Memcached;
@@ -26,8 +26,8 @@ const LEFT: &str = "\u{e012}";
 const ENTER: &str = "\u{e007}";
 
 /// Opens the console of a program, and waits for its first figures.
-async fn open(browser: &Browser, program: &Program) {
-    browser.open(&program.url("/_cache")).await;
+async fn open(browser: &Browser, server: &ConsoleServer) {
+    browser.open(&server.url("/_cache")).await;
     browser.wait_for("document.body.dataset.state === 'live'").await;
 }
 
@@ -46,8 +46,8 @@ fn number(value: &Value) -> f64 {
 async fn the_figures_move_under_load() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(console_router(&cache)).await;
-    open(&browser, &program).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
+    open(&browser, &server).await;
     assert!(browser.text("#functions-empty").await.contains("No annotated function was called"));
 
     make_calls(&cache, 40).await;
@@ -88,8 +88,8 @@ async fn a_killed_server_turns_red_and_recovers() {
     let Some(browser) = Browser::start().await else { return };
     let (mut killed, other) = (Memcached::start(), Memcached::start());
     let cache = cache_on(&[killed.address(), other.address()]).await;
-    let program = Program::serve(console_router(&cache)).await;
-    open(&browser, &program).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
+    open(&browser, &server).await;
     // Each call uses a different entry, so that both servers receive commands.
     let load = tokio::spawn({
         let cache = cache.clone();
@@ -126,12 +126,12 @@ async fn only_the_right_token_removes_an_entry() {
     let Some(browser) = Browser::start().await else { return };
     let memcached = Memcached::start();
     let cache = cache_on(&[memcached.address()]).await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     let number = format!("{SECRET_IDENTIFIER}-page");
     cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
     cache.flush().await;
     let entry = cache.scope(async { payment_entry(&number, "paid") }).await;
-    open(&browser, &program).await;
+    open(&browser, &server).await;
 
     browser.write("#key", &entry.key().to_string()).await;
     browser.click("#search-form button").await;
@@ -164,12 +164,13 @@ async fn only_the_right_token_removes_an_entry() {
 async fn without_a_token_the_page_offers_no_invalidation() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program =
-        Program::serve(Router::new().nest_service("/_cache", console::router(cache.clone()))).await;
+    let server =
+        ConsoleServer::serve(Router::new().nest_service("/_cache", console::router(cache.clone())))
+            .await;
     make_calls(&cache, 3).await;
     let key =
         cache.scope(async { payment_entry(&format!("{SECRET_IDENTIFIER}-1"), "paid").key() }).await;
-    open(&browser, &program).await;
+    open(&browser, &server).await;
     browser.write("#key", &key.digest().to_string()).await;
     browser.press(ENTER).await;
     browser.wait_for("document.querySelectorAll('#found .result').length === 2").await;
@@ -184,17 +185,18 @@ async fn without_a_token_the_page_offers_no_invalidation() {
 async fn the_page_survives_a_restart_of_the_program() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(console_router(&cache)).await;
-    let port = program.port();
+    let server = ConsoleServer::serve(console_router(&cache)).await;
+    let port = server.port();
     make_calls(&cache, 5).await;
-    open(&browser, &program).await;
-    program.end().await;
+    open(&browser, &server).await;
+    server.end().await;
     browser.wait_for("document.body.dataset.state === 'lost'").await;
     assert!(browser.text("#trouble").await.contains("tries again by itself"));
     // The program starts again: its counters begin at zero.
     let restarted = local_cache().await;
-    let _program =
-        Program::serve_on(port, console_router(&restarted)).await.expect("the port is still free");
+    let _server = ConsoleServer::serve_on(port, console_router(&restarted))
+        .await
+        .expect("the port is still free");
     browser.wait_for("document.body.dataset.state === 'live'").await;
     browser.wait_for("document.querySelector('#trouble').hidden").await;
     browser.wait_for("!document.querySelector('#functions-empty').hidden").await;
@@ -213,8 +215,8 @@ async fn a_failed_answer_does_not_hide_the_ledger() {
     let routes = Router::new()
         .route("/_cache/api/ledger", get(ledger))
         .nest_service("/_cache", console::router(local_cache().await));
-    let program = Program::serve(routes).await;
-    open(&browser, &program).await;
+    let server = ConsoleServer::serve(routes).await;
+    open(&browser, &server).await;
     let rows = format!("document.querySelectorAll('#ledger-body tr').length === {FUNCTIONS}");
     browser.wait_for(&rows).await;
     browser.complaints().await;
@@ -224,11 +226,11 @@ async fn a_failed_answer_does_not_hide_the_ledger() {
 async fn an_invalidation_names_memcached_only_if_the_function_uses_it() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     let number = format!("{SECRET_IDENTIFIER}-local");
     cache.scope(payment(&number, "paid")).await.expect("the fetch succeeds");
     let key = cache.scope(async { payment_entry(&number, "paid").key() }).await;
-    open(&browser, &program).await;
+    open(&browser, &server).await;
     browser.write("#key", &key.to_string()).await;
     browser.click("#search-form button").await;
     browser.wait_for("document.querySelector('#token') !== null").await;
@@ -248,7 +250,7 @@ async fn an_invalidation_names_memcached_only_if_the_function_uses_it() {
 
 /// Serves a console with made-up figures that fill the page: 200 functions, names of 48 characters,
 /// numbers in the billions, and an ejected server.
-async fn crowded() -> Program {
+async fn crowded() -> ConsoleServer {
     let cache = local_cache().await;
     let json = |value: Value| {
         get(async move || ([(header::CONTENT_TYPE, "application/json")], value.to_string()))
@@ -259,7 +261,7 @@ async fn crowded() -> Program {
         .route("/_cache/api/servers", json(crowded_servers()))
         .route("/_cache/api/ledger", json(crowded_ledger()))
         .nest_service("/_cache", console::router(cache));
-    Program::serve(routes).await
+    ConsoleServer::serve(routes).await
 }
 
 const FUNCTIONS: u64 = 200;
@@ -326,11 +328,11 @@ const WIDTHS: [(u32, u32); 3] = [(375, 812), (768, 1024), (1280, 900)];
 #[tokio::test]
 async fn nothing_overflows_and_every_text_has_contrast() {
     let Some(browser) = Browser::start().await else { return };
-    let program = crowded().await;
+    let server = crowded().await;
     for (width, height) in WIDTHS {
         for dark in [false, true] {
             browser.emulate(Emulation { width, height, dark }).await;
-            open(&browser, &program).await;
+            open(&browser, &server).await;
             browser.wait_for(&format!("document.querySelectorAll('#functions-body tr:not(.detail)').length === {FUNCTIONS}")).await;
             browser.run("document.querySelector('#functions-body .opener').click()").await;
             browser.write("#key", &"0".repeat(64)).await;
@@ -411,8 +413,8 @@ const FAINT_TEXTS: &str = "
 #[tokio::test]
 async fn two_hundred_functions_can_be_filtered_and_sorted() {
     let Some(browser) = Browser::start().await else { return };
-    let program = crowded().await;
-    open(&browser, &program).await;
+    let server = crowded().await;
+    open(&browser, &server).await;
     let first = "document.querySelector('#functions-body .name button:not(.opener)').textContent";
     assert_eq!(browser.value(first).await, crowd_name(0), "most calls are saved for the first");
     browser.click("#functions-head th:first-child button").await;
@@ -438,10 +440,10 @@ async fn two_hundred_functions_can_be_filtered_and_sorted() {
 async fn the_keyboard_reaches_everything() {
     let Some(browser) = Browser::start().await else { return };
     let cache = local_cache().await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     make_calls(&cache, 5).await;
     browser.emulate(Emulation { width: 1280, height: 900, dark: false }).await;
-    open(&browser, &program).await;
+    open(&browser, &server).await;
     browser
         .wait_for("document.querySelectorAll('#functions-body tr:not(.detail)').length === 3")
         .await;
@@ -486,7 +488,7 @@ async fn screenshots_of_a_working_cache() {
     let servers = [Memcached::start(), Memcached::start()];
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
     let cache = cache_on(&addresses).await;
-    let program = Program::serve(console_router(&cache)).await;
+    let server = ConsoleServer::serve(console_router(&cache)).await;
     let is_written = std::env::var_os("WRITE_SCREENSHOTS").is_some();
     let seconds = if is_written { 200 } else { 2 };
     let load = tokio::spawn(lively_load(cache.clone()));
@@ -497,7 +499,7 @@ async fn screenshots_of_a_working_cache() {
         ("console-narrow", Emulation { width: 375, height: 812, dark: false }),
     ] {
         browser.emulate(emulation).await;
-        open(&browser, &program).await;
+        open(&browser, &server).await;
         browser
             .wait_for("document.querySelectorAll('#functions-body tr:not(.detail)').length >= 2")
             .await;

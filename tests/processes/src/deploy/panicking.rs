@@ -58,38 +58,38 @@ impl<'de> Deserialize<'de> for Percent {
 /// A number or a text of one letter. Its `Deserialize` calls `deserialize_any`, as that of
 /// `rust_decimal::Decimal` does. Decoding any other text or a unit panics.
 #[derive(Debug, Clone, PartialEq)]
-pub enum AnyScalar {
+pub enum NumberOrLetter {
     /// Any number.
     Number(u64),
     /// One letter.
     Text(String),
 }
 
-impl Serialize for AnyScalar {
+impl Serialize for NumberOrLetter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            AnyScalar::Number(number) => serializer.serialize_u64(*number),
-            AnyScalar::Text(text) => serializer.serialize_str(text),
+            NumberOrLetter::Number(number) => serializer.serialize_u64(*number),
+            NumberOrLetter::Text(text) => serializer.serialize_str(text),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for AnyScalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AnyScalar, D::Error> {
+impl<'de> Deserialize<'de> for NumberOrLetter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NumberOrLetter, D::Error> {
         struct ScalarVisitor;
         impl<'de> Visitor<'de> for ScalarVisitor {
-            type Value = AnyScalar;
+            type Value = NumberOrLetter;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a number or a text")
             }
-            fn visit_u64<E>(self, number: u64) -> Result<AnyScalar, E> {
-                Ok(AnyScalar::Number(number))
+            fn visit_u64<E>(self, number: u64) -> Result<NumberOrLetter, E> {
+                Ok(NumberOrLetter::Number(number))
             }
-            fn visit_str<E>(self, text: &str) -> Result<AnyScalar, E> {
+            fn visit_str<E>(self, text: &str) -> Result<NumberOrLetter, E> {
                 assert_eq!(text.len(), 1, "`{text}` is not a letter");
-                Ok(AnyScalar::Text(text.into()))
+                Ok(NumberOrLetter::Text(text.into()))
             }
-            fn visit_unit<E>(self) -> Result<AnyScalar, E> {
+            fn visit_unit<E>(self) -> Result<NumberOrLetter, E> {
                 panic!("nothing is not a scalar")
             }
         }

@@ -35,7 +35,7 @@ pub(super) struct ServerIdentity {
     /// changed a key. `state` is locked during the call.
     raise_fence: Box<dyn Fn() + Send + Sync>,
     /// Called after `raise_fence`, with nothing locked.
-    on_replaced: Box<dyn Fn() + Send + Sync>,
+    after_fence: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -51,13 +51,13 @@ struct IdentityState {
 impl ServerIdentity {
     pub(super) fn new(
         raise_fence: impl Fn() + Send + Sync + 'static,
-        on_replaced: impl Fn() + Send + Sync + 'static,
+        after_fence: impl Fn() + Send + Sync + 'static,
     ) -> ServerIdentity {
         ServerIdentity {
             current: AtomicU64::new(Incarnation::UNKNOWN.number()),
             state: Mutex::default(),
             raise_fence: Box::new(raise_fence),
-            on_replaced: Box::new(on_replaced),
+            after_fence: Box::new(after_fence),
         }
     }
 
@@ -88,7 +88,7 @@ impl ServerIdentity {
             is_fenced
         };
         if is_fenced {
-            (self.on_replaced)();
+            (self.after_fence)();
         }
     }
 

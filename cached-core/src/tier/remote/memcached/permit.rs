@@ -24,7 +24,7 @@ use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
 /// The state that all permits of one store share.
 #[derive(Default)]
-pub(super) struct PermitContext {
+pub(super) struct SharedPermitState {
     pub(super) background: Arc<BackgroundWrites>,
     pub(super) renewals: Arc<RenewalSchedule>,
     pub(super) returning: Arc<ReturningLeases>,
@@ -35,7 +35,7 @@ pub(super) struct PermitContext {
 ///
 /// A permit that is dropped before it has written gives back its lease or refresh claim.
 pub(crate) struct MemcachedPermit {
-    context: Arc<PermitContext>,
+    context: Arc<SharedPermitState>,
     kind: PermitKind,
     /// True once the permit has written or removed its item. It then has nothing to give back.
     is_spent: AtomicBool,
@@ -58,14 +58,14 @@ enum PermitKind {
 }
 
 impl MemcachedPermit {
-    fn new(context: &Arc<PermitContext>, kind: PermitKind) -> MemcachedPermit {
+    fn new(context: &Arc<SharedPermitState>, kind: PermitKind) -> MemcachedPermit {
         MemcachedPermit { context: Arc::clone(context), kind, is_spent: AtomicBool::new(false) }
     }
 
     /// Creates a permit to store a value under a key without an item. If another caller holds the
     /// key's lease, `cas` must be the CAS of that lease.
     pub(super) fn add(
-        context: &Arc<PermitContext>,
+        context: &Arc<SharedPermitState>,
         route: KeyRoute,
         cas: Option<Cas>,
     ) -> MemcachedPermit {
@@ -80,7 +80,7 @@ impl MemcachedPermit {
 
     /// Creates a permit to replace an item.
     pub(super) fn of_item(
-        context: &Arc<PermitContext>,
+        context: &Arc<SharedPermitState>,
         route: KeyRoute,
         item: &RawItem,
     ) -> MemcachedPermit {
@@ -97,7 +97,7 @@ impl MemcachedPermit {
     /// `length` is how long memcached keeps the lease's placeholder. `expected` is how long the
     /// annotated function is expected to run, or zero if unknown.
     pub(super) fn lease(
-        context: &Arc<PermitContext>,
+        context: &Arc<SharedPermitState>,
         route: KeyRoute,
         cas: Cas,
         length: Duration,

@@ -37,7 +37,7 @@ const SECOND_FLUSHER_AT: usize = 64;
 const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the commands of one runtime to one server.
-pub(super) struct Pipeline {
+pub(super) struct CommandPipeline {
     endpoint: Arc<EndpointState>,
     runtime: Handle,
     /// Created on first use, and again after each failure, because a client resolves its server's
@@ -63,9 +63,9 @@ enum CommandAdmission {
     Refused,
 }
 
-impl Pipeline {
-    pub(super) fn new(endpoint: &Arc<EndpointState>, runtime: &Handle) -> Arc<Pipeline> {
-        Arc::new(Pipeline {
+impl CommandPipeline {
+    pub(super) fn new(endpoint: &Arc<EndpointState>, runtime: &Handle) -> Arc<CommandPipeline> {
+        Arc::new(CommandPipeline {
             endpoint: Arc::clone(endpoint),
             runtime: runtime.clone(),
             client: Mutex::default(),
@@ -76,7 +76,7 @@ impl Pipeline {
     /// Sends a command that was issued at `now`, and returns its result. `deadline` limits how long
     /// a queued command may take.
     pub(super) async fn run(
-        self: &Arc<Pipeline>,
+        self: &Arc<CommandPipeline>,
         command: Command,
         now: Instant,
         deadline: Instant,
@@ -95,7 +95,7 @@ impl Pipeline {
     /// Queues all commands at once, and returns their results in order. A command fails if the
     /// queue is full, or if the deadline passes before the result arrives.
     pub(super) async fn run_many(
-        self: &Arc<Pipeline>,
+        self: &Arc<CommandPipeline>,
         commands: Vec<Command>,
         deadline: Instant,
     ) -> Vec<CommandResult> {
@@ -121,7 +121,7 @@ impl Pipeline {
         results
     }
 
-    fn admit(self: &Arc<Pipeline>, command: Command) -> CommandAdmission {
+    fn admit(self: &Arc<CommandPipeline>, command: Command) -> CommandAdmission {
         let mut state = self.state();
         if state.direct_exchanges < MAX_DIRECT_EXCHANGES && state.flushers == 0 {
             state.direct_exchanges += 1;
@@ -137,7 +137,7 @@ impl Pipeline {
         }
     }
 
-    fn start_flushers(self: &Arc<Pipeline>, state: &mut PipelineState) {
+    fn start_flushers(self: &Arc<CommandPipeline>, state: &mut PipelineState) {
         let waiting = state.queue.len();
         let needs_second = state.flushers < MAX_FLUSHERS && waiting >= SECOND_FLUSHER_AT;
         if waiting > 0 && (state.flushers == 0 || needs_second) {
@@ -148,7 +148,7 @@ impl Pipeline {
     }
 
     fn run_direct(
-        self: &Arc<Pipeline>,
+        self: &Arc<CommandPipeline>,
         guard: DirectExchangeGuard,
         command: Command,
         now: Instant,
@@ -165,7 +165,11 @@ impl Pipeline {
         DirectExchange::new(&self.runtime, exchange, give_back)
     }
 
-    async fn exchange_one(self: &Arc<Pipeline>, command: Command, now: Instant) -> CommandResult {
+    async fn exchange_one(
+        self: &Arc<CommandPipeline>,
+        command: Command,
+        now: Instant,
+    ) -> CommandResult {
         let (sent, deadline) = (self.endpoint.clock.shift(now), now + self.endpoint.timeout());
         let is_read = command.is_read();
         let mut result = Err(CommandError::unreachable("no answer"));
@@ -191,7 +195,7 @@ impl Pipeline {
         result
     }
 
-    async fn exchange_batch(self: &Arc<Pipeline>, batch: CommandBatch) {
+    async fn exchange_batch(self: &Arc<CommandPipeline>, batch: CommandBatch) {
         let began = Instant::now();
         let (sent, deadline) = (self.endpoint.clock.shift(began), began + self.endpoint.timeout());
         let CommandBatch { commands, mut senders } = batch;
@@ -235,7 +239,7 @@ impl Pipeline {
     /// Spawns a task that waits for the replies that missed their deadline. The first `answered`
     /// commands of the batch already have their results.
     fn finish_late(
-        self: &Arc<Pipeline>,
+        self: &Arc<CommandPipeline>,
         client: Arc<ServerClient>,
         connection: Box<Connection>,
         batch: CommandBatch,
@@ -257,7 +261,7 @@ impl Pipeline {
     /// Sends a result to the command's caller. If the caller is gone, gives back the lease or
     /// refresh claim that the command has won.
     fn deliver(
-        self: &Arc<Pipeline>,
+        self: &Arc<CommandPipeline>,
         command: &Command,
         sender: ResultSender,
         result: CommandResult,
@@ -273,7 +277,7 @@ impl Pipeline {
 
     /// Queues the command that gives back the lease or refresh claim in `result`. Does nothing if
     /// `result` contains neither.
-    fn give_back(self: &Arc<Pipeline>, command: &Command, result: &CommandResult) {
+    fn give_back(self: &Arc<CommandPipeline>, command: &Command, result: &CommandResult) {
         let Some(give_back) = command.give_back_command(result) else { return };
         let mut state = self.state();
         state.queue.push_release_first(give_back);
@@ -335,7 +339,7 @@ fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandR
 }
 
 /// Counts one direct exchange of the pipeline until the guard is dropped.
-struct DirectExchangeGuard(Arc<Pipeline>);
+struct DirectExchangeGuard(Arc<CommandPipeline>);
 
 impl Drop for DirectExchangeGuard {
     fn drop(&mut self) {
@@ -345,7 +349,7 @@ impl Drop for DirectExchangeGuard {
 
 /// A task that sends queued commands until the queue is empty.
 struct QueueFlusher {
-    pipeline: Arc<Pipeline>,
+    pipeline: Arc<CommandPipeline>,
     /// True while [`PipelineState`] counts this flusher.
     is_counted: bool,
 }

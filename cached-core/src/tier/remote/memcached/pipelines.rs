@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
 
 use super::endpoint::EndpointState;
-use super::pipeline::Pipeline;
+use super::pipeline::CommandPipeline;
 use crate::event::{Event, EventDispatcher};
 use crate::sync::lock;
 use crate::unwind::catch_panic;
@@ -38,8 +38,8 @@ type PipelinesByRuntime = Vec<(Id, Result<RuntimePipelines, &'static str>)>;
 
 /// The two pipelines of one runtime. Foreground and background commands do not wait for each other.
 struct RuntimePipelines {
-    foreground: Arc<Pipeline>,
-    background: Arc<Pipeline>,
+    foreground: Arc<CommandPipeline>,
+    background: Arc<CommandPipeline>,
     /// The task that owns the runtime's [`RuntimeEndGuard`].
     guard_task: Option<AbortHandle>,
 }
@@ -47,13 +47,13 @@ struct RuntimePipelines {
 impl RuntimePipelines {
     fn new(endpoint: &Arc<EndpointState>, runtime: &Handle) -> RuntimePipelines {
         RuntimePipelines {
-            foreground: Pipeline::new(endpoint, runtime),
-            background: Pipeline::new(endpoint, runtime),
+            foreground: CommandPipeline::new(endpoint, runtime),
+            background: CommandPipeline::new(endpoint, runtime),
             guard_task: None,
         }
     }
 
-    fn get(&self, priority: Priority) -> Arc<Pipeline> {
+    fn get(&self, priority: Priority) -> Arc<CommandPipeline> {
         Arc::clone(match priority {
             Priority::Foreground => &self.foreground,
             Priority::Background => &self.background,
@@ -80,7 +80,7 @@ impl ServerPipelines {
     ///
     /// # Errors
     /// This thread is not in a tokio runtime, or the runtime lacks the timer or the I/O driver.
-    pub(super) fn get(&self, priority: Priority) -> Result<Arc<Pipeline>, &'static str> {
+    pub(super) fn get(&self, priority: Priority) -> Result<Arc<CommandPipeline>, &'static str> {
         let runtime = Handle::try_current().map_err(|_| "there is no tokio runtime here")?;
         let id = runtime.id();
         if let Some(known) = self.find(id, priority) {
@@ -117,7 +117,11 @@ impl ServerPipelines {
         pipeline
     }
 
-    fn find(&self, id: Id, priority: Priority) -> Option<Result<Arc<Pipeline>, &'static str>> {
+    fn find(
+        &self,
+        id: Id,
+        priority: Priority,
+    ) -> Option<Result<Arc<CommandPipeline>, &'static str>> {
         find_in(&lock(&self.by_runtime), id, priority)
     }
 }
@@ -126,7 +130,7 @@ fn find_in(
     runtimes: &PipelinesByRuntime,
     id: Id,
     priority: Priority,
-) -> Option<Result<Arc<Pipeline>, &'static str>> {
+) -> Option<Result<Arc<CommandPipeline>, &'static str>> {
     let (_, pipelines) = runtimes.iter().find(|(known, _)| *known == id)?;
     Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).map_err(|error| *error))
 }

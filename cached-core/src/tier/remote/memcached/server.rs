@@ -29,17 +29,17 @@ use super::endpoint::EndpointState;
 use super::identity::ServerIdentity;
 use super::item::{LeaseRequest, RawItem, ReadReply};
 use super::marker::LeaseMarker;
-use super::pipeline::Pipeline;
+use super::pipeline::CommandPipeline;
 pub(super) use super::pipelines::Priority;
 use super::pipelines::ServerPipelines;
-use super::wait_breaker::{LeaseProbeGuard, LeaseWaitBreaker};
+use super::wait_breaker::{LeaseWaitBreaker, PendingProbeGuard};
 use crate::config::Config;
 use crate::event::{Event, EventDispatcher};
 use crate::key::Digest;
 use crate::stats::{ServerState, ServerStats};
 use crate::telemetry::{Exchange, ExchangeSubject};
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
-use failing_writes::FailingWrites;
+use failing_writes::FunctionsWithFailedWrites;
 use fence::CasFence;
 use hints::RemovalHints;
 pub(super) use removal::KeyRemoval;
@@ -67,7 +67,7 @@ pub(super) struct Server {
     pipelines: ServerPipelines,
     hints: RemovalHints,
     fence: CasFence,
-    failing_writes: FailingWrites,
+    failing_writes: FunctionsWithFailedWrites,
     /// Keeps calls from waiting for leases if the leases on this server do not end.
     pub(super) wait_breaker: Arc<LeaseWaitBreaker>,
 }
@@ -101,7 +101,7 @@ impl Server {
                 endpoint,
                 hints: RemovalHints::default(),
                 fence: CasFence::default(),
-                failing_writes: FailingWrites::default(),
+                failing_writes: FunctionsWithFailedWrites::default(),
                 wait_breaker: Arc::default(),
             }
         })
@@ -222,7 +222,7 @@ impl Server {
 
     /// Reserves a *probe*, which is a later check whether a lease has ended, and returns the
     /// probe's guard. Returns `None` if enough probes are planned already.
-    pub(super) fn reserve_lease_probe(&self) -> Option<LeaseProbeGuard> {
+    pub(super) fn reserve_lease_probe(&self) -> Option<PendingProbeGuard> {
         LeaseWaitBreaker::reserve_probe(&self.wait_breaker)
     }
 
@@ -267,7 +267,7 @@ impl Server {
         &self,
         key: &str,
         priority: Priority,
-    ) -> Result<Arc<Pipeline>, RemoteError> {
+    ) -> Result<Arc<CommandPipeline>, RemoteError> {
         #[cfg(feature = "testing")]
         self.recover_if_in_memory().await;
         if !self.serves(key) {
@@ -277,7 +277,7 @@ impl Server {
     }
 
     /// Returns the current runtime's pipeline, even if the server is ejected.
-    fn any_pipeline(&self, priority: Priority) -> Result<Arc<Pipeline>, RemoteError> {
+    fn any_pipeline(&self, priority: Priority) -> Result<Arc<CommandPipeline>, RemoteError> {
         let pipeline = self.pipelines.get(priority);
         pipeline.map_err(|why| self.error(RemoteErrorKind::NotAsked, &why))
     }
@@ -318,6 +318,6 @@ fn identity(server: &Weak<Server>) -> ServerIdentity {
     };
     ServerIdentity::new(
         call(server, |server| server.fence.raise(None)),
-        call(server, Server::on_replaced),
+        call(server, Server::eject_replaced),
     )
 }

@@ -32,14 +32,14 @@ pub(super) struct LeaseWaitBreaker {
     /// The time until which the breaker is open, as [`CoarseInstant::millis`]. It is 0 if the
     /// breaker has not opened since the last lease ended.
     open_until: AtomicU64,
-    /// The number of [`LeaseProbeGuard`]s.
+    /// The number of [`PendingProbeGuard`]s.
     probes: AtomicU32,
 }
 
 /// Counts one lease that waits for its probe, until the guard is dropped.
-pub(super) struct LeaseProbeGuard(Arc<LeaseWaitBreaker>);
+pub(super) struct PendingProbeGuard(Arc<LeaseWaitBreaker>);
 
-impl Drop for LeaseProbeGuard {
+impl Drop for PendingProbeGuard {
     fn drop(&mut self) {
         self.0.probes.fetch_sub(1, Ordering::Relaxed);
     }
@@ -53,9 +53,9 @@ impl LeaseWaitBreaker {
 
     /// Counts a lease that waits for its probe. Returns `None` if there are [`MOST_PROBES`] such
     /// leases already.
-    pub(super) fn reserve_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
+    pub(super) fn reserve_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<PendingProbeGuard> {
         if breaker.probes.fetch_add(1, Ordering::Relaxed) < MOST_PROBES {
-            return Some(LeaseProbeGuard(Arc::clone(breaker)));
+            return Some(PendingProbeGuard(Arc::clone(breaker)));
         }
         breaker.probes.fetch_sub(1, Ordering::Relaxed);
         None

@@ -25,20 +25,20 @@ const DIGEST_CHARS: usize = 64;
 
 /// The functions whose last write to one server has failed.
 #[derive(Default)]
-pub(super) struct FailingWrites {
+pub(super) struct FunctionsWithFailedWrites {
     /// The number of functions, readable without the lock.
     count: AtomicUsize,
-    functions: Mutex<HashMap<Box<str>, ConsecutiveFailures>>,
+    functions: Mutex<HashMap<Box<str>, WriteFailureStreak>>,
 }
 
 /// A function's failed writes since its last successful write.
-struct ConsecutiveFailures {
+struct WriteFailureStreak {
     failures: u32,
     /// The time of the last counted failure.
     last: Instant,
 }
 
-impl ConsecutiveFailures {
+impl WriteFailureStreak {
     fn is_failing(&self) -> bool {
         self.failures >= MIN_FAILURES
     }
@@ -57,15 +57,15 @@ fn function_of(key: &str) -> &str {
     key
 }
 
-impl FailingWrites {
+impl FunctionsWithFailedWrites {
     /// Counts a failed write. Returns true if the function's writes count as failing from this
     /// failure on, while no other function's writes do.
     fn record_failure(&self, key: &str, now: Instant) -> bool {
         let mut functions = lock(&self.functions);
-        let is_known = functions.values().any(ConsecutiveFailures::is_failing);
+        let is_known = functions.values().any(WriteFailureStreak::is_failing);
         let run = functions
             .entry(function_of(key).into())
-            .or_insert(ConsecutiveFailures { failures: 0, last: now });
+            .or_insert(WriteFailureStreak { failures: 0, last: now });
         if run.failures == 0 || now.saturating_duration_since(run.last) >= FAILURE_INTERVAL {
             (run.failures, run.last) = (run.failures.saturating_add(1), now);
         }
@@ -86,7 +86,7 @@ impl FailingWrites {
         self.count.load(Ordering::Acquire) > 0
             && lock(&self.functions)
                 .get(function_of(key))
-                .is_some_and(ConsecutiveFailures::is_failing)
+                .is_some_and(WriteFailureStreak::is_failing)
     }
 
     /// Forgets all failures. Called when callers stop using the server (the server is *ejected*),
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn consecutive_failures_count_until_a_success() {
-        let (writes, began) = (FailingWrites::default(), Instant::now());
+        let (writes, began) = (FunctionsWithFailedWrites::default(), Instant::now());
         let digest = "0".repeat(DIGEST_CHARS);
         let [key, second_slot, other] =
             [format!("shop:a:{digest}"), format!("shop:a:{digest}:2"), format!("shop:b:{digest}")];

@@ -142,7 +142,7 @@ impl Server {
 
     /// Ejects the server, because a new memcached process now runs at the server's address. The
     /// caller must have raised the fence over the new process's items.
-    pub(super) fn on_replaced(&self) {
+    pub(super) fn eject_replaced(&self) {
         self.eject_until_fence_is_settled();
         self.events.emit(&Event::ServerReplaced { address: self.address() });
         self.report_fence();

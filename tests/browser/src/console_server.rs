@@ -10,25 +10,25 @@ use tokio::task::JoinHandle;
 /// The token that the tests' consoles accept.
 pub const TOKEN: &str = "a-token-that-only-the-tests-know";
 
-/// A running program. Dropping this value ends the server.
+/// A running server of the console. Dropping this value ends it.
 #[derive(Debug)]
-pub struct Program {
+pub struct ConsoleServer {
     /// The address as `127.0.0.1:port`.
     pub address: String,
     server: JoinHandle<()>,
 }
 
-impl Program {
+impl ConsoleServer {
     /// Serves these routes on a free port.
     ///
     /// # Panics
     /// Panics if no port is free.
-    pub async fn serve(routes: Router) -> Program {
-        Program::serve_on(0, routes).await.expect("a port is free")
+    pub async fn serve(routes: Router) -> ConsoleServer {
+        ConsoleServer::serve_on(0, routes).await.expect("a port is free")
     }
 
     /// Serves these routes on this port. Returns `None` if the port is in use.
-    pub async fn serve_on(port: u16, routes: Router) -> Option<Program> {
+    pub async fn serve_on(port: u16, routes: Router) -> Option<ConsoleServer> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.ok()?;
         let address = listener.local_addr().ok()?.to_string();
         let service = routes.into_make_service_with_connect_info::<SocketAddr>();
@@ -36,7 +36,7 @@ impl Program {
             // `axum::serve` retries a failed `accept`, so it ends only with the task.
             let _ = axum::serve(listener, service).await;
         });
-        Some(Program { address, server })
+        Some(ConsoleServer { address, server })
     }
 
     /// Returns the URL of a path.
@@ -62,7 +62,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for ConsoleServer {
     fn drop(&mut self) {
         self.server.abort();
     }
