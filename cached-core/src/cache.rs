@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
-use crate::event::{Event, EventDispatcher, EventSubject, MissReport, PastEvent};
+use crate::event::{Event, EventDispatcher, EventSubject, MissCause, MissReport};
 use crate::fetch_pauses::FetchPauses;
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
@@ -392,8 +392,8 @@ impl Cache {
     }
 
     /// Returns the last known event of the entry with this key, and how long ago it was.
-    pub(crate) fn last_event(&self, key: &[u8]) -> Option<(PastEvent, Duration)> {
-        self.inner.events.last_event(&EventSubject::of(key))
+    pub(crate) fn last_miss_cause(&self, key: &[u8]) -> Option<(MissCause, Duration)> {
+        self.inner.events.last_miss_cause(&EventSubject::of(key))
     }
 
     /// Logs a call that neither the request tier nor the local tier could answer.

@@ -157,7 +157,7 @@ pub(crate) struct PendingCall {
 }
 
 /// Says what a call waits for after it has joined a flight.
-enum FlightWait {
+enum WaitTarget {
     /// The call leads the flight, and waits for the remote tier.
     ForRemoteTier(Leader, FillToken),
     /// The call is a follower, and waits for the leader.
@@ -198,7 +198,7 @@ impl PendingCall {
             FlightRole::Recursive => ControlFlow::Break(CallPlan::Bypass),
             FlightRole::Leader(leader) => self.plan_as_leader(leader),
             FlightRole::Follower(follower) => {
-                ControlFlow::Continue(FlightWait::ForLeader(follower))
+                ControlFlow::Continue(WaitTarget::ForLeader(follower))
             }
         };
         match planned {
@@ -209,10 +209,10 @@ impl PendingCall {
             ControlFlow::Continue(mut wait) => Phase::Wait(Box::pin(async move {
                 self.plan = loop {
                     let planned = match wait {
-                        FlightWait::ForRemoteTier(leader, fill_token) => {
+                        WaitTarget::ForRemoteTier(leader, fill_token) => {
                             break self.plan_by_remote_tier(leader, fill_token).await;
                         }
-                        FlightWait::ForLeader(follower) => match follower.await {
+                        WaitTarget::ForLeader(follower) => match follower.await {
                             FollowerOutput::Outcome(outcome) => {
                                 break self.plan_for_outcome(outcome);
                             }
@@ -312,7 +312,7 @@ impl PendingCall {
 
     /// Returns `Break` with the plan of a call that has become the leader, or `Continue` if the
     /// leader must first wait for the remote tier.
-    fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, FlightWait> {
+    fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, WaitTarget> {
         let handle = &self.handle;
         // Another caller may have stored the value after this call's first lookup.
         let local = match self.force_miss() {
@@ -343,7 +343,7 @@ impl PendingCall {
             let fetch = FetchPlan::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
             return ControlFlow::Break(CallPlan::Fetch(FetchPlan { stale, ..fetch }));
         }
-        ControlFlow::Continue(FlightWait::ForRemoteTier(leader, fill_token))
+        ControlFlow::Continue(WaitTarget::ForRemoteTier(leader, fill_token))
     }
 
     /// Answers the followers with a value that was found in `tier`. Returns this call's own answer,

@@ -411,19 +411,19 @@ impl fmt::Debug for Declaration {
 /// The declaration is a static in the body of the annotated function, so the companion cannot name
 /// it. The first call of [`get`](Self::get) therefore searches all declarations for the cache name
 /// and the function's path.
-pub struct LazyDeclaration {
+pub struct DeclarationFinder {
     /// The declaration to use if the linker dropped the real one. It has no index, so the function
     /// is not cached.
     stand_in: Declaration,
     found: OnceLock<&'static Declaration>,
 }
 
-impl LazyDeclaration {
+impl DeclarationFinder {
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(name: &'static str, function: &'static str) -> LazyDeclaration {
+    pub const fn new(name: &'static str, function: &'static str) -> DeclarationFinder {
         let stand_in = Declaration::new(name, function, "", 0, 0, || "");
-        LazyDeclaration { stand_in, found: OnceLock::new() }
+        DeclarationFinder { stand_in, found: OnceLock::new() }
     }
 
     #[doc(hidden)]
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_dropped_declaration_is_a_finding() {
-        static COMPANION: LazyDeclaration = LazyDeclaration::new("dropped", "app::dropped");
+        static COMPANION: DeclarationFinder = DeclarationFinder::new("dropped", "app::dropped");
         let is_dropped =
             |finding: &Finding| matches!(finding, Finding::NotLinked { name: "dropped", .. });
         assert!(!ledger().audit().iter().any(is_dropped));

@@ -96,9 +96,9 @@
 
 mod counting;
 mod logging;
+mod miss_causes;
 mod miss_report;
 mod observer;
-mod past_events;
 mod reasons;
 mod subject;
 
@@ -111,14 +111,14 @@ use crate::telemetry::CacheLabels;
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 pub use crate::unstorable::UnstorableValue;
+pub(crate) use miss_causes::MissCause;
+use miss_causes::MissCauses;
 pub(crate) use miss_report::{
     AwaitedResult, LocalLookupResult, MISS_TARGET, MissReport, RemoteFinding, RequestLookupResult,
 };
 pub use observer::Observer;
 use observer::ObserverGuard;
 pub(crate) use observer::{ObserverList, is_in_observer};
-pub(crate) use past_events::PastEvent;
-use past_events::PastEvents;
 pub use reasons::{
     BypassReason, EvictionReason, FetchOutcome, FillRefusal, StaleReason, UncachedReason,
 };
@@ -439,7 +439,7 @@ impl<'e> Event<'e> {
 #[derive(Clone)]
 pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
-    past_events: Arc<PastEvents>,
+    miss_causes: Arc<MissCauses>,
     observers: Arc<[ObserverGuard]>,
     labels: CacheLabels,
 }
@@ -448,7 +448,7 @@ impl EventDispatcher {
     pub(crate) fn new(observers: &ObserverList) -> EventDispatcher {
         EventDispatcher {
             counters: all_counters().into(),
-            past_events: Arc::default(),
+            miss_causes: Arc::default(),
             observers: observers.guards(),
             labels: CacheLabels::new(None),
         }
@@ -473,13 +473,16 @@ impl EventDispatcher {
     }
 
     /// Returns the last known event of the entry, and how long ago it was.
-    pub(crate) fn last_event(&self, entry: &EventSubject<'_>) -> Option<(PastEvent, Duration)> {
-        self.past_events.last(entry.header)
+    pub(crate) fn last_miss_cause(
+        &self,
+        entry: &EventSubject<'_>,
+    ) -> Option<(MissCause, Duration)> {
+        self.miss_causes.last(entry.header)
     }
 
     pub(crate) fn emit(&self, event: &Event<'_>) {
         counting::count(&self.counters, event);
-        self.past_events.note(event);
+        self.miss_causes.note(event);
         self.labels.record(event);
         logging::log(event);
         if !self.observers.is_empty() {

@@ -80,7 +80,7 @@ pub(crate) fn encode(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
 
 /// The result of [`open`].
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum FrameContents<'f> {
+pub(crate) enum OpenedFrame<'f> {
     /// A complete frame of this key.
     Stored(EncodedView<'f>),
     /// A frame in another format. Another build wrote the frame and can read it, so this build must
@@ -92,16 +92,16 @@ pub(crate) enum FrameContents<'f> {
 
 /// Checks the bytes of an item in memcached. `key` is the canonical key under which the bytes were
 /// read.
-pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
+pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> OpenedFrame<'f> {
     if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
-        return FrameContents::Corrupt;
+        return OpenedFrame::Corrupt;
     }
     let codec = match frame[2] {
         FORMAT_POSITIONAL => Codec::Positional,
         FORMAT_NAMED => Codec::Named,
-        _ => return FrameContents::Foreign,
+        _ => return OpenedFrame::Foreign,
     };
-    parse(key, codec, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
+    parse(key, codec, frame).map_or(OpenedFrame::Corrupt, OpenedFrame::Stored)
 }
 
 fn parse<'f>(key: &[u8], codec: Codec, frame: &'f [u8]) -> Option<EncodedView<'f>> {

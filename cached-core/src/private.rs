@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::cache::Cache;
 use crate::current::StaticCache;
-pub use crate::declaration::{DECLARATIONS, Declaration, LazyDeclaration};
+pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationFinder};
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::round_trip::{RoundTripFns, RoundTripProbe};
@@ -86,10 +86,11 @@ macro_rules! __declare {
 #[macro_export]
 macro_rules! __declared {
     ($name:literal, $function:literal) => {{
-        static DECLARED: $crate::private::LazyDeclaration = $crate::private::LazyDeclaration::new(
-            $name,
-            ::core::concat!(::core::module_path!(), "::", $function),
-        );
+        static DECLARED: $crate::private::DeclarationFinder =
+            $crate::private::DeclarationFinder::new(
+                $name,
+                ::core::concat!(::core::module_path!(), "::", $function),
+            );
         $crate::private::DeclaredFunction::new(DECLARED.get(), &|| ())
     }};
 }

@@ -171,16 +171,16 @@ fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
 ///
 /// As in `ErrorProbe`, method resolution prefers an inherent method to one that is found through
 /// `Deref`. `RoundTripProbe` itself has methods for the `Ok` of a `Result`. It dereferences to
-/// `ReturnTypeProbe`, whose methods compare any other return type. `ReturnTypeProbe` dereferences
+/// `WholeReturnProbe`, whose methods compare any other return type. `WholeReturnProbe` dereferences
 /// to `RoundTripProbeFallback`, whose methods return `None`.
 ///
 /// There is one method for `PartialEq` and one for `Debug`, because some types implement only one
 /// of them.
-pub struct RoundTripProbe<R>(ReturnTypeProbe<R>);
+pub struct RoundTripProbe<R>(WholeReturnProbe<R>);
 
 /// The part of [`RoundTripProbe`] that compares a return type as a whole.
 #[doc(hidden)]
-pub struct ReturnTypeProbe<R>(RoundTripProbeFallback<R>);
+pub struct WholeReturnProbe<R>(RoundTripProbeFallback<R>);
 
 /// The part of [`RoundTripProbe`] that compares nothing.
 #[doc(hidden)]
@@ -199,7 +199,7 @@ pub type RoundTripFns = (Option<EqualityFn>, Option<DebugTextFn>);
 impl<R> RoundTripProbe<R> {
     #[doc(hidden)]
     pub const NEW: RoundTripProbe<R> =
-        RoundTripProbe(ReturnTypeProbe(RoundTripProbeFallback(PhantomData)));
+        RoundTripProbe(WholeReturnProbe(RoundTripProbeFallback(PhantomData)));
 }
 
 impl<T: PartialEq + 'static, E> RoundTripProbe<Result<T, E>> {
@@ -216,14 +216,14 @@ impl<T: Debug + 'static, E> RoundTripProbe<Result<T, E>> {
     }
 }
 
-impl<R: PartialEq + 'static> ReturnTypeProbe<R> {
+impl<R: PartialEq + 'static> WholeReturnProbe<R> {
     #[doc(hidden)]
     pub fn are_equal(&self) -> Option<EqualityFn> {
         Some(are_equal::<R>)
     }
 }
 
-impl<R: Debug + 'static> ReturnTypeProbe<R> {
+impl<R: Debug + 'static> WholeReturnProbe<R> {
     #[doc(hidden)]
     pub fn describe(&self) -> Option<DebugTextFn> {
         Some(describe::<R>)
@@ -243,13 +243,13 @@ impl<R> RoundTripProbeFallback<R> {
 }
 
 impl<R> Deref for RoundTripProbe<R> {
-    type Target = ReturnTypeProbe<R>;
-    fn deref(&self) -> &ReturnTypeProbe<R> {
+    type Target = WholeReturnProbe<R>;
+    fn deref(&self) -> &WholeReturnProbe<R> {
         &self.0
     }
 }
 
-impl<R> Deref for ReturnTypeProbe<R> {
+impl<R> Deref for WholeReturnProbe<R> {
     type Target = RoundTripProbeFallback<R>;
     fn deref(&self) -> &RoundTripProbeFallback<R> {
         &self.0

@@ -45,7 +45,7 @@ impl MissTrace {
             true => RequestLookupResult::Absent,
             false => RequestLookupResult::NoRequest,
         };
-        let before = handle.cache.last_event(&handle.key);
+        let before = handle.cache.last_miss_cause(&handle.key);
         Box::new(MissTrace {
             cache: handle.cache.clone(),
             declaration: handle.declaration(),

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ConsoleState;
-use super::history::SampleRow;
+use super::history::FunctionSample;
 use crate::cache::Cache;
 use crate::stats::{DeclarationStats, DurationHistogram, Health, Stats};
 
@@ -75,15 +75,15 @@ fn durations(histogram: &DurationHistogram) -> Option<Value> {
     }))
 }
 
-/// Returns the names of all functions. [`SampleRow::place`] is an index into this list.
+/// Returns the names of all functions. [`FunctionSample::place`] is an index into this list.
 pub(super) fn names(cache: &Cache) -> Vec<&'static str> {
     cache.stats().iter().map(|(name, _)| name).collect()
 }
 
 /// Returns the current counters of each function that was called.
-pub(super) fn sample(cache: &Cache) -> Box<[SampleRow]> {
+pub(super) fn sample(cache: &Cache) -> Box<[FunctionSample]> {
     let stats = cache.stats();
-    let row = |(place, (_, figures)): (usize, (_, CallFigures))| SampleRow {
+    let row = |(place, (_, figures)): (usize, (_, CallFigures))| FunctionSample {
         place: u32::try_from(place).unwrap_or(u32::MAX),
         hits: figures.counters.hits(),
         calls_saved: figures.calls_saved(),

@@ -26,11 +26,11 @@ pub(super) struct CounterHistory {
 struct CounterSample {
     /// Milliseconds since the console was built.
     at: u64,
-    rows: Box<[SampleRow]>,
+    rows: Box<[FunctionSample]>,
 }
 
 /// The counters of one function at one moment.
-pub(super) struct SampleRow {
+pub(super) struct FunctionSample {
     /// The function's index in the list of names; see [`figures::names`].
     pub(super) place: u32,
     pub(super) hits: u64,
@@ -51,8 +51,8 @@ impl CounterHistory {
     /// Returns the samples as JSON text. A long history has many rows, so each row is an array,
     /// which is shorter than an object with named fields.
     pub(super) fn report(&self) -> String {
-        let row = |row: &SampleRow| {
-            let SampleRow { place, hits, calls_saved, calls, mean_fetch } = row;
+        let row = |row: &FunctionSample| {
+            let FunctionSample { place, hits, calls_saved, calls, mean_fetch } = row;
             format!("[{place},{hits},{calls_saved},{calls},{mean_fetch}]")
         };
         let sample = |sample: &CounterSample| {

@@ -244,13 +244,14 @@ fn a_refusal_names_the_part() {
 #[test]
 fn only_the_same_program_reads_buffered_values() {
     #[derive(Serialize, Deserialize)]
-    struct PlainStruct {
+    struct StructWithOptionalText {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
     }
     let check = RoundTripCheck::ANY;
     let buffered = write(&UntaggedEnum::Number(7), check).expect("the value can be stored");
-    let plain = write(&PlainStruct { text: None }, check).expect("the value can be stored");
+    let plain =
+        write(&StructWithOptionalText { text: None }, check).expect("the value can be stored");
     assert_eq!((buffered.codec, plain.codec), (Codec::Named, Codec::Named));
     let own = Some(5);
     assert!(plain.view().with_program(None).is_some_and(|encoded| encoded.is_safe_to_read(None)));

@@ -3,7 +3,7 @@
 
 use super::EntryHandle;
 use crate::event::Event;
-use crate::frame::{self, FrameContents};
+use crate::frame::{self, OpenedFrame};
 use crate::key::{KeyBytes, canonical_bytes};
 use crate::round_trip::DEBUG_DIFFERS;
 use crate::tier::remote::{DecodedFrame, ReadHandler, RemoteError};
@@ -77,12 +77,12 @@ impl ReadHandler for EntryHandle {
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<(Value, usize)> {
         match frame::open(&self.canonical_bytes(), frame) {
-            FrameContents::Corrupt => DecodedFrame::Corrupt,
-            FrameContents::Foreign => DecodedFrame::Foreign,
-            FrameContents::Stored(encoded) if !encoded.is_safe_to_read(self.program_id()) => {
+            OpenedFrame::Corrupt => DecodedFrame::Corrupt,
+            OpenedFrame::Foreign => DecodedFrame::Foreign,
+            OpenedFrame::Stored(encoded) if !encoded.is_safe_to_read(self.program_id()) => {
                 DecodedFrame::Foreign
             }
-            FrameContents::Stored(encoded) => match (self.value_operations.read)(encoded) {
+            OpenedFrame::Stored(encoded) => match (self.value_operations.read)(encoded) {
                 Some(value) => {
                     let weight = self.local_tier().map_or(0, |_| self.weight(&value));
                     DecodedFrame::Value((value, weight))

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::past_events::PastEvent;
+use super::miss_causes::MissCause;
 use super::{BypassReason, FetchOutcome, UncachedReason};
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
@@ -52,7 +52,7 @@ pub(crate) struct MissReport {
     /// True once the call has an answer. Stays false if the caller drops the call first.
     pub(crate) is_answered: bool,
     /// The last known event of the entry, and how long ago it happened.
-    pub(crate) before: Option<(PastEvent, Duration)>,
+    pub(crate) before: Option<(MissCause, Duration)>,
 }
 
 /// The result of the lookup in the request tier.
@@ -134,7 +134,7 @@ impl MissReport {
     pub(crate) fn new(
         request: RequestLookupResult,
         local: LocalLookupResult,
-        before: Option<(PastEvent, Duration)>,
+        before: Option<(MissCause, Duration)>,
     ) -> MissReport {
         MissReport {
             began: Instant::now(),

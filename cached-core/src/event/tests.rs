@@ -42,18 +42,18 @@ fn an_event_shows_no_identifier() {
 }
 
 #[test]
-fn past_events_are_not_remembered_without_a_logger() {
+fn miss_causes_are_not_remembered_without_a_logger() {
     // No unit test installs a logger.
     assert!(!crate::telemetry::accepts_miss_lines());
     let (events, key) = (dispatcher([]), [7; 8]);
     let entry = EventSubject::of(&key);
     events.emit(&Event::Evicted { entry, reason: EvictionReason::Size });
-    assert!(events.last_event(&entry).is_none());
+    assert!(events.last_miss_cause(&entry).is_none());
 }
 
 #[test]
 fn a_report_is_one_line_without_an_identifier() {
-    let before = PastEvent::NotCached(UncachedReason::AbsentValue);
+    let before = MissCause::NotCached(UncachedReason::AbsentValue);
     let mut report = MissReport::new(
         RequestLookupResult::Absent,
         LocalLookupResult::Expired(Duration::from_secs(5)),

@@ -29,9 +29,9 @@ const CODECS: [Codec; 2] = [Codec::Positional, Codec::Named];
 fn a_frame_opens_only_under_its_key() {
     for codec in CODECS {
         let frame = encoded_frame(codec);
-        assert_eq!(open(b"key", &frame), FrameContents::Stored(encoded_view(codec)));
-        assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
-        assert_eq!(open(b"", &frame), FrameContents::Corrupt);
+        assert_eq!(open(b"key", &frame), OpenedFrame::Stored(encoded_view(codec)));
+        assert_eq!(open(b"kez", &frame), OpenedFrame::Corrupt);
+        assert_eq!(open(b"", &frame), OpenedFrame::Corrupt);
     }
 }
 
@@ -41,7 +41,7 @@ fn every_truncation_and_flipped_bit_is_detected() {
         for length in 0..frame.len() {
             assert_eq!(
                 open(b"key", &frame[..length]),
-                FrameContents::Corrupt,
+                OpenedFrame::Corrupt,
                 "a cut at byte {length} is not detected"
             );
         }
@@ -49,7 +49,7 @@ fn every_truncation_and_flipped_bit_is_detected() {
             let mut garbled = frame.clone();
             garbled[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                !matches!(open(b"key", &garbled), FrameContents::Stored(_)),
+                !matches!(open(b"key", &garbled), OpenedFrame::Stored(_)),
                 "a flip of bit {bit} is not detected"
             );
         }
@@ -59,7 +59,7 @@ fn every_truncation_and_flipped_bit_is_detected() {
 #[test]
 fn a_frame_of_format_1_is_foreign() {
     let golden = b"cc\x01\0\0\0\0\0\0\0\x07payload\x71\x76\x16\xe1\xea\x92\xc1\xb8";
-    assert_eq!(open(b"key", golden), FrameContents::Foreign);
+    assert_eq!(open(b"key", golden), OpenedFrame::Foreign);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn an_outline_longer_than_its_frame_is_corrupt() {
     frame[OUTLINE_COUNT] = 1;
     let sum = checksum(b"key", &frame[..PROGRAM], b"");
     frame[body..].copy_from_slice(&sum);
-    assert_eq!(open(b"key", &frame), FrameContents::Corrupt);
+    assert_eq!(open(b"key", &frame), OpenedFrame::Corrupt);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_frame_of_any_other_format_is_foreign() {
     for format in (0..=u8::MAX).filter(|format| !formats.contains(format)) {
         let mut frame = encoded_frame(Codec::Positional);
         frame[2] = format;
-        assert_eq!(open(b"key", &frame), FrameContents::Foreign, "format {format}");
+        assert_eq!(open(b"key", &frame), OpenedFrame::Foreign, "format {format}");
     }
 }
 
@@ -128,7 +128,7 @@ where
         .step_by(2)
         .map(|at| u8::from_str_radix(&frame[at..at + 2], 16).expect("hexadecimal"))
         .collect();
-    let FrameContents::Stored(stored) = open(b"key", &bytes) else {
+    let OpenedFrame::Stored(stored) = open(b"key", &bytes) else {
         panic!("{value:?} cannot be read any more");
     };
     let EncodedView { codec, outline, payload, .. } = stored;

@@ -382,7 +382,7 @@ fn fields_of_any_data_are_found_by_name() {
 #[test]
 fn a_buffer_is_an_entry_of_the_outline() {
     #[derive(Serialize, Deserialize)]
-    struct PlainStruct {
+    struct StructWithAnyFields {
         any: AnyNumber,
         of: BTreeMap<String, Vec<AnyText>>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -391,7 +391,7 @@ fn a_buffer_is_an_entry_of_the_outline() {
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "kind", content = "value")]
     enum AdjacentEnum {
-        One(PlainStruct),
+        One(StructWithAnyFields),
         Two { a: AnyText },
     }
     #[derive(Serialize, Deserialize)]
@@ -431,7 +431,7 @@ fn a_buffer_is_an_entry_of_the_outline() {
         assert_eq!(is_read.is_none(), outline.has_buffered_steps());
         outline.has_buffered_steps()
     }
-    let plain = || PlainStruct {
+    let plain = || StructWithAnyFields {
         any: AnyNumber(1),
         of: BTreeMap::from([("a".into(), vec![AnyText("x".into())])]),
         note: None,

@@ -32,12 +32,12 @@ async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
 
 /// The time of each get in microseconds, and the number of gets per second.
 #[derive(Default)]
-struct Gets {
+struct GetTimes {
     took: Vec<f64>,
     per_second: f64,
 }
 
-impl Gets {
+impl GetTimes {
     fn p99(&self) -> f64 {
         let mut took = self.took.clone();
         took.sort_by(f64::total_cmp);
@@ -45,7 +45,7 @@ impl Gets {
     }
 }
 
-fn get_all<F>(runtime: &Runtime, callers: usize, gets: usize, get: impl Fn(usize) -> F) -> Gets
+fn get_all<F>(runtime: &Runtime, callers: usize, gets: usize, get: impl Fn(usize) -> F) -> GetTimes
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -73,7 +73,7 @@ where
         }
         all
     });
-    Gets { per_second: took.len() as f64 / began.elapsed().as_secs_f64(), took }
+    GetTimes { per_second: took.len() as f64 / began.elapsed().as_secs_f64(), took }
 }
 
 /// Writes `depth` gets before it reads the first answer. Returns the microseconds for each get.
@@ -97,9 +97,9 @@ fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -
 
 /// The title of a figure, and a function that returns the name under which a contender's results
 /// for this figure are stored.
-type Figure = (&'static str, fn(&str) -> String);
+type FigureSource = (&'static str, fn(&str) -> String);
 
-const FIGURES: [Figure; 2] = [("time over all", str::to_owned), ("99th percentile", p99_of)];
+const FIGURES: [FigureSource; 2] = [("time over all", str::to_owned), ("99th percentile", p99_of)];
 
 pub fn report(report: &mut Report) {
     let runs: Vec<Results> = (0..RUNS).map(|_| child::run("remote", "1")).collect();
@@ -183,7 +183,7 @@ pub fn measure(callers: &str) -> Results {
         }
     };
     let late = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
-    let note = |at: usize, gets: Gets| {
+    let note = |at: usize, gets: GetTimes| {
         late[at].lock().expect("no thread panics while it holds the lock").push(gets.p99());
         1e6 / gets.per_second
     };

@@ -170,14 +170,14 @@ pub(crate) mod encoded {
 pub(crate) mod frame {
     use super::encoded::EncodedView;
 
-    pub(crate) enum FrameContents<'f> {
+    pub(crate) enum OpenedFrame<'f> {
         Stored(EncodedView<'f>),
         Foreign,
         Corrupt,
     }
 
-    pub(crate) fn open<'f>(_: &[u8], _: &'f [u8]) -> FrameContents<'f> {
-        FrameContents::Corrupt
+    pub(crate) fn open<'f>(_: &[u8], _: &'f [u8]) -> OpenedFrame<'f> {
+        OpenedFrame::Corrupt
     }
 
     pub(crate) fn encode(_: &[u8], _: EncodedView<'_>) -> Option<Vec<u8>> {

@@ -83,6 +83,6 @@ mod tests {
         let mut frame_of_format_1 = bytes;
         frame_of_format_1[2] = 1;
         assert_eq!(LeaseMarker::decode(&frame_of_format_1), None);
-        assert_eq!(crate::frame::open(b"key", &bytes), crate::frame::FrameContents::Foreign);
+        assert_eq!(crate::frame::open(b"key", &bytes), crate::frame::OpenedFrame::Foreign);
     }
 }

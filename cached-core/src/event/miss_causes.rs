@@ -12,35 +12,35 @@ use crate::key::KeyHeader;
 use crate::sync::lock;
 use crate::telemetry::accepts_debug;
 
-/// The number of entries whose last event is remembered. Each takes 32 bytes.
+/// The number of entries whose last cause is remembered. Each takes 32 bytes.
 const SLOTS: usize = 4096;
 
-/// An event after which the entry is missing.
+/// The event that left an entry missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PastEvent {
+pub(crate) enum MissCause {
     Evicted(EvictionReason),
     NotCached(UncachedReason),
     FetchFailed,
     FillRefused(FillRefusal),
 }
 
-/// The last event of each entry, in a fixed number of slots. If two entries share a slot, the later
-/// event replaces the earlier one.
+/// The latest [`MissCause`] of each entry, in a fixed number of slots. If two entries share a slot,
+/// the later cause replaces the earlier one.
 #[derive(Default)]
-pub(super) struct PastEvents {
-    slots: OnceLock<Mutex<Box<[Option<RememberedEvent>]>>>,
+pub(super) struct MissCauses {
+    slots: OnceLock<Mutex<Box<[Option<RememberedCause>]>>>,
 }
 
 #[derive(Clone, Copy)]
-struct RememberedEvent {
+struct RememberedCause {
     header: KeyHeader,
-    event: PastEvent,
+    cause: MissCause,
     at: Instant,
 }
 
-impl PastEvents {
+impl MissCauses {
     /// Remembers the event if the entry is missing after it. If the event stores a value, forgets
-    /// the entry's earlier event.
+    /// the entry's earlier cause.
     ///
     /// Some events are reported while the local tier frees memory. This method therefore must not
     /// call the program's logger.
@@ -53,16 +53,16 @@ impl PastEvents {
 
     #[cold]
     fn remember(&self, event: &Event<'_>) {
-        let (entry, past) = match event {
+        let (entry, cause) = match event {
             Event::Evicted { reason: EvictionReason::Replaced, .. } => return,
-            Event::Evicted { entry, reason } => (entry, Some(PastEvent::Evicted(*reason))),
+            Event::Evicted { entry, reason } => (entry, Some(MissCause::Evicted(*reason))),
             Event::Invalidated { entry } => {
-                (entry, Some(PastEvent::Evicted(EvictionReason::Invalidated)))
+                (entry, Some(MissCause::Evicted(EvictionReason::Invalidated)))
             }
-            Event::NotCached { entry, reason } => (entry, Some(PastEvent::NotCached(*reason))),
-            Event::FillRefused { entry, reason } => (entry, Some(PastEvent::FillRefused(*reason))),
+            Event::NotCached { entry, reason } => (entry, Some(MissCause::NotCached(*reason))),
+            Event::FillRefused { entry, reason } => (entry, Some(MissCause::FillRefused(*reason))),
             Event::FetchEnded { entry, outcome: FetchOutcome::Error, .. } => {
-                (entry, Some(PastEvent::FetchFailed))
+                (entry, Some(MissCause::FetchFailed))
             }
             Event::FetchEnded { entry, outcome: FetchOutcome::Value, .. }
             | Event::Filled { entry }
@@ -72,19 +72,19 @@ impl PastEvents {
         let header = entry.header;
         let mut slots = lock(self.slots.get_or_init(|| Mutex::new(vec![None; SLOTS].into())));
         let slot = &mut slots[slot_of(header)];
-        match past {
-            Some(event) => *slot = Some(RememberedEvent { header, event, at: Instant::now() }),
+        match cause {
+            Some(cause) => *slot = Some(RememberedCause { header, cause, at: Instant::now() }),
             None if slot.is_some_and(|remembered| remembered.header == header) => *slot = None,
             None => {}
         }
     }
 
-    /// Returns the last event of the entry whose key begins with this header, and how long ago the
+    /// Returns the last cause of the entry whose key begins with this header, and how long ago the
     /// event was.
-    pub(super) fn last(&self, header: KeyHeader) -> Option<(PastEvent, Duration)> {
+    pub(super) fn last(&self, header: KeyHeader) -> Option<(MissCause, Duration)> {
         let slots = lock(self.slots.get()?);
         let remembered = slots[slot_of(header)].filter(|found| found.header == header)?;
-        Some((remembered.event, remembered.at.elapsed()))
+        Some((remembered.cause, remembered.at.elapsed()))
     }
 }
 
@@ -92,21 +92,21 @@ fn slot_of(header: KeyHeader) -> usize {
     header.spread() as usize % SLOTS
 }
 
-impl fmt::Display for PastEvent {
+impl fmt::Display for MissCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PastEvent::Evicted(EvictionReason::Size) => "the local tier needed the entry's room",
-            PastEvent::Evicted(EvictionReason::Expired) => "the entry was removed after its ttl",
-            PastEvent::Evicted(EvictionReason::Replaced) => "the entry was replaced",
-            PastEvent::Evicted(EvictionReason::Invalidated) => "the entry was invalidated",
-            PastEvent::Evicted(EvictionReason::Cleared) => {
+            MissCause::Evicted(EvictionReason::Size) => "the local tier needed the entry's room",
+            MissCause::Evicted(EvictionReason::Expired) => "the entry was removed after its ttl",
+            MissCause::Evicted(EvictionReason::Replaced) => "the entry was replaced",
+            MissCause::Evicted(EvictionReason::Invalidated) => "the entry was invalidated",
+            MissCause::Evicted(EvictionReason::Cleared) => {
                 "`clear` or `invalidate_all` removed the entry"
             }
-            PastEvent::NotCached(reason) => {
+            MissCause::NotCached(reason) => {
                 return write!(f, "the value was not cached because {reason}");
             }
-            PastEvent::FetchFailed => "the fetch failed",
-            PastEvent::FillRefused(reason) => {
+            MissCause::FetchFailed => "the fetch failed",
+            MissCause::FillRefused(reason) => {
                 return write!(f, "memcached did not take the value because {reason}");
             }
         })
