@@ -22,7 +22,7 @@ use syn::{Expr, Generics, Path, Type};
 
 use crate::args::Args;
 use crate::failures::ErrorSharing;
-use crate::item::{Function, Parameter, is_punct};
+use crate::item::{Function, SignatureBinding, is_punct};
 use crate::mentions::mentions;
 use crate::receiver::{RefreshCopies, with_receiver};
 use crate::signature::type_arguments;
@@ -372,7 +372,7 @@ impl ExpansionWriter<'_> {
     }
 
     /// Returns all parameters except `self`, because no `let` can bind `self`.
-    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+    fn parameters(&self) -> impl Iterator<Item = &SignatureBinding> {
         self.input.function.parameters.iter().filter(|parameter| parameter.ident != "self")
     }
 
@@ -389,7 +389,7 @@ impl ExpansionWriter<'_> {
             self.input.skipped.contains(&parameter.ident) && !is_in_option(&parameter.ident)
         });
         let rebind = self.krate.private(Span::call_site(), "rebind");
-        let statement = |parameters: &[&Parameter], marker: TokenStream| {
+        let statement = |parameters: &[&SignatureBinding], marker: TokenStream| {
             let names: Vec<&Ident> = parameters.iter().map(|parameter| &parameter.ident).collect();
             let mutability = parameters.iter().map(|parameter| &parameter.mutability);
             let patterns = quote!((#(#mutability #names,)*));

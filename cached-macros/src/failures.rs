@@ -5,7 +5,7 @@ use syn::Expr;
 
 use crate::args::Args;
 use crate::errors::Errors;
-use crate::item::{Function, Parameter};
+use crate::item::{Function, SignatureBinding};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
 
@@ -70,7 +70,7 @@ pub(crate) fn check_failures<'a>(
     if let Some(share_error) = &args.share_error {
         let expression = &share_error.value;
         let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
-        if let Some(Parameter { ident: name, .. }) = mentioned {
+        if let Some(SignatureBinding { ident: name, .. }) = mentioned {
             let message = format!(
                 "`share_error` can use only the error, not `{name}`; \
                     put what the followers need into the error"

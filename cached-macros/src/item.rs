@@ -26,12 +26,12 @@ pub(crate) struct Function {
     pub(crate) body: Option<Group>,
     /// The parts of a function that returns a future. `None` for an `async fn`.
     pub(crate) desugared: Option<DesugaredAsyncFn>,
-    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) parameters: Vec<SignatureBinding>,
 }
 
 /// A name that the signature brings into the body: a parameter, a binding in a parameter's
 /// pattern, or `self`.
-pub(crate) struct Parameter {
+pub(crate) struct SignatureBinding {
     pub(crate) ident: Ident,
     /// The `mut` before the name, if there is one.
     pub(crate) mutability: Option<Token![mut]>,
@@ -78,7 +78,7 @@ impl Function {
         })
     }
 
-    pub(crate) fn parameter(&self, name: &Ident) -> Option<&Parameter> {
+    pub(crate) fn parameter(&self, name: &Ident) -> Option<&SignatureBinding> {
         self.parameters.iter().find(|parameter| parameter.ident == *name)
     }
 
@@ -87,7 +87,7 @@ impl Function {
     }
 
     /// Returns true if the parameter's type is, or contains, an `impl Trait`.
-    pub(crate) fn has_unnamed_type(&self, parameter: &Parameter) -> bool {
+    pub(crate) fn has_unnamed_type(&self, parameter: &SignatureBinding) -> bool {
         match self.signature.inputs.get(parameter.argument) {
             Some(FnArg::Typed(argument)) => find_impl_trait(&argument.ty).is_some(),
             _ => false,
@@ -172,8 +172,8 @@ pub(crate) fn is_punct(token: Option<&TokenTree>, expected: char) -> bool {
     matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == expected)
 }
 
-fn parameters(signature: &Signature) -> Vec<Parameter> {
-    let mut parameters: Vec<Parameter> = Vec::new();
+fn parameters(signature: &Signature) -> Vec<SignatureBinding> {
+    let mut parameters: Vec<SignatureBinding> = Vec::new();
     for (argument, input) in signature.inputs.iter().enumerate() {
         let mut bindings = Bindings::default();
         match input {
@@ -185,7 +185,7 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
         for (ident, mutability) in bindings.0 {
             // The alternatives of an or-pattern bind the same names.
             if !parameters.iter().any(|parameter| parameter.ident == ident) {
-                parameters.push(Parameter { ident, mutability, argument });
+                parameters.push(SignatureBinding { ident, mutability, argument });
             }
         }
     }

@@ -10,7 +10,7 @@ use syn::{Expr, ExprCall, ExprPath, FnArg, Pat};
 
 use crate::args::Args;
 use crate::errors::{Errors, nearest, prose_list};
-use crate::item::{Function, Parameter};
+use crate::item::{Function, SignatureBinding};
 use crate::mentions::mentions;
 use crate::signature::{find_mutable_reference, shows_all_names};
 use crate::unordered::{collected_in_order, find_unordered, unordered_elements};
@@ -60,7 +60,7 @@ fn check_skip(args: &Args, function: &Function, reported: &mut Vec<Ident>, error
 fn check_version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(version) = &args.version else { return };
     let version = &version.value;
-    let all: Vec<&Parameter> = function.parameters.iter().collect();
+    let all: Vec<&SignatureBinding> = function.parameters.iter().collect();
     if function.parameters.iter().any(|parameter| mentions(version, &parameter.ident)) {
         return;
     }
@@ -90,7 +90,7 @@ fn check_completeness(
     reported: &mut Vec<Ident>,
     errors: &mut Errors,
 ) {
-    let is_used = |parameter: &Parameter| {
+    let is_used = |parameter: &SignatureBinding| {
         let name = &parameter.ident;
         let in_identifier = match &args.identifier {
             Some(identifier) => mentions(&identifier.value, name),
@@ -101,7 +101,7 @@ fn check_completeness(
             || args.skip.as_ref().is_some_and(|skip| skip.value.contains(name))
             || is_key_unknown(args)
     };
-    let unused: Vec<&Parameter> =
+    let unused: Vec<&SignatureBinding> =
         function.parameters.iter().filter(|parameter| !is_used(parameter)).collect();
 
     if let Some(identifier) = &args.identifier
@@ -110,7 +110,7 @@ fn check_completeness(
         errors.on(&name, format!("unknown parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
     }
-    for Parameter { ident, argument, .. } in unused {
+    for SignatureBinding { ident, argument, .. } in unused {
         if reported.contains(ident) {
             continue;
         }
@@ -185,7 +185,7 @@ fn check_mutable_references(
         return;
     }
     let in_key = parameters_in_key(args, function);
-    for Parameter { ident, argument, .. } in &function.parameters {
+    for SignatureBinding { ident, argument, .. } in &function.parameters {
         let argument = function.signature.inputs.get(*argument);
         if let Some(reference) = argument.and_then(find_mutable_reference)
             && in_key.contains(ident)
@@ -223,7 +223,7 @@ fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors:
         return;
     }
     let in_key = parameters_in_key(args, function);
-    for Parameter { ident, argument, .. } in &function.parameters {
+    for SignatureBinding { ident, argument, .. } in &function.parameters {
         // In a pattern, the name might stand for a part of the argument that is not the collection.
         // Only a parameter with a plain name is checked.
         let Some(FnArg::Typed(argument)) = function.signature.inputs.get(*argument) else {
@@ -382,8 +382,8 @@ fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident
 fn misspelt_parameter<'a>(
     expression: &Expr,
     function: &Function,
-    candidates: &[&'a Parameter],
-) -> Option<(Ident, &'a Parameter)> {
+    candidates: &[&'a SignatureBinding],
+) -> Option<(Ident, &'a SignatureBinding)> {
     /// The names in an expression that are paths of one segment, such as variables.
     #[derive(Default)]
     struct PathNames(Vec<Ident>);

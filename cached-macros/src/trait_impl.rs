@@ -29,7 +29,7 @@ pub(crate) fn find_trait(function: &Function, companion: &Ident) -> Option<Strin
 }
 
 fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<String> {
-    let mut search = AnnotatedFnSearch { method, companion, traits: Vec::new() };
+    let mut search = TraitOfMethodSearch { method, companion, traits: Vec::new() };
     visit_file(&mut search, &syn::parse_file(source).ok()?);
     // The file can have several matching functions. If one of them is not in a trait impl, it might
     // be the annotated function.
@@ -38,7 +38,7 @@ fn find_trait_in(source: &str, method: &Ident, companion: &Ident) -> Option<Stri
 
 /// A search for the functions in a file that could be the annotated one. These have the method's
 /// name and an attribute that names the companion.
-struct AnnotatedFnSearch<'a> {
+struct TraitOfMethodSearch<'a> {
     method: &'a Ident,
     companion: &'a Ident,
     /// For each place where such a function was found: the trait of the impl around the function.
@@ -46,14 +46,14 @@ struct AnnotatedFnSearch<'a> {
     traits: Vec<Option<String>>,
 }
 
-impl AnnotatedFnSearch<'_> {
+impl TraitOfMethodSearch<'_> {
     fn may_be_annotated(&self, signature: &Signature, attributes: &[Attribute]) -> bool {
         signature.ident == *self.method
             && attributes.iter().any(|attribute| names_companion(attribute, self.companion))
     }
 }
 
-impl<'ast> Visit<'ast> for AnnotatedFnSearch<'_> {
+impl<'ast> Visit<'ast> for TraitOfMethodSearch<'_> {
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         let has_method = item.items.iter().any(|item| match item {
             ImplItem::Fn(item) => self.may_be_annotated(&item.sig, &item.attrs),

@@ -15,7 +15,7 @@ use crate::literal::{check_name, check_reason};
 use crate::signature::{check_body, check_signature};
 use crate::trait_impl::find_trait;
 use crate::ttl::{DurationOption, Ttl, check_durations, check_ttl};
-use crate::value_function::{ValueFunction, check_value_functions, value_functions};
+use crate::value_function::{ValueFunctionOption, check_value_functions, value_functions};
 
 /// An annotated function that satisfies every rule, and what its options say.
 pub(crate) struct ValidatedFunction<'a> {
@@ -35,7 +35,7 @@ pub(crate) struct ValidatedFunction<'a> {
     /// The options that are durations, except `ttl`.
     pub(crate) durations: Vec<DurationOption>,
     /// The options whose value is a function that takes the cached value.
-    pub(crate) value_functions: Vec<ValueFunction<'a>>,
+    pub(crate) value_functions: Vec<ValueFunctionOption<'a>>,
     /// How the error of a failed fetch reaches the calls that waited for the fetch.
     pub(crate) error_sharing: ErrorSharing<'a>,
     /// True if the option `refresh_ahead` is given. The function's body may then run in the

@@ -14,7 +14,7 @@ use syn::{Expr, ExprPath, UnOp};
 use crate::args::{Args, OPTIONS};
 use crate::errors::Errors;
 use crate::expand::{CratePath, has_generic_type};
-use crate::item::{Function, Parameter};
+use crate::item::{Function, SignatureBinding};
 use crate::lifetimes::{borrows_otherwise, is_shared_reference};
 use crate::mentions::{may_mention, mentions};
 use crate::receiver::with_receiver;
@@ -23,13 +23,13 @@ use crate::source_text::source_text;
 use crate::validate::OWNING_TYPE;
 
 /// An option that is a function of the cached value.
-pub(crate) struct ValueFunction<'a> {
+pub(crate) struct ValueFunctionOption<'a> {
     /// The name of the option. The method of `cached_core` that takes the function has the same
     /// name.
     pub(crate) option: &'static str,
     pub(crate) function: &'a Expr,
     /// The parameters that the function mentions.
-    mentioned: Vec<&'a Parameter>,
+    mentioned: Vec<&'a SignatureBinding>,
 }
 
 /// How the parameters that an option's function mentions are copied.
@@ -45,7 +45,7 @@ pub(crate) enum CopyKind {
 pub(crate) fn value_functions<'a>(
     args: &'a Args,
     function: &'a Function,
-) -> Vec<ValueFunction<'a>> {
+) -> Vec<ValueFunctionOption<'a>> {
     let options =
         [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
     let given = options.into_iter().filter_map(|(option, arg)| {
@@ -55,7 +55,7 @@ pub(crate) fn value_functions<'a>(
             "weight" => parameters.filter(|p| mentions(expression, &p.ident)).collect(),
             _ => parameters.filter(|p| may_mention(expression, &p.ident)).collect(),
         };
-        Some(ValueFunction { option, function: expression, mentioned })
+        Some(ValueFunctionOption { option, function: expression, mentioned })
     });
     given.collect()
 }
@@ -63,7 +63,8 @@ pub(crate) fn value_functions<'a>(
 /// Checks that `weight` mentions no parameter, and that `cache_if` and `ttl_with` mention only
 /// parameters that can be copied.
 pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
-    for ValueFunction { option, function: expression, mentioned } in value_functions(args, function)
+    for ValueFunctionOption { option, function: expression, mentioned } in
+        value_functions(args, function)
     {
         if let Some(message) = not_a_function(option, expression, function) {
             errors.on(expression, message);
@@ -152,7 +153,7 @@ fn unknown_name(expression: &Expr, function: &Function) -> Option<Ident> {
     search.1
 }
 
-impl ValueFunction<'_> {
+impl ValueFunctionOption<'_> {
     /// Returns true if the function mentions the parameter.
     pub(crate) fn mentions(&self, name: &Ident) -> bool {
         self.mentioned.iter().any(|parameter| parameter.ident == *name)
@@ -201,7 +202,11 @@ fn mention(expression: &Expr, name: &Ident) -> Ident {
 
 /// Returns the name of the function in `cached_core` that the expansion calls to copy the
 /// parameter.
-fn copy_function(function: &Function, parameter: &Parameter, copies: CopyKind) -> &'static str {
+fn copy_function(
+    function: &Function,
+    parameter: &SignatureBinding,
+    copies: CopyKind,
+) -> &'static str {
     let path = parameter.ident.clone().into();
     let name = ExprPath { attrs: Vec::new(), qself: None, path };
     let argument = function.signature.inputs.get(parameter.argument);

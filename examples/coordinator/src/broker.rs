@@ -5,7 +5,7 @@
 //! The rest is an ordinary HTTP service, which calls these functions as if there were no cache.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
-use crate::report::AnswerCounters;
+use crate::report::AnswerSourceCounters;
 use axum::extract::{Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -239,13 +239,13 @@ impl VisitorQuery {
 }
 
 #[derive(Deserialize)]
-struct OrderQuery {
+struct NewOrderQuery {
     user: String,
     course: String,
 }
 
 #[derive(Deserialize)]
-struct PaymentQuery {
+struct PaymentStateQuery {
     state: Option<PaymentState>,
 }
 
@@ -294,7 +294,7 @@ impl Broker {
             .route(
                 "/counters",
                 get(async |State(broker): State<Broker>| {
-                    Json(AnswerCounters::from(broker.cache.stats().total()))
+                    Json(AnswerSourceCounters::from(broker.cache.stats().total()))
                 }),
             )
             .route("/health", get(health))
@@ -353,7 +353,7 @@ async fn course_page(
 async fn place_order(
     State(broker): State<Broker>,
     Path(number): Path<String>,
-    Query(OrderQuery { user, course }): Query<OrderQuery>,
+    Query(NewOrderQuery { user, course }): Query<NewOrderQuery>,
 ) -> Result<(StatusCode, String), UpstreamError> {
     tokio::try_join!(broker.client.profile(&user), broker.course(&course))?;
     let order = Order { number: number.clone(), revision: 1, user, course };
@@ -408,7 +408,7 @@ async fn payment_moved(
 async fn payment(
     State(broker): State<Broker>,
     Path(number): Path<String>,
-    Query(PaymentQuery { state }): Query<PaymentQuery>,
+    Query(PaymentStateQuery { state }): Query<PaymentStateQuery>,
 ) -> Result<Json<Payment>, UpstreamError> {
     let state = state.unwrap_or_else(|| broker.checkouts.state(&number));
     Ok(Json(fetch_payment(&broker.client, &number, state).await?))

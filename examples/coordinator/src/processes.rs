@@ -2,7 +2,7 @@
 //!
 //! Dropping a [`BrokerProcess`] or a [`MemcachedProcess`] kills the process.
 
-use crate::report::AnswerCounters;
+use crate::report::AnswerSourceCounters;
 use std::io;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -60,8 +60,8 @@ impl BrokerProcess {
 pub(crate) async fn answers(
     http: &reqwest::Client,
     brokers: &[String],
-) -> Result<AnswerCounters, String> {
-    let mut sum = AnswerCounters::default();
+) -> Result<AnswerSourceCounters, String> {
+    let mut sum = AnswerSourceCounters::default();
     for broker in brokers {
         let failed = |error: reqwest::Error| format!("{broker}/counters: {error}");
         let answer = http.get(format!("{broker}/counters")).send().await.map_err(failed)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Counts the calls of annotated functions by where their answer came from. Also counts the fetches
 /// and the exchanges with memcached that failed. A broker sends these counters as JSON.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-pub(crate) struct AnswerCounters {
+pub(crate) struct AnswerSourceCounters {
     request_hits: u64,
     local_hits: u64,
     remote_hits: u64,
@@ -23,13 +23,17 @@ pub(crate) struct AnswerCounters {
     remote_errors: u64,
 }
 
-impl AnswerCounters {
+impl AnswerSourceCounters {
     fn calls(&self) -> u64 {
         self.request_hits + self.local_hits + self.remote_hits + self.waits + self.fetches
     }
 
-    fn combine(self, other: AnswerCounters, combine: fn(u64, u64) -> u64) -> AnswerCounters {
-        AnswerCounters {
+    fn combine(
+        self,
+        other: AnswerSourceCounters,
+        combine: fn(u64, u64) -> u64,
+    ) -> AnswerSourceCounters {
+        AnswerSourceCounters {
             request_hits: combine(self.request_hits, other.request_hits),
             local_hits: combine(self.local_hits, other.local_hits),
             remote_hits: combine(self.remote_hits, other.remote_hits),
@@ -41,9 +45,9 @@ impl AnswerCounters {
     }
 }
 
-impl From<DeclarationStats> for AnswerCounters {
-    fn from(stats: DeclarationStats) -> AnswerCounters {
-        AnswerCounters {
+impl From<DeclarationStats> for AnswerSourceCounters {
+    fn from(stats: DeclarationStats) -> AnswerSourceCounters {
+        AnswerSourceCounters {
             request_hits: stats.request_hits,
             local_hits: stats.local_hits,
             remote_hits: stats.remote_hits,
@@ -55,18 +59,18 @@ impl From<DeclarationStats> for AnswerCounters {
     }
 }
 
-impl Add for AnswerCounters {
-    type Output = AnswerCounters;
+impl Add for AnswerSourceCounters {
+    type Output = AnswerSourceCounters;
 
-    fn add(self, other: AnswerCounters) -> AnswerCounters {
+    fn add(self, other: AnswerSourceCounters) -> AnswerSourceCounters {
         self.combine(other, u64::add)
     }
 }
 
-impl Sub for AnswerCounters {
-    type Output = AnswerCounters;
+impl Sub for AnswerSourceCounters {
+    type Output = AnswerSourceCounters;
 
-    fn sub(self, earlier: AnswerCounters) -> AnswerCounters {
+    fn sub(self, earlier: AnswerSourceCounters) -> AnswerSourceCounters {
         self.combine(earlier, u64::saturating_sub)
     }
 }
@@ -76,7 +80,7 @@ impl Sub for AnswerCounters {
 pub(crate) struct Snapshot {
     /// The number of customer requests that the brokers have answered.
     pub(crate) requests: u64,
-    pub(crate) answers: AnswerCounters,
+    pub(crate) answers: AnswerSourceCounters,
 }
 
 impl Sub for Snapshot {
@@ -309,7 +313,11 @@ mod tests {
     fn an_outage_splits_the_run_into_three_parts() {
         let at = |requests, remote_hits, fetches| Snapshot {
             requests,
-            answers: AnswerCounters { remote_hits, fetches, ..AnswerCounters::default() },
+            answers: AnswerSourceCounters {
+                remote_hits,
+                fetches,
+                ..AnswerSourceCounters::default()
+            },
         };
         let outage =
             Outage { killed: at(40, 7, 9), restarted: at(60, 7, 1_020), is_restarted: true };

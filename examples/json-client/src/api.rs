@@ -6,7 +6,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::model::{CarrierConfig, Depot, Page, Parcel, Rate, Recipient, TrackingEvent};
+use crate::model::{CarrierLimits, Depot, Page, Parcel, Rate, Recipient, TrackingEvent};
 
 /// A carrier of parcels.
 ///
@@ -41,7 +41,7 @@ pub trait CarrierApi: Send + Sync {
     async fn customs_form(&self, number: &str) -> Result<serde_json::Value>;
 
     /// Returns the carrier's limits.
-    async fn config(&self) -> Result<Arc<CarrierConfig>>;
+    async fn config(&self) -> Result<Arc<CarrierLimits>>;
 
     /// Sends a parcel to another depot.
     async fn redirect(&self, number: &str, depot: Uuid) -> Result<()>;

@@ -14,7 +14,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::api::CarrierApi;
-use crate::model::{CarrierConfig, Depot, Page, Parcel, Rate, Recipient, Token, TrackingEvent};
+use crate::model::{CarrierLimits, Depot, Page, Parcel, Rate, Recipient, Token, TrackingEvent};
 
 /// An answer of the carrier that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,7 +280,7 @@ impl CarrierApi for HttpCarrier {
         remote = false,
         share_error = copy_error
     )]
-    async fn config(&self) -> Result<Arc<CarrierConfig>> {
+    async fn config(&self) -> Result<Arc<CarrierLimits>> {
         Ok(Arc::new(self.get(&["config"], &()).await?))
     }
 

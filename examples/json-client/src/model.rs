@@ -1,6 +1,6 @@
 //! The data that a parcel carrier's JSON API returns.
 //!
-//! memcached stores values of these types, except [`CarrierConfig`] and [`Token`]. The stored types
+//! memcached stores values of these types, except [`CarrierLimits`] and [`Token`]. The stored types
 //! derive `PartialEq`, so the cache notices if serde loses a field of a value.
 
 use std::collections::BTreeMap;
@@ -113,7 +113,7 @@ pub struct Recipient {
 /// type is not `Serialize`.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs)]
-pub struct CarrierConfig {
+pub struct CarrierLimits {
     pub max_weight_grams: u32,
     pub countries: Vec<String>,
 }

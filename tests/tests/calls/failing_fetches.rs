@@ -222,7 +222,7 @@ async fn the_audit_names_functions_with_unshared_errors() {
     let finding = unshared
         .find(|f| f.to_string().contains("`unshared`"))
         .expect("the audit names the function");
-    for part in ["single_flight.rs:", "NotCloneError`", "`share_error = ", "`Clone`"] {
+    for part in ["single_flight.rs:", "UnshareableError`", "`share_error = ", "`Clone`"] {
         assert!(finding.to_string().contains(part), "the finding contains {part}: {finding}");
     }
     for name in ["fails_own", "fails_io", "never_fails"] {

@@ -51,11 +51,11 @@ async fn an_error_reaches_every_follower_at_once() {
 
 /// An error that followers cannot share.
 #[derive(Debug)]
-pub(crate) struct NotCloneError;
+pub(crate) struct UnshareableError;
 
 #[coordinator_cached(name = "unshared", version = number, skip(upstream))]
-pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotCloneError> {
-    upstream.fetch().await.map_err(|UpstreamDown| NotCloneError)?;
+pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, UnshareableError> {
+    upstream.fetch().await.map_err(|UpstreamDown| UnshareableError)?;
     Ok(number)
 }
 
