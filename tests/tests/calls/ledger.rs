@@ -1,6 +1,7 @@
 //! Tests of the ledger, the list of all cached functions of a program. The ledger can be written as
 //! JSON and as Markdown, and compared with a file.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -168,6 +169,10 @@ fn compare_with_files() {
     std::fs::write(&path, [0xff, 0xfe]).expect("the temporary folder can be written");
     let unreadable = ledger.check(&path).expect_err("the file is not UTF-8");
     assert_eq!(unreadable.kind(), LedgerDriftKind::Unreadable);
+    // A program that prints an error with its sources shows each of them once.
+    let source = unreadable.source().expect("an I/O error is the source").to_string();
+    assert_eq!(unreadable.to_string(), format!("`{}` cannot be read", path.display()));
+    assert_eq!(format!("{unreadable:?}"), format!("{unreadable}: {source}"));
     std::fs::remove_file(&path).expect("the file is there");
 }
 

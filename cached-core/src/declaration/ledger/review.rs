@@ -100,8 +100,9 @@ impl Ledger {
 
 /// The error of [`Ledger::check`]: the file differs from the ledger, or they could not be compared.
 ///
-/// `Display` shows the lines that differ, and how to update the file. `{:?}` writes the same text,
-/// because that is the format in which a failed test prints the error. `{:#?}` shows the fields.
+/// `Display` shows the lines that differ, and how to update the file. `{:?}` writes the same text and
+/// the [source](std::error::Error::source), because that is the format in which a failed test prints
+/// the error. `{:#?}` shows the fields.
 pub struct LedgerDrift {
     path: PathBuf,
     kind: LedgerDriftKind,
@@ -173,7 +174,7 @@ impl LedgerDrift {
 
 impl fmt::Display for LedgerDrift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LedgerDrift { path, kind, lines, error } = self;
+        let LedgerDrift { path, kind, lines, .. } = self;
         let shown = path.display();
         match kind {
             LedgerDriftKind::Differs => {
@@ -186,7 +187,7 @@ impl fmt::Display for LedgerDrift {
                 }
                 f.write_str(
                     "if the change is intended, run `UPDATE_LEDGER=1 cargo test`, and commit the file",
-                )?;
+                )
             }
             LedgerDriftKind::Missing => {
                 write!(f, "`{shown}` does not exist")?;
@@ -195,30 +196,29 @@ impl fmt::Display for LedgerDrift {
                 {
                     write!(f, " in `{}`", folder.display())?;
                 }
-                f.write_str("; run `UPDATE_LEDGER=1 cargo test` to write it, and commit it")?;
+                f.write_str("; run `UPDATE_LEDGER=1 cargo test` to write it, and commit it")
             }
-            LedgerDriftKind::Unreadable => write!(f, "`{shown}` cannot be read")?,
-            LedgerDriftKind::NotWritten => write!(f, "`{shown}` cannot be written")?,
+            LedgerDriftKind::Unreadable => write!(f, "`{shown}` cannot be read"),
+            LedgerDriftKind::NotWritten => write!(f, "`{shown}` cannot be written"),
             LedgerDriftKind::Empty => f.write_str(
                 "the ledger lists no function, so there is nothing to compare; move the test into the \
                  crate whose functions are annotated, or correct the names in `of_crates`",
-            )?,
-        }
-        match (kind, error) {
-            (LedgerDriftKind::Unreadable | LedgerDriftKind::NotWritten, Some(error)) => {
-                write!(f, ": {error}")
-            }
-            _ => Ok(()),
+            ),
         }
     }
 }
 
 impl fmt::Debug for LedgerDrift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !f.alternate() {
-            return fmt::Display::fmt(self, f);
-        }
         let LedgerDrift { path, kind, lines, error } = self;
+        if !f.alternate() {
+            fmt::Display::fmt(self, f)?;
+            return match error {
+                // The text already says that the file does not exist.
+                Some(error) if *kind != LedgerDriftKind::Missing => write!(f, ": {error}"),
+                _ => Ok(()),
+            };
+        }
         f.debug_struct("LedgerDrift")
             .field("path", path)
             .field("kind", kind)
