@@ -19,7 +19,8 @@ fn every_public_type_is_send_sync_and_unpin() {
     assert_auto_traits::<(ServerStats, ServerState, Health, ObserverStats)>();
     assert_auto_traits::<(Event<'_>, event::EventSubject<'_>, event::BypassReason<'_>)>();
     assert_auto_traits::<(event::FetchOutcome, event::UncachedReason, event::FillRefusal)>();
-    assert_auto_traits::<(event::StaleReason, event::EvictionReason, event::UnstorableValue)>();
+    assert_auto_traits::<(event::StaleServedReason, event::EvictionReason, event::UnstorableValue)>(
+    );
     assert_auto_traits::<(RequestScope, Tier)>();
     assert_auto_traits::<(CallResult, Outcome, Outcomes)>();
 }

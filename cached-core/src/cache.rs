@@ -222,8 +222,8 @@ impl Cache {
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
     /// program that ends normally need not call it. If a runtime shuts down while writes are
     /// running, a thread of this library finishes them. The shutdown waits for this thread, for 1
-    /// second at most. Runtimes that shut down within the same 10 seconds share this second.
-    /// `Runtime::shutdown_background` does not wait.
+    /// second at most. If several runtimes shut down within 10 seconds, they wait for 1 second in
+    /// total. `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
     /// The writes continue if the returned future is dropped.
@@ -320,7 +320,8 @@ impl Cache {
     }
 
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
-    /// and connections. Only the keys of servers that were added or removed move to other servers.
+    /// and connections. Only two kinds of keys move to another server: those of a server that was
+    /// removed, and those that a new server takes over.
     ///
     /// Commands that are already running finish on the server where they began. A new server should
     /// be empty. In two cases, this process ignores items that are older than the change:
@@ -391,7 +392,8 @@ impl Cache {
         self.emit(Event::Hit { entry: EventSubject::of(key), tier });
     }
 
-    /// Returns the last known event of the entry with this key, and how long ago it was.
+    /// Returns the last known reason why the entry with this key is missing, and how long ago it
+    /// arose.
     pub(crate) fn last_miss_cause(&self, key: &[u8]) -> Option<(MissCause, Duration)> {
         self.inner.events.last_miss_cause(&EventSubject::of(key))
     }

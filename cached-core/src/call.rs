@@ -51,7 +51,7 @@ use std::time::{Duration, Instant};
 
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
-use crate::event::{AwaitedResult, Event, RemoteFinding, StaleReason};
+use crate::event::{AwaitedResult, Event, RemoteFinding, StaleServedReason};
 use crate::flight::{
     FlightOutcome, FlightRole, Follower, FollowerOutput, Leader, LeaderWakerCache, poll_work,
 };
@@ -391,7 +391,7 @@ impl PendingCall {
                     CallPlan::Answer(value, AnswerSource::Tier(Tier::Remote))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
-                    let (tier, reason) = (Tier::Remote, StaleReason::FetchRunsElsewhere);
+                    let (tier, reason) = (Tier::Remote, StaleServedReason::FetchRunsElsewhere);
                     leader.answer(|| FlightOutcome::Expired(Arc::clone(&value), tier, reason));
                     CallPlan::Answer(value, AnswerSource::Expired(tier, reason))
                 }

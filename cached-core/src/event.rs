@@ -120,7 +120,7 @@ pub use observer::Observer;
 use observer::ObserverGuard;
 pub(crate) use observer::{ObserverList, is_in_observer};
 pub use reasons::{
-    BypassReason, EvictionReason, FetchOutcome, FillRefusal, StaleReason, UncachedReason,
+    BypassReason, EvictionReason, FetchOutcome, FillRefusal, StaleServedReason, UncachedReason,
 };
 pub use subject::EventSubject;
 
@@ -250,7 +250,7 @@ pub enum Event<'e> {
         /// The expired entry.
         entry: EventSubject<'e>,
         /// The reason why the call has no newer value.
-        reason: StaleReason,
+        reason: StaleServedReason,
     },
     /// A call returns the error of an earlier fetch, because the option `error_ttl` delays the next
     /// fetch of the key. If a tier has kept an expired value for `stale_if_error`, the call emits

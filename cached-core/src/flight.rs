@@ -42,7 +42,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 
 use crate::clock::CoarseInstant;
-use crate::event::StaleReason;
+use crate::event::StaleServedReason;
 use crate::key::KeyHeader;
 use crate::sync::lock;
 use crate::tier::Tier;
@@ -75,7 +75,7 @@ pub(crate) enum FlightOutcome {
     /// A value that the callers of this flight receive and no tier stores.
     Uncached(Value),
     /// An expired value of this tier, which stands in for a newer one. No tier stores it.
-    Expired(Value, Tier, StaleReason),
+    Expired(Value, Tier, StaleServedReason),
     /// An error that can be cloned, so that every follower returns it.
     Error(SharedError),
     /// The fetch failed with an error that cannot be cloned. Each follower fetches alone.

@@ -8,18 +8,18 @@
 //! This is the layout, with the length of each part in bytes:
 //!
 //! ```text
-//! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
+//! magic 2 | format 1 | shape 8 | outline's hash 8 | number of entries 2 | outline's entries, 4 each | payload … | checksum 8
 //! ```
 //!
 //! This is format 2. It is used with the positional codec, which writes no field names. Format 3 is
-//! used with the named codec, which writes them. This format also contains a fingerprint of the
+//! used with the named codec, which writes them. Format 3 also contains a fingerprint of the
 //! program that wrote the frame: a hash of the executable file.
 //!
 //! ```text
-//! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | program 8 | 4 each … | payload … | checksum 8
+//! magic 2 | format 1 | shape 8 | outline's hash 8 | number of entries 2 | program 8 | outline's entries, 4 each | payload … | checksum 8
 //! ```
 //!
-//! All numbers are big-endian. The header is the part before the outline's entries. The checksum
+//! All numbers are big-endian. The header ends where the outline's entries begin. The checksum
 //! covers the header, the payload, and the bytes that identify the key outside of the process (the
 //! *canonical key*). It does not cover the outline's entries, because the outline's hash in the
 //! header covers them. Leaving them out saves time: SHA-256 already takes half the time of a remote

@@ -10,7 +10,7 @@
 //!
 //! The encoding is a prefix code: no key's bytes are the beginning of another key's bytes. Every
 //! value starts with a tag that says its form, and every sequence, map and struct ends with
-//! [`END`], which is not a tag. Two different keys therefore never have the same bytes. These rules
+//! [`END`], which is not a tag. Two different keys therefore never have the same bytes. Some rules
 //! of the encoding are not obvious:
 //!
 //! - Integers are encoded by value: `1u8` and `1i64` are the same key; `1` and `"1"` are not.
@@ -111,8 +111,8 @@ impl BuildHasher for PrecomputedBuildHasher {
     }
 }
 
-/// A hasher that takes the hash in a key's header and spreads it over 64 bits. The header's hash
-/// already depends on the declaration's index.
+/// A hasher that takes the hash in a key's header and spreads it over 64 bits. The index is not
+/// hashed again, because the header's hash already depends on it.
 #[derive(Default)]
 pub(crate) struct PrecomputedHasher(u32);
 
@@ -242,7 +242,7 @@ impl ser::Error for KeyError {
 
 /// The error of an argument whose `Serialize` failed while a key was hashed or compared.
 ///
-/// The error has no message, because a message would make the code of every hit longer. After this
+/// The error has no message, because building one would add instructions to every hit. After this
 /// error, the call encodes the same key as bytes. That fails too, with a [`KeyError`] that has the
 /// message.
 #[derive(Debug)]

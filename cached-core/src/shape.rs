@@ -7,11 +7,11 @@
 //! the decoded value. The two shapes are equal only if the reader's type has the same structs,
 //! fields, variants and kinds of data in the same order.
 //!
-//! A decoded `HashMap` might iterate in another order than the original. So the shape of a map is a
-//! sum of hashes, one for each entry, and each hash includes the entry's contents. serde treats a
-//! `HashSet` as a sequence. If the elements of a set have different shapes, the shape of the set
-//! therefore depends on their order. A value is not stored if its shape is different after
-//! decoding.
+//! A decoded `HashMap` might iterate in another order than the original. So the shape of a map is
+//! the sum of one hash for each entry. Each of these hashes includes the entry's contents. serde
+//! treats a `HashSet` as a sequence. If the elements of a set have different shapes, the shape of
+//! the set therefore depends on their order, and can be another one after decoding. Such a value is
+//! not stored.
 //!
 //! A type can serialize differently for a human-readable codec, so a value has one shape for each
 //! codec.
@@ -32,7 +32,7 @@ use crate::unstorable::ValuePart;
 const MAX_DEPTH: usize = 1024;
 
 /// The largest number of parts whose shapes are recorded. The record shows which part of a value
-/// causes an error, or differs from another value.
+/// causes an error, or in which part two values differ.
 const MAX_PARTS: usize = 64 << 10;
 
 /// Returns the shape of `value`.
@@ -96,7 +96,7 @@ struct PartShape {
 /// A recorder of the shapes of the parts of one value.
 struct PartRecorder {
     /// One list for each part that is still being serialized, from the outermost to the innermost.
-    /// The list contains the finished parts inside that part.
+    /// Each list contains the finished parts directly inside that part.
     open: Vec<Vec<PartShape>>,
     count: usize,
 }
@@ -205,7 +205,7 @@ struct ShapeSerializer<'p> {
     /// True if numbers, strings and bytes are hashed with their data, false if only their kind is
     /// hashed.
     includes_contents: bool,
-    /// Receives the shape of each part, if the parts are to be compared.
+    /// Receives the shape of each part, if a part is searched for.
     parts: Option<&'p RefCell<PartRecorder>>,
 }
 
@@ -319,7 +319,7 @@ impl<'p> ser::Serializer for ShapeSerializer<'p> {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // A type must serialize in the same way here as for the codec.
+    // A type must serialize here exactly as it does for the codec.
     fn is_human_readable(&self) -> bool {
         self.codec == Codec::Named
     }

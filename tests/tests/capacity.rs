@@ -1,9 +1,9 @@
 //! Tests that the setting `local_capacity` bounds the memory of cache entries, whatever kind of
 //! value they hold.
 //!
-//! These tests run in a process of their own because they measure memory. Each kind of value fills
-//! a cache in a child process of its own, so that no kind reuses memory that another kind has
-//! freed.
+//! These tests run in a process of their own because they measure memory. For each kind of value, a
+//! child process of its own fills a cache. Otherwise, a cache could reuse memory that an earlier
+//! cache has freed.
 #![allow(missing_docs)]
 
 #[path = "capacity/kinds.rs"]
@@ -58,8 +58,8 @@ async fn count_kept(cache: &Cache) -> u64 {
         }
     };
     cache.scope(calls).await;
-    // The local tier evicts with the crate `moka`. moka evicts during later calls, and only after a
-    // while.
+    // The local tier evicts with the crate `moka`. moka evicts during later calls and only after a
+    // while, so the test waits before it counts.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let mut kept = 0;
     for number in 0..100 {

@@ -35,7 +35,7 @@ impl Drop for Memcached {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Get {
+enum GetPath {
     /// A get of the item by the memcached client alone.
     Bare,
     /// The entry handle's `get`, which builds the key, reads the item and decodes the value.
@@ -47,7 +47,7 @@ enum Get {
 
 /// Runs one round. Returns the number of gets per second, and the 99th percentile of their times.
 async fn round(
-    get: Get,
+    get: GetPath,
     client: &AsyncMetaClient,
     keys: &[String],
     callers: usize,
@@ -66,13 +66,13 @@ async fn round(
                         return times;
                     }
                     match get {
-                        Get::Bare => {
+                        GetPath::Bare => {
                             let got =
                                 client.get(&keys[at]).send().await.expect("memcached answers");
                             assert!(got.value.is_some());
                         }
-                        Get::Entry => assert!(batched_entry(at).get().await.is_found()),
-                        Get::Call => drop(batched(at).await.expect("a hit")),
+                        GetPath::Entry => assert!(batched_entry(at).get().await.is_found()),
+                        GetPath::Call => drop(batched(at).await.expect("a hit")),
                     }
                     times.push(sent.elapsed());
                     at = (at + 1) % KEYS;
@@ -124,7 +124,7 @@ async fn main() {
     let caller_counts = if arguments.is_empty() { vec![1, 2, 8, 64, 256] } else { arguments };
     println!("callers | bare gets/s, p99 us | entry: times, p99 times | call: times, p99 times");
     for callers in caller_counts {
-        let gets = [Get::Bare, Get::Entry, Get::Call];
+        let gets = [GetPath::Bare, GetPath::Entry, GetPath::Call];
         let mut seen: [Vec<(f64, f64)>; 3] = Default::default();
         for number in 0..=ROUNDS {
             for (get, seen) in gets.into_iter().zip(&mut seen) {

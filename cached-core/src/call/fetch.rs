@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{AnswerSource, CallPlan, PendingCall};
-use crate::event::{Event, EventSubject, FetchOutcome, StaleReason};
+use crate::event::{Event, EventSubject, FetchOutcome, StaleServedReason};
 use crate::flight::{FlightOutcome, poll_work};
 use crate::telemetry::FetchSpan;
 use crate::value::{FetchOutput, ReturnOperations, ValueRules};
@@ -189,7 +189,7 @@ impl PendingCall {
                 let share = || returns.error_sharing.share(&output);
                 let shared = self.begin_pause(&fetch, share);
                 if let Some((answer, value)) = stale {
-                    let reason = StaleReason::FetchFailed;
+                    let reason = StaleServedReason::FetchFailed;
                     self.report_answer(AnswerSource::Expired(fetch.stale_tier(), reason));
                     fetch.end_with_stale(value, reason);
                     return answer;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{AnswerSource, CallPlan, FetchPlan, PendingCall};
-use crate::event::StaleReason;
+use crate::event::StaleServedReason;
 use crate::flight::FlightOutcome;
 use crate::value::SharedError;
 
@@ -56,7 +56,7 @@ impl PendingCall {
     ) -> CallPlan {
         let Some(error) = pause else { return CallPlan::Fetch(fetch) };
         if let Some(value) = self.stale_value(&fetch) {
-            let (tier, reason) = (fetch.stale_tier(), StaleReason::FetchPaused);
+            let (tier, reason) = (fetch.stale_tier(), StaleServedReason::FetchPaused);
             fetch.end_with_stale(Arc::clone(&value), reason);
             return CallPlan::Answer(value, AnswerSource::Expired(tier, reason));
         }

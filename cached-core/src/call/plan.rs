@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use crate::event::{BypassReason, StaleReason};
+use crate::event::{BypassReason, StaleServedReason};
 use crate::flight::{FlightOutcome, Leader};
 use crate::refresh_claims::LocalRefreshClaim;
 use crate::tier::Tier;
@@ -38,7 +38,7 @@ pub(crate) enum AnswerSource {
     /// Another call of the same flight.
     OtherCall,
     /// An expired value of this tier.
-    Expired(Tier, StaleReason),
+    Expired(Tier, StaleServedReason),
     /// The error of an earlier fetch of this process, which the option `error_ttl` keeps.
     EarlierError,
 }

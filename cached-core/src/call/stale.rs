@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{FetchPlan, FillTarget, PendingCall};
-use crate::event::StaleReason;
+use crate::event::StaleServedReason;
 use crate::flight::FlightOutcome;
 use crate::tier::Tier;
 use crate::tier::local::run_deferred_drops;
@@ -29,7 +29,7 @@ impl FetchPlan {
 
     /// Ends a fetch that has failed or may not run now, and answers its followers with `value`.
     /// `value` must be the expired value of the tier [`stale_tier`](Self::stale_tier).
-    pub(super) fn end_with_stale(self, value: Value, reason: StaleReason) {
+    pub(super) fn end_with_stale(self, value: Value, reason: StaleServedReason) {
         let tier = self.stale_tier();
         self.end_without_value(|| FlightOutcome::Expired(value, tier, reason));
     }

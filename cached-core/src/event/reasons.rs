@@ -74,7 +74,7 @@ pub enum FillRefusal {
 /// The reason why a call returns an expired value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum StaleReason {
+pub enum StaleServedReason {
     /// This call fetched, or waited for another call's fetch, and the fetch failed.
     FetchFailed,
     /// An earlier fetch failed, and the option `error_ttl` delays the next fetch of the key.

@@ -1,5 +1,5 @@
-//! Compares a key with a stored key while serde visits the parts of the key. Only the fields of
-//! structs and the entries of maps are first written to a buffer.
+//! Compares a key with a stored key while serde visits the parts of the key. The parts are compared
+//! in place; only the fields of structs and the entries of maps are first written to a buffer.
 
 use serde::ser::Serialize;
 
@@ -7,16 +7,16 @@ use super::bytes::{FieldOffsets, KeyBytes};
 use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, SerializeFailure};
 
-/// A receiver of the parts of a key, which compares them with the bytes of a stored key.
+/// A receiver of the parts of a key. It compares them with the bytes of a stored key.
 ///
-/// The field contains the stored bytes that are not compared yet, or [`MISMATCH`] after the first
+/// It contains the stored bytes that are not compared yet, or [`MISMATCH`] after the first
 /// difference. A difference is not reported as an error, because a type's `Serialize` might panic
 /// if the serializer returns an error.
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
 /// The remaining bytes after a difference was found. Nothing that is compared later matches this
-/// single byte: no tag is `0xff`, and a length whose first byte is `0xff` has more bytes.
+/// single byte: no tag is `0xff`, and a length that begins with `0xff` is longer than one byte.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {

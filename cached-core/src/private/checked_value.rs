@@ -32,8 +32,8 @@ use crate::value::{CachedValue, Returned, ValueOperations};
 /// Marker for a function whose values may be stored in every tier.
 pub struct AllTiers(());
 
-/// Marker for a function with the option `remote = false`. `W` is a [`Weigher`].
-pub struct LocalTiers<W>(PhantomData<W>);
+/// Marker for a function with the option `remote = false`. `ValueWeigher` is a [`Weigher`].
+pub struct LocalTiers<ValueWeigher>(PhantomData<ValueWeigher>);
 
 impl<'k, R, V: CachedValue, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     LookupBuilder<'k, R, V, Mode, AllTiers, (Identifier, Version), Constants>
@@ -67,8 +67,8 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
     }
 }
 
-impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
-    LookupBuilder<'k, R, V, Mode, LocalTiers<W>, (Identifier, Version), Constants>
+impl<'k, R, V, Mode, ValueWeigher, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'k, R, V, Mode, LocalTiers<ValueWeigher>, (Identifier, Version), Constants>
 {
     /// Turns the builder into the lookup of one call of the annotated function.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -76,9 +76,9 @@ impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyP
     where
         R: Returned<Mode, Value = V>,
         V: ClonedValue + Send + Sync + 'static,
-        W: Weigher<V>,
+        ValueWeigher: Weigher<V>,
     {
-        self.begin_with(ValueOperations::of_local::<V, W>())
+        self.begin_with(ValueOperations::of_local::<V, ValueWeigher>())
     }
 
     /// Does what [`begin`](Self::begin) does, for a return type that mentions a type parameter.
@@ -87,21 +87,21 @@ impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyP
     where
         R: Returned<Mode, Value = V>,
         V: Clone + Send + Sync + 'static,
-        W: Weigher<V>,
+        ValueWeigher: Weigher<V>,
     {
-        self.begin_with(ValueOperations::of_local::<V, W>())
+        self.begin_with(ValueOperations::of_local::<V, ValueWeigher>())
     }
 }
 
-impl<R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
-    LookupBuilder<'_, R, V, Mode, LocalTiers<W>, (Identifier, Version), Constants>
+impl<R, V, Mode, ValueWeigher, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'_, R, V, Mode, LocalTiers<ValueWeigher>, (Identifier, Version), Constants>
 where
     V: Clone + Send + Sync + 'static,
-    W: Weigher<V>,
+    ValueWeigher: Weigher<V>,
 {
     /// Finishes the builder for a companion, the function that the option `entry` generates.
     pub fn entry<Policy>(self, round_trip: RoundTripFns) -> EntryBuilder<V, Policy> {
-        self.entry_with(ValueOperations::of_local::<V, W>(), round_trip)
+        self.entry_with(ValueOperations::of_local::<V, ValueWeigher>(), round_trip)
     }
 }
 

@@ -75,15 +75,15 @@ pub fn lookup_whole<'k, R, P>(
     LookupBuilder::new(errors, function, parts)
 }
 
-/// Starts the builder for a function with the option `remote = false`, or for its companion. `W` is
-/// the type that weighs the values.
+/// Starts the builder for a function with the option `remote = false`, or for its companion.
+/// `ValueWeigher` is the type that weighs the values.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub fn lookup_local<'k, R: Returned<Mode>, Mode, W, P>(
+pub fn lookup_local<'k, R: Returned<Mode>, Mode, ValueWeigher, P>(
     errors: ErrorSharing<R>,
-    _: W,
+    _: ValueWeigher,
     function: DeclaredFunction,
     parts: P,
-) -> LookupBuilder<'k, R, R::Value, Mode, LocalTiers<W>, P, ()> {
+) -> LookupBuilder<'k, R, R::Value, Mode, LocalTiers<ValueWeigher>, P, ()> {
     LookupBuilder::new(errors, function, parts)
 }
 

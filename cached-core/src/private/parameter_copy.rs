@@ -41,7 +41,8 @@ impl<T: ?Sized> OwnedParameter<T> {
     }
 }
 
-/// The type for which the three traits below are implemented. Each trait makes one sort of copy.
+/// The type for which the three traits below are implemented. Two of them make a copy, and the
+/// third one takes the receiver that `refresh_with` has made.
 ///
 /// The functions below require, for example, `Copier: OwnsParameter<T>` instead of a bound on the
 /// parameter's type `T`. With a bound on `T`, the compiler would suggest borrowing the parameter,
@@ -94,7 +95,7 @@ impl<T: ToOwned<Owned: Send + Sync + 'static> + ?Sized> OwnsParameter<T> for Cop
     label = "expected a `{T}` or an `Arc<{T}>`, which must be `Send + Sync`",
     note = "derive `Clone` for `{T}` and write `refresh_with = self.clone()`, or make an `Arc<{T}>`"
 )]
-pub trait OwnsReceiver<T, Made> {
+pub trait AcceptsReceiver<T, Made> {
     /// Takes ownership of the receiver.
     fn own_receiver(made: Made) -> OwnedParameter<T>;
 }
@@ -102,7 +103,7 @@ pub trait OwnsReceiver<T, Made> {
 macro_rules! receivers {
     ($($made:ty),*) => {$(
         #[diagnostic::do_not_recommend]
-        impl<T: Send + Sync + 'static> OwnsReceiver<T, $made> for Copier {
+        impl<T: Send + Sync + 'static> AcceptsReceiver<T, $made> for Copier {
             fn own_receiver(made: $made) -> OwnedParameter<T> {
                 OwnedParameter(Box::new(made))
             }
@@ -139,7 +140,7 @@ where
 /// Takes ownership of the receiver that the option `refresh_with` makes.
 pub fn own_receiver<T, Made>(made: Made) -> OwnedParameter<T>
 where
-    Copier: OwnsReceiver<T, Made>,
+    Copier: AcceptsReceiver<T, Made>,
 {
     Copier::own_receiver(made)
 }

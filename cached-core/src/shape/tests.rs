@@ -1,6 +1,6 @@
 //! Tests that builds of a program with different types do not read each other's values, and that
-//! the shape of a value never changes. The *shape* is a hash of the names and kinds of data that
-//! the value's `Serialize` writes.
+//! the shape of a value never changes. The *shape* is a hash of what the value's `Serialize`
+//! writes: the names of types, fields and variants, and the kinds of data.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -338,19 +338,19 @@ impl LocalTier {
         new: EntryContent<'_>,
         expiry: Expiry,
     ) -> InsertedEntry {
-        let is_admitted = self.policy.is_active();
+        let must_admit = self.policy.is_active();
         let insertions =
-            if is_admitted { self.count_insertion() } else { self.report_throttle.insertions() };
+            if must_admit { self.count_insertion() } else { self.report_throttle.insertions() };
         let id = EntryId::new(key);
         let entry = LocalEntry::new(id, key, self.schedule.converter(), new, expiry);
         let removable_at = entry.removable_at();
         let activates_policy = self.policy.add_weight(new.weight);
-        let state = EntryPolicyState::new(new.weight, insertions, is_admitted);
+        let state = EntryPolicyState::new(new.weight, insertions, must_admit);
         let replaced = guard.insert(entry, state);
         replaced.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
         self.schedule.add(removable_at);
         let has_replaced_entry = replaced.is_some();
-        InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
+        InsertedEntry { id, weight: new.weight, must_admit, activates_policy, has_replaced_entry }
     }
 
     /// Extends the expiry of the key's entry if the entry holds exactly `value`. The caller must

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cached_core::event::{
-    BypassReason, Event, EvictionReason, FetchOutcome, Observer, StaleReason,
+    BypassReason, Event, EvictionReason, FetchOutcome, Observer, StaleServedReason,
 };
 use cached_core::testing::TestCache;
 use cached_core::{Cache, RequestScope, coordinator_cached};
@@ -75,8 +75,12 @@ impl Observer for EventRecorder {
             Event::FetchEnded { outcome: FetchOutcome::Error, is_answer, .. } => {
                 format!("error, {is_answer}")
             }
-            Event::StaleServed { reason: StaleReason::FetchFailed, .. } => "stale, failed".into(),
-            Event::StaleServed { reason: StaleReason::FetchPaused, .. } => "stale, paused".into(),
+            Event::StaleServed { reason: StaleServedReason::FetchFailed, .. } => {
+                "stale, failed".into()
+            }
+            Event::StaleServed { reason: StaleServedReason::FetchPaused, .. } => {
+                "stale, paused".into()
+            }
             Event::FetchPaused { .. } => "paused".to_owned(),
             Event::Waited { .. } => "waited".to_owned(),
             Event::FetchCancelled { .. } => "fetch cancelled".to_owned(),

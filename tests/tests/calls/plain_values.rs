@@ -22,11 +22,12 @@ struct Session {
     fetched: usize,
 }
 
-trait Store: Send + Sync {
+/// A value that is cached as a trait object.
+trait FetchedValue: Send + Sync {
     fn fetched(&self) -> usize;
 }
 
-impl Store for Session {
+impl FetchedValue for Session {
     fn fetched(&self) -> usize {
         self.fetched
     }
@@ -49,7 +50,7 @@ async fn session(upstream: &Upstream, user: u8) -> Result<Arc<Session>, Upstream
 }
 
 #[coordinator_cached(name = "plain_store", version = user, remote = false, skip(upstream))]
-async fn store(upstream: &Upstream, user: u8) -> Arc<dyn Store> {
+async fn store(upstream: &Upstream, user: u8) -> Arc<dyn FetchedValue> {
     Arc::new(Session { fetched: upstream.fetch().await.unwrap_or_default() })
 }
 
@@ -249,9 +250,9 @@ async fn a_hit_clones_the_arc_only() {
     local_cache().await.scope(test).await;
 }
 
-/// Tells a function that the macro `weighed` declares how to read an entry.
+/// What a function that the macro `weighed` declares must do with an entry.
 #[derive(Clone, Copy)]
-enum EntryReadMode {
+enum CallOrLookUp {
     /// Calls the cached function. Returns true if the call fetched.
     Call,
     /// Looks the entry up. Returns true if it was found.
@@ -262,24 +263,24 @@ enum EntryReadMode {
 ///
 /// The local tier does not evict values at once, but during later calls. So this function makes
 /// further calls until at most `expected` values are left, or until ten seconds have passed.
-async fn count_kept<F>(run: impl Fn(u64, EntryReadMode) -> F, cache: &Cache, expected: u64) -> u64
+async fn count_kept<F>(run: impl Fn(u64, CallOrLookUp) -> F, cache: &Cache, expected: u64) -> u64
 where
     F: Future<Output = bool> + Send,
 {
     for number in 0..100 {
-        assert!(cache.scope(run(number, EntryReadMode::Call)).await, "each number is new");
+        assert!(cache.scope(run(number, CallOrLookUp::Call)).await, "each number is new");
     }
     let give_up = Instant::now() + Duration::from_secs(10);
     for another in 100.. {
         let mut kept = 0;
         for number in 0..100 {
-            kept += u64::from(cache.scope(run(number, EntryReadMode::LookUp)).await);
+            kept += u64::from(cache.scope(run(number, CallOrLookUp::LookUp)).await);
         }
         if kept <= expected || Instant::now() > give_up {
             return kept;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        cache.scope(run(another, EntryReadMode::Call)).await;
+        cache.scope(run(another, CallOrLookUp::Call)).await;
     }
     unreachable!("the loop ends after ten seconds")
 }
@@ -288,7 +289,7 @@ where
 /// kind of value. `$weight` is the option `weight` of the inner function, if there is one.
 macro_rules! weighed {
     ($($name:ident $cache_name:literal $value:ty = $new:expr $(, $weight:expr)?;)*) => {$(
-        async fn $name(number: u64, step: EntryReadMode) -> bool {
+        async fn $name(number: u64, step: CallOrLookUp) -> bool {
             #[coordinator_cached(
                 name = $cache_name,
                 version = number,
@@ -301,7 +302,7 @@ macro_rules! weighed {
                 fetches.fetch_add(1, Ordering::SeqCst);
                 Ok($new)
             }
-            if let EntryReadMode::LookUp = step {
+            if let CallOrLookUp::LookUp = step {
                 return value_entry(number).get().await.is_found();
             }
             let fetches = AtomicUsize::new(0);
@@ -367,7 +368,7 @@ async fn arc_targets_and_elements_count_towards_the_weight() {
     let kept = count_kept(weighed_most, &cache, 0).await;
     assert_eq!(kept, 0, "a value that weighs more than the capacity is not kept");
     for number in 0..100 {
-        let is_kept = cache.scope(weighed_small(number, EntryReadMode::LookUp)).await;
+        let is_kept = cache.scope(weighed_small(number, CallOrLookUp::LookUp)).await;
         assert!(is_kept, "the value that was too heavy has displaced no other value");
     }
 }

@@ -88,7 +88,7 @@ async fn a_request_forgets_answers_of_dropped_caches() {
         .await;
 }
 
-/// The second call waits for the first. The first fails, so the second fetches itself.
+/// The second call waits for the first. The first fails, so the second does the fetch.
 #[tokio::test]
 async fn a_request_keeps_a_waiting_calls_answer() {
     let upstream = Upstream::default().taking_millis(20);

@@ -435,7 +435,7 @@ async fn statuses_agree_with_the_upstream_under_load() {
         clients.spawn(async move {
             let mut statuses = Vec::new();
             for step in 0..30 {
-                // All clients ask for new courses at the same time.
+                // About half of the clients ask for each new course at the same time.
                 let id = 100 + step / 2 + (client + step) % 2;
                 statuses.push(status_of(at, &format!("/twice/{id}"), "").await);
             }

@@ -1,5 +1,5 @@
-//! Tests with values that memcached does not store, although it grants *leases* (the right to fetch
-//! a missing value). The process then keeps these values for their whole local ttl, as it does
+//! Tests what happens if memcached grants *leases* (the right to fetch a missing value), but does
+//! not store the values. The process then keeps these values for their whole local ttl, as it does
 //! without memcached.
 
 use std::time::Duration;
@@ -9,8 +9,8 @@ use cached_tests::{
     FakeMemcached, Memcached, ServerKind, Upstream, UpstreamDown, collect_logs, logged,
 };
 
-/// How long a process usually keeps a value whose write memcached has not confirmed. In these
-/// tests, it keeps the values longer.
+/// How long a process usually keeps a value if memcached has not confirmed that it stored it. In
+/// these tests, it keeps the values longer.
 const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
 #[coordinator_cached(name = "full_page", version = number, skip(upstream, size))]
@@ -20,7 +20,7 @@ async fn page(upstream: &Upstream, size: usize, number: u32) -> Result<String, U
     Ok("p".repeat(size))
 }
 
-/// Returns a cache that shares nothing but memcached with other caches, like a new process.
+/// Returns a cache as a new process would have it: it shares only memcached with other caches.
 async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().namespace("full").memcached([address]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")

@@ -55,7 +55,7 @@ async fn a_takeover_inherits_the_lease() {
         .await;
     assert!(took < Duration::from_millis(2500), "the second call soon takes over: {took:?}");
     // The second call has taken over the first call's *lease* (the right to fetch), so memcached
-    // stores the value.
+    // stores the second call's value.
     cache.flush().await;
     let other = new_process_cache(&memcached).await;
     assert_eq!(

@@ -41,7 +41,7 @@ fn cas_of(memcached: &Memcached, key: &str) -> u64 {
     cas.and_then(|cas| cas.parse().ok()).unwrap_or_else(|| panic!("{key} has no item: {answer}"))
 }
 
-/// Writes an unrelated item again and again, until the server's next write gets the number `cas`.
+/// Writes an unrelated item again and again. The next write after that gets the number `cas`.
 fn advance_cas_to(memcached: &Memcached, cas: u64) {
     loop {
         let answer = memcached.command("ms filler 1 c\r\nx");

@@ -1,5 +1,5 @@
 //! Tests `cache_if` conditions that compare a value with the function's parameters. A value that
-//! fails its condition must not be stored, nor reach another process through memcached.
+//! fails its condition must neither be stored nor reach another process through memcached.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

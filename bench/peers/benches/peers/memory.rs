@@ -59,7 +59,7 @@ pub fn entries(name: &str) -> Results {
                 for $id in 0..ENTRIES as u64 {
                     let _ = $insert;
                 }
-                // moka does a part of its work later.
+                // moka does a part of its work in the background, so the test waits.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 let before = fetches();
                 for $id in 0..1_000 {

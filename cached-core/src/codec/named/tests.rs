@@ -66,18 +66,18 @@ fn left_over_bytes_are_refused() {
 
     /// A type whose `Deserialize` ignores an error.
     #[derive(Debug)]
-    struct LenientValue;
-    impl<'de> Deserialize<'de> for LenientValue {
+    struct ErrorIgnoringValue;
+    impl<'de> Deserialize<'de> for ErrorIgnoringValue {
         fn deserialize<D: serde::Deserializer<'de>>(
             deserializer: D,
-        ) -> Result<LenientValue, D::Error> {
+        ) -> Result<ErrorIgnoringValue, D::Error> {
             let _ = i128::deserialize(deserializer);
-            Ok(LenientValue)
+            Ok(ErrorIgnoringValue)
         }
     }
     // These bytes begin with the marker of a byte string. Reading an `i128` fails, and leaves the
     // string's data unread.
-    assert!(decode::<LenientValue>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
+    assert!(decode::<ErrorIgnoringValue>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
 }
 
 #[test]

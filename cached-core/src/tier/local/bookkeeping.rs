@@ -61,9 +61,9 @@ impl HitReportThrottle {
 pub(super) struct InsertedEntry {
     pub(super) id: EntryId,
     pub(super) weight: u32,
-    /// True if the policy was active before the insertion. Then `tell_policy` admits the entry, and
-    /// no other caller does.
-    pub(super) is_admitted: bool,
+    /// True if the policy was active before the insertion. `tell_policy` must then admit the entry,
+    /// because nothing else admits it.
+    pub(super) must_admit: bool,
     /// True if this entry made the policy active. Then `tell_policy` makes the policy admit
     /// all earlier entries.
     pub(super) activates_policy: bool,
@@ -96,7 +96,7 @@ impl LocalTier {
     /// reach moka in the wrong order. The later entry might then be evicted too early. Even then,
     /// each entry that stays in the index has a record in moka.
     pub(super) fn tell_policy(&self, insertion: &InsertedEntry) {
-        if insertion.is_admitted {
+        if insertion.must_admit {
             self.policy.admit(insertion.id, insertion.weight);
         } else {
             // Pairs with the fence in `admit_all`. Either this thread sees that the policy is
@@ -189,9 +189,9 @@ impl LocalTier {
         entries.map(|(entry, _)| self.remove(&guard, entry)).collect()
     }
 
-    /// Removes entries that have expired and are no longer kept for failed fetches,
-    /// [`MAX_SWEPT_ENTRIES`] at most. Returns true if the sweep has reached this limit. Another
-    /// sweep should then follow at once. Removes no expired entry if no sweep is due.
+    /// Removes at most [`MAX_SWEPT_ENTRIES`] entries that have expired and are no longer kept for
+    /// failed fetches. Returns true if the sweep has reached this limit. Another sweep should then
+    /// follow at once. If no sweep is due, the expired entries stay.
     pub(super) fn sweep(&self) -> bool {
         if self.schedule.take_eviction() {
             self.evict_excess();
@@ -263,7 +263,7 @@ impl LocalTier {
     }
 
     /// Emits the event of the removal, unless another caller emits it. Does not tell the policy,
-    /// which has evicted the entry or has forgotten it. The caller must hold no lock and no guard.
+    /// which knows of the removal already. The caller must hold no lock and no guard.
     fn emit_removal(&self, removed: &RemovedEntry, reason: EvictionReason) {
         if removed.is_removed_here {
             let (header, body) = &removed.key;

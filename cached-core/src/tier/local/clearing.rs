@@ -26,15 +26,15 @@ const MAX_REMOVED_PER_GUARD: usize = 1 << 14;
 #[must_use = "the entries are not removed before `finish`"]
 pub(crate) struct Clearing<'t> {
     local: &'t LocalTier,
-    /// The index of the function's declaration. `None` stands for all functions.
+    /// The function's index in the list of declarations. `None` stands for all functions.
     function: Option<usize>,
     /// The epoch that this clearing has given to each stripe.
     epochs: Vec<u64>,
 }
 
 impl LocalTier {
-    /// Begins to remove the entries of the function whose declaration has this index, or of all
-    /// functions.
+    /// Begins to clear the function whose declaration has this index, or all functions. From now on
+    /// the tier refuses values of older fetches. [`finish`](Clearing::finish) removes the entries.
     ///
     /// All functions share the epochs. A fetch that is under way for another function therefore
     /// stores nothing either.
@@ -70,7 +70,7 @@ impl Clearing<'_> {
             for removed in removed {
                 self.local.report_removal(&removed, EvictionReason::Cleared);
             }
-            // Otherwise, later calls of annotated functions would have to drop these values.
+            // The values are dropped here, so that no later call of a function must drop them.
             run_all_deferred_drops();
             if is_last {
                 return total;

@@ -30,8 +30,8 @@ impl ServerClient {
     }
 
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order.
-    /// `sent` is the time at which the commands were sent, and the ttls in the replies count from
-    /// this time.
+    /// `sent` is the time at which the commands are sent. The ttls in the replies count from this
+    /// time.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],

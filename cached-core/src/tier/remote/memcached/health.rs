@@ -5,9 +5,9 @@
 //! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed, or
 //! [`ServerHealth::eject`] is called. Then the server is *ejected*: callers do not use the server,
 //! and a background task makes recovery attempts. The pause before an attempt is twice as long as
-//! the previous pause, up to [`MAX_PAUSE`]. A *hint* is a key that the server must remove, because
-//! its value changed while the server could not be reached. The server returns to rotation once it
-//! has answered and has received every hint.
+//! the previous pause, up to [`MAX_PAUSE`]. The server returns to rotation once it has answered and
+//! has received every hint. A *hint* is a key that the server must remove, because its value
+//! changed while the server could not be reached.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -34,7 +34,8 @@ pub(super) struct ServerHealth {
     /// True if the server answered in the last failed exchange, but the answer showed that this
     /// library cannot use the server.
     is_unusable: AtomicBool,
-    /// True if an exchange has failed since [`eject`](Self::eject) took the server out of rotation.
+    /// True if an exchange has failed. [`eject`](Self::eject) resets it when it takes the server
+    /// out of rotation.
     has_failed: AtomicBool,
     /// Failed recovery attempts in a row.
     attempts: AtomicU32,
@@ -96,13 +97,14 @@ impl ServerHealth {
         self.ejections.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the server is ejected because it answers and refuses every command.
+    /// Returns true if the server is ejected, and the last failure showed that this library cannot
+    /// use the server.
     pub(super) fn is_unusable(&self) -> bool {
         !self.in_rotation() && self.is_unusable.load(Ordering::Relaxed)
     }
 
-    /// Returns false if [`eject`](Self::eject) took the server out of rotation, and no exchange has
-    /// failed since then.
+    /// Returns true if an exchange has failed. [`eject`](Self::eject) forgets earlier failures when
+    /// it takes the server out of rotation.
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
@@ -165,7 +167,7 @@ impl ServerHealth {
 /// Collects how the commands of one exchange ended. [`failure`](Self::failure) tells whether the
 /// exchange counts as a failure of the server.
 #[derive(Default)]
-pub(super) struct ExchangeSummary {
+pub(super) struct ExchangeVerdict {
     /// True if a command got a reply.
     has_answers: bool,
     /// True if the server refused a command, which shows that the server can be reached.
@@ -178,7 +180,7 @@ pub(super) struct ExchangeSummary {
     has_timed_out: bool,
 }
 
-impl ExchangeSummary {
+impl ExchangeVerdict {
     /// Adds the result of one command. `is_read` must be true if the command was a read.
     pub(super) fn add(&mut self, is_read: bool, result: &CommandResult) {
         let Err(CommandError { kind, why }) = result else {
@@ -211,9 +213,9 @@ impl ExchangeSummary {
     pub(super) fn failure(self) -> Option<CommandError> {
         match self {
             // A server that has answered some commands of a batch works, but is slow.
-            ExchangeSummary { has_answers: true, .. } => None,
-            ExchangeSummary { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
-            ExchangeSummary { unreachable: Some(why), has_refusals: false, .. } => {
+            ExchangeVerdict { has_answers: true, .. } => None,
+            ExchangeVerdict { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
+            ExchangeVerdict { unreachable: Some(why), has_refusals: false, .. } => {
                 Some(CommandError::unreachable(why))
             }
             _ => None,
@@ -274,9 +276,9 @@ mod tests {
     #[test]
     fn a_refused_write_is_not_a_failure() {
         let failure = |results: &[(bool, CommandResult)]| {
-            let mut summary = ExchangeSummary::default();
-            results.iter().for_each(|(is_read, result)| summary.add(*is_read, result));
-            summary.failure().map(|failure| failure.kind)
+            let mut verdict = ExchangeVerdict::default();
+            results.iter().for_each(|(is_read, result)| verdict.add(*is_read, result));
+            verdict.failure().map(|failure| failure.kind)
         };
         let refused = || Err(CommandError::refused("no"));
         let lost = || Err(CommandError::unreachable("gone"));

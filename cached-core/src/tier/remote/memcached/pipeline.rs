@@ -22,7 +22,7 @@ use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ExchangeError};
 use super::direct::DirectExchange;
 use super::endpoint::EndpointState;
-use super::health::ExchangeSummary;
+use super::health::ExchangeVerdict;
 use super::queue::{CommandBatch, CommandQueue, ResultSender};
 use super::timer::run_until;
 use crate::sync::lock;
@@ -189,9 +189,9 @@ impl CommandPipeline {
             }
             Err(error) => result = Err(error),
         }
-        let mut summary = ExchangeSummary::default();
-        summary.add(is_read, &result);
-        self.record_exchange(summary, now, deadline);
+        let mut verdict = ExchangeVerdict::default();
+        verdict.add(is_read, &result);
+        self.record_exchange(verdict, now, deadline);
         result
     }
 
@@ -199,10 +199,10 @@ impl CommandPipeline {
         let began = Instant::now();
         let (sent, deadline) = (self.endpoint.clock.shift(began), began + self.endpoint.timeout());
         let CommandBatch { commands, mut senders } = batch;
-        let mut summary = ExchangeSummary::default();
+        let mut verdict = ExchangeVerdict::default();
         let mut answered = 0;
         let mut on_result = |result: CommandResult| {
-            summary.add(commands[answered].is_read(), &result);
+            verdict.add(commands[answered].is_read(), &result);
             self.deliver(&commands[answered], senders[answered].take(), result);
             answered += 1;
         };
@@ -211,10 +211,10 @@ impl CommandPipeline {
                 Ok(()) => None,
                 Err(ExchangeError::Failed(error)) => Some(error),
                 Err(ExchangeError::TimedOut(connection)) => {
-                    summary.add(false, &Err(CommandError::timed_out()));
+                    verdict.add(false, &Err(CommandError::timed_out()));
                     let batch = CommandBatch { commands, senders };
                     self.finish_late(client, connection, batch, answered, sent);
-                    return self.record_exchange(summary, began, deadline);
+                    return self.record_exchange(verdict, began, deadline);
                 }
             },
             Err(error) => Some(error),
@@ -222,7 +222,7 @@ impl CommandPipeline {
         if let Some(mut error) = error {
             for (command, sender) in commands.iter().zip(&mut senders).skip(answered) {
                 let result = Err(error.clone());
-                summary.add(command.is_read(), &result);
+                verdict.add(command.is_read(), &result);
                 self.deliver(command, sender.take(), result);
                 // A refusal concerns only the first command without a result. The connection was
                 // then closed, so the later commands got no reply.
@@ -233,7 +233,7 @@ impl CommandPipeline {
                 }
             }
         }
-        self.record_exchange(summary, began, deadline);
+        self.record_exchange(verdict, began, deadline);
     }
 
     /// Spawns a task that waits for the replies that missed their deadline. The first `answered`
@@ -285,9 +285,9 @@ impl CommandPipeline {
     }
 
     /// Counts an exchange that began at `began`, and updates the server's health.
-    fn record_exchange(&self, summary: ExchangeSummary, began: Instant, deadline: Instant) {
-        let has_timed_out = summary.has_timed_out();
-        let failure = summary.failure();
+    fn record_exchange(&self, verdict: ExchangeVerdict, began: Instant, deadline: Instant) {
+        let has_timed_out = verdict.has_timed_out();
+        let failure = verdict.failure();
         self.endpoint.exchanges.record(began.elapsed(), failure.is_some(), has_timed_out);
         let Some(error) = failure else { return self.endpoint.health.record_success() };
         // An exchange ends soon after its deadline at the latest, unless this process was paused
