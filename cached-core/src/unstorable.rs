@@ -5,7 +5,7 @@ use std::fmt;
 /// The reason why a value cannot be encoded as bytes that decode to the same value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unstorable {
-    /// Completes the error message, which begins with the name of the part, or with "it".
+    /// The end of the error message. The subject of this clause is the name of the part, or "it".
     pub(crate) why: &'static str,
     /// The innermost part of the value that cannot be encoded, if it is known.
     pub(crate) part: Option<ValuePart>,

@@ -9,8 +9,8 @@ use syn::{Expr, ExprMethodCall, GenericArgument, PathArguments, Type, TypePath};
 /// The names of collections without a stable order.
 const UNORDERED: [&str; 5] = ["HashSet", "FxHashSet", "AHashSet", "DashSet", "BinaryHeap"];
 
-/// The names of generic types that serialize a collection inside them in the collection's own
-/// order. Other generic types are not searched, because their `Serialize` might sort the
+/// The names of generic types whose `Serialize` passes on a collection that they contain, without
+/// sorting it. Other generic types are not searched, because their `Serialize` might sort the
 /// collection.
 const WRAPPERS: [&str; 13] = [
     "Option",
@@ -93,11 +93,10 @@ const ORDER_KEEPING_METHODS: [&str; 10] = [
     "by_ref",
 ];
 
-/// The collections that keep the order in which they were collected.
+/// The types that keep the order in which their elements were collected.
 const SEQUENCES: [&str; 5] = ["Vec", "VecDeque", "LinkedList", "Box", "String"];
 
-/// Returns the name of the collection if the type is a collection or a map whose elements have no
-/// stable order.
+/// Returns the name of the type's collection or map if the elements of that have no stable order.
 pub(crate) fn unordered_elements(ty: &Type) -> Option<String> {
     if let Some(found) = find_unordered(ty) {
         return found.is_whole.then(|| found.name());

@@ -10,7 +10,7 @@ use crate::stats::{DeclarationStats, DurationHistogram, Stats};
 const MIN_WATCHED: Duration = Duration::from_secs(60 * 60);
 /// A function is rarely called if it is called less than once in this time, on average.
 const LONGEST_BETWEEN_CALLS: Duration = Duration::from_secs(60);
-/// The smallest number of calls for which a hit rate is judged.
+/// A hit rate is judged only after this many calls.
 const MIN_CALLS: u64 = 1_000;
 /// A function is worth caching if at least this percentage of its calls need no fetch.
 const MIN_HIT_PERCENT: u64 = 10;
@@ -83,7 +83,7 @@ fn judge(
     watched: Duration,
     exchange: Option<Duration>,
 ) -> Vec<Finding> {
-    // Functions that are not cached have no counters. `audit` reports them.
+    // Functions that are not cached have no counters. `audit` reports such functions.
     let Some(counters) = stats.get(declaration.name()) else { return Vec::new() };
     let (name, function, place) = (declaration.name(), declaration.function(), declaration.place());
     let mut findings = Vec::new();

@@ -91,10 +91,10 @@ impl CacheBuilder {
             );
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
-        // An address must not contain an `@`, so `check_server` returns an error that quotes its
-        // argument. The text before the `@` can be a password, which the error must not show. A
-        // password can contain any characters, even `?`, `,` and `@`. The argument therefore begins
-        // at the last `@`.
+        // If the text contains an `@`, `check_server` always fails, because an address has no `@`.
+        // Its error quotes the argument. The text before the `@` can be a password, which the error
+        // must not show. A password can contain any characters, even `?`, `,` and `@`. The argument
+        // therefore begins at the last `@`.
         if let Some(at) = rest.rfind('@') {
             let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
             super::memcached::check_server(server)?;

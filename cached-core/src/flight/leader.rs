@@ -93,8 +93,9 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.is_done {
-            // Other code of the task may have panicked. `is_polling` stays true only if the panic
-            // came from the leader's own work.
+            // A panic alone does not mean that the leader's work has panicked, because the task
+            // also runs other code. `is_polling` is still true only if the panic came from the
+            // work.
             let is_polling = self.flight.is_polling.load(Ordering::Acquire);
             let end = if std::thread::panicking() && is_polling {
                 LeadEndReason::Panicked
@@ -237,8 +238,7 @@ impl Wake for LeaderWaker {
 
 thread_local! {
     /// The addresses of the flights whose leaders this thread is polling. If the fetch of one
-    /// leader polls the leader of another flight, the other flight's address comes later in the
-    /// list.
+    /// leader polls the leader of another flight, the address of the outer flight comes first.
     static POLLED_LEADERS: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -1,13 +1,13 @@
 //! A model of one key, two processes and two servers. The tests search the model's states for
 //! broken promises. The key's *home server* stores its values. While a process cannot reach the
 //! home server, it uses the key's *gutter server*. Each process can lose the connection to either
-//! server. A process that stops using a lost server *ejects* the server. A *hint* is a process's
+//! server. A process *ejects* a lost server: it stops using the server. A *hint* is a process's
 //! note that it must still remove the key from a server. An *item* is what a server stores under
 //! the key. A *fill* is the write of a fetched value. A *lease* is the right to fill a missing
 //! item. A *CAS number* identifies a write: the server numbers its writes.
 //!
 //! The model has no local tier and no *flights* (a flight is a fetch with the calls that wait for
-//! it), because the servers do not affect these.
+//! it), because the servers affect neither.
 
 mod canonical;
 mod process;

@@ -36,7 +36,8 @@ pub(super) struct ServerPipelines {
 /// driver.
 type PipelinesByRuntime = Vec<(Id, Result<RuntimePipelines, &'static str>)>;
 
-/// The two pipelines of one runtime. Foreground and background commands do not wait for each other.
+/// The two pipelines of one runtime. With two, foreground and background commands do not wait for
+/// each other.
 struct RuntimePipelines {
     foreground: Arc<CommandPipeline>,
     background: Arc<CommandPipeline>,
@@ -147,8 +148,8 @@ const NO_TIME: MissingDriver =
 const NO_IO: MissingDriver =
     MissingDriver { name: "I/O", error: "the tokio runtime here has no I/O" };
 
-/// Removes a runtime's pipelines when it is dropped. An idle task on the runtime owns the guard, so
-/// the end of the runtime drops the guard.
+/// When the guard is dropped, it removes its runtime's pipelines. An idle task on the runtime owns
+/// the guard, so the end of the runtime drops the guard.
 struct RuntimeEndGuard {
     by_runtime: Weak<Mutex<PipelinesByRuntime>>,
     id: Id,

@@ -3,13 +3,13 @@
 //! A *lease* is the right to run the annotated function for a missing value. While one caller holds
 //! the lease of a key, other callers that read the key wait until the lease ends.
 //!
-//! A faulty server might report a lease forever. Every call for the key would then wait for the
-//! longest time allowed. Therefore, after a caller has given up waiting, this process *probes* the
-//! lease: the process pauses, and then reads the lease again. The lease of a killed process usually
-//! ends during the pause. A lease that the pause has not changed is *endless*. After a few endless
-//! leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the server.
-//! A slow function does not open the breaker: its lease is renewed during the pause, and the probe
-//! finds a newer version of the lease.
+//! A faulty server might report the same lease forever. Every call for the key would then wait for
+//! the longest time allowed. Therefore, after a caller has given up waiting, this process *probes*
+//! the lease: the process pauses, and then reads the lease again. The lease of a killed process
+//! usually ends during the pause. A lease that the pause has not changed is *endless*. After a few
+//! endless leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the
+//! server. A slow function does not open the breaker: its lease is renewed during the pause, and
+//! the probe finds a newer version of the lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -69,7 +69,8 @@ impl LeaseWaitBreaker {
 
     pub(super) fn record_endless(&self) {
         if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= ENDLESS_LEASES_TO_OPEN {
-            // Once the breaker has closed, a single endless lease opens it again.
+            // After the open time, a single endless lease opens the breaker again, unless a lease
+            // has ended since.
             self.endless.store(ENDLESS_LEASES_TO_OPEN - 1, Ordering::Relaxed);
             let until = CoarseInstant::now().millis().saturating_add(OPEN_TIME.as_millis() as u64);
             self.open_until.store(until, Ordering::Relaxed);
