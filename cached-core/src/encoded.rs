@@ -6,8 +6,8 @@
 //! field; see `outline`.
 //!
 //! The process that reads a value might run another build of the program, in which the value's type
-//! has changed. The reading process therefore compares the shape and the outline with its own type.
-//! If either does not fit, this process treats the value as missing.
+//! has changed. The reading process therefore compares the shape and the outline with those of its
+//! own version of the type. If either does not fit, this process treats the value as missing.
 //!
 //! # Codecs
 //! The positional codec, which writes no field names, is tried first. If a value does not read back
@@ -51,7 +51,7 @@ pub(crate) struct EncodedView<'f> {
 }
 
 impl EncodedView<'_> {
-    /// Adds `program`, the fingerprint of this program, if no other program may read the value.
+    /// Adds `program`, the fingerprint of this program, to a value that only this program may read.
     /// Returns `None` if the fingerprint is needed but unknown.
     pub(crate) fn with_program(self, program: Option<u64>) -> Option<Self> {
         if !self.needs_same_program() {
@@ -149,8 +149,9 @@ const READ_BACK_OTHERWISE: &str = "does not read back as what was written";
 
 /// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
-/// The type's `Deserialize` gets data only in steps that it also took in the build that encoded the
-/// value. Data that serde buffers is an exception; see [`EncodedView::is_safe_to_read`].
+/// Decoding stops before this build's `Deserialize` receives data in a step that the `Deserialize`
+/// of the encoding build did not take. Data that serde buffers is an exception; see
+/// [`EncodedView::is_safe_to_read`].
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
 ) -> Option<V> {

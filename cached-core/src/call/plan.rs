@@ -53,9 +53,9 @@ impl CallPlan {
         }
     }
 
-    /// Returns why a call runs the function without the cache: the plan is a bypass, or the call
-    /// cannot return the planned answer. Returns `None` if the plan is to fetch, because a fetch
-    /// uses the cache.
+    /// Returns why a call that did not use the planned answer runs the function without the cache.
+    /// Either the plan is a bypass, or the answer has a type that the call does not return. Returns
+    /// `None` if the plan is to fetch, because a fetch uses the cache.
     pub(super) fn bypass_reason(&self) -> Option<BypassReason<'static>> {
         match self {
             CallPlan::Fetch(_) => None,
@@ -125,8 +125,9 @@ pub(crate) enum FillTarget {
     /// The local tier, whose entry the fetch refreshes. The claim keeps other calls from refreshing
     /// the entry at the same time. It ends when this variant is dropped.
     LocalRefresh { _claim: Box<LocalRefreshClaim> },
-    /// Both tiers, because this process holds the lease. The lease is `None` here while the flight
-    /// stores it. A caller that becomes the new leader takes the lease from the flight.
+    /// Both tiers, because this process holds the lease. `None` while the flight keeps the lease
+    /// for a possible new leader. A caller that becomes the new leader takes the lease from the
+    /// flight.
     RemoteLease(Option<Box<FillLease>>),
     /// Both tiers. The remote tier stores the value only if the item that this call read is
     /// unchanged.

@@ -79,7 +79,7 @@ impl CacheBuilder {
     }
 
     /// Sets the longest time that one exchange with memcached may take, including the time to
-    /// connect. The default is 100 ms; the longest is an hour.
+    /// connect. The default is 100 ms, and the maximum an hour.
     ///
     /// A failing server adds at most this time to a call. With several servers, one exchange takes
     /// at most three quarters of this time, and a quarter is left for asking another server.
@@ -134,8 +134,8 @@ impl CacheBuilder {
     ///   twice the expected time. If the expected time is unknown, the call waits 60 seconds.
     /// - If the holder has not renewed its lease, the call waits twice as long as a fetch of the
     ///   function takes in this process, but at most 2.5 seconds. If this process has not fetched
-    ///   yet, the call waits 0.75 seconds. If the last holders of leases on the key's server did
-    ///   not finish in time, the call does not wait.
+    ///   yet, the call waits 0.75 seconds. If the last leases on the key's server, for any keys,
+    ///   did not end while calls waited for them, the call does not wait.
     ///
     /// ```
     /// # use std::time::Duration;

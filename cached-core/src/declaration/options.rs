@@ -33,9 +33,9 @@ impl Declaration {
         }
     }
 
-    /// Returns the options that the ledger's columns for the ttl and the tiers do not show. An
-    /// option with a duration is shown as `name = duration`. An option with an expression is shown
-    /// by its name alone.
+    /// Returns the options other than those that the ledger shows in its columns for the ttl and
+    /// the tiers. An option with a duration is shown as `name = duration`. An option with an
+    /// expression is shown by its name alone.
     pub(super) fn options_text(&self) -> String {
         let nonzero = |duration: Duration| (!duration.is_zero()).then_some(duration);
         let durations = [

@@ -1,8 +1,8 @@
 //! A counter that is divided into 16 shards, so that threads seldom write to the same memory.
 //!
-//! When a thread counts for the first time, it claims one shard index for all counters. When the
-//! thread ends, it releases the index. If no index is free, the thread uses the last index, which
-//! any number of threads may share.
+//! When a thread counts for the first time, it claims a shard index, which it then uses in every
+//! counter. When the thread ends, it releases the index. If no index is free, the thread uses the
+//! last index, which any number of threads may share.
 
 use std::cell::Cell;
 use std::sync::OnceLock;

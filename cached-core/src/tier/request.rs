@@ -29,7 +29,7 @@ use crate::key::KeyQuery;
 use crate::outcome::{ActiveRecordersGuard, OutcomeRecorder, active_recorders, is_recording};
 use crate::sync::lock;
 use crate::value::Value;
-use table::{RequestTables, ValueTable};
+use table::{CacheTable, RequestTables};
 
 thread_local! {
     /// The values of the request that this thread is polling. Each access takes the values out of
@@ -242,7 +242,7 @@ impl RequestHandle {
 
     /// Replaces the value, or removes it if `value` is `None`. Returns the previous value.
     fn set(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
-        let set = |table: &mut ValueTable, changes: &mut u64| {
+        let set = |table: &mut CacheTable, changes: &mut u64| {
             *changes += 1;
             let entry = table.get_or_insert(key);
             entry.changed_at = *changes;
@@ -256,7 +256,7 @@ impl RequestHandle {
     fn update<T>(
         &self,
         cache: u64,
-        update: impl FnOnce(&mut ValueTable, &mut u64) -> T,
+        update: impl FnOnce(&mut CacheTable, &mut u64) -> T,
     ) -> Option<T> {
         let mut taken = OutsideRequestGuard::take().filter(|values| values.belong_to(*self))?;
         taken.update(|tables| {

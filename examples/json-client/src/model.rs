@@ -73,7 +73,7 @@ pub struct Depot {
     pub name: String,
     pub country: String,
     pub opening_hours: BTreeMap<String, String>,
-    /// Fields that this program does not know, and passes on.
+    /// Fields that this program does not know. It passes them on unchanged.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
 }

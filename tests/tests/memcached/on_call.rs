@@ -249,8 +249,8 @@ async fn stale_answers_rise_with_failed_fetches() {
         assert_eq!(answer, 1);
     }
     let down = show(&cache, "the upstream is down", "on_call_stale");
-    // A failed fetch gives up its right to fetch in a background task. A call that comes before
-    // that task has run returns the old value without a fetch of its own.
+    // After a failed fetch, a background task gives up the call's right to fetch. A call that comes
+    // before that task has run returns the old value without a fetch of its own.
     assert_eq!((down.stale_answers, down.misses), (10, 1));
     assert!((1..=10).contains(&down.fetch_errors), "the fetches fail: {down:?}");
     assert_eq!(upstream.fetches() as u64, down.fetches, "the upstream counts the same");

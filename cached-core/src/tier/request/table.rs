@@ -9,7 +9,7 @@ use crate::value::Value;
 #[derive(Default)]
 pub(super) struct RequestTables {
     /// Pairs of a cache's id and the values from this cache. Most requests use one cache.
-    caches: Vec<(u64, ValueTable)>,
+    caches: Vec<(u64, CacheTable)>,
     /// The request's *change count*: how often the request has replaced or removed values.
     pub(super) changes: u64,
 }
@@ -18,15 +18,15 @@ pub(super) struct RequestTables {
 /// probing.
 ///
 /// A hit takes fewer instructions than a hit in the standard `HashMap`.
-pub(super) struct ValueTable {
+pub(super) struct CacheTable {
     /// The length is a power of two. At most half of the slots are used, so every search ends at a
     /// free slot.
     slots: Vec<Option<RequestEntry>>,
     /// The number of slots that are not free.
     used: usize,
-    /// One pair for each function whose values were all removed. The first part is the index of the
-    /// function's declaration, or `None` for all functions. The second part is the request's change
-    /// count right after the removal.
+    /// The latest `clear` of each function, or of all functions, as a pair. The first part is the
+    /// index of the function's declaration, or `None` for all functions. The second part is the
+    /// request's change count right after the removal.
     cleared: Vec<(Option<usize>, u64)>,
 }
 
@@ -50,19 +50,19 @@ impl RequestTables {
     }
 
     /// Returns the table of a cache, and the change count.
-    pub(super) fn table(&mut self, cache: u64) -> (&mut ValueTable, &mut u64) {
+    pub(super) fn table(&mut self, cache: u64) -> (&mut CacheTable, &mut u64) {
         let RequestTables { caches, changes } = self;
         let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
-            caches.push((cache, ValueTable::new()));
+            caches.push((cache, CacheTable::new()));
             caches.len() - 1
         });
         (&mut caches[index].1, changes)
     }
 }
 
-impl ValueTable {
-    fn new() -> ValueTable {
-        ValueTable { slots: empty_slots(16), used: 0, cleared: Vec::new() }
+impl CacheTable {
+    fn new() -> CacheTable {
+        CacheTable { slots: empty_slots(16), used: 0, cleared: Vec::new() }
     }
 
     /// Returns the index of the slot that holds the key. If no slot holds the key, returns the
