@@ -7,8 +7,8 @@
 mod fake_memcached;
 mod logs;
 mod prometheus;
+mod redirectable_proxy;
 mod spans;
-mod switching_proxy;
 mod upstream;
 
 use std::io::{BufRead, BufReader, Write};
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 pub use fake_memcached::{FakeMemcached, ServerKind};
 pub use logs::{collect_logs, collect_misses, logged};
 pub use prometheus::{Sample, Scrape};
+pub use redirectable_proxy::RedirectableProxy;
 pub use spans::{CollectedEvent, CollectedSpan, Fields, SpanCollector};
-pub use switching_proxy::RedirectableProxy;
 pub use upstream::{Upstream, UpstreamDown};
 
 /// A memcached process on a free loopback port. Dropping the value kills the process.

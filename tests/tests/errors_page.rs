@@ -1,5 +1,7 @@
 //! Checks that `docs/errors.md` shows the messages of the compile-fail cases.
 //! `WRITE_ERRORS_PAGE=1 cargo test -p cached-tests --test errors_page` writes the page.
+//!
+//! The test is a program of its own because it uses nothing of the library, and so builds at once.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::frame::{self, OpenedFrame};
 use crate::key::{KeyBytes, canonical_bytes};
 use crate::round_trip::DEBUG_DIFFERS;
-use crate::tier::remote::{DecodedFrame, ReadHandler, RemoteError};
+use crate::tier::remote::{DecodedFrame, ReadHandler, RemoteError, Store};
 use crate::unstorable::{Unstorable, UnstorableValue};
 use crate::value::Value;
 
@@ -16,20 +16,6 @@ const UNKNOWN_PROGRAM: &str = "is untagged, internally or adjacently tagged, or 
 impl EntryHandle {
     fn canonical_bytes(&self) -> KeyBytes {
         canonical_bytes(self.declaration.name(), &self.key)
-    }
-
-    /// Returns a number that identifies this program, if one is known.
-    fn program_id(&self) -> Option<u64> {
-        // Tests can replace memcached by an in-memory server, which serves only this process. The
-        // process id thus identifies the program.
-        #[cfg(all(feature = "memcached", feature = "testing"))]
-        if self.cache.config().in_memory_servers.is_some() {
-            return Some(u64::from(std::process::id()));
-        }
-        #[cfg(feature = "memcached")]
-        return crate::program::fingerprint();
-        #[cfg(not(feature = "memcached"))]
-        None
     }
 
     /// Encodes a value as a frame, and checks that the bytes decode to the same value.
@@ -44,7 +30,7 @@ impl EntryHandle {
             .map_err(|reason| self.report_not_storable(reason))?;
         let encoded = encoded
             .view()
-            .with_program(self.program_id())
+            .with_program(Store::program_id(config))
             .ok_or_else(|| self.report_not_storable(Unstorable::new(UNKNOWN_PROGRAM)))?;
         frame::encode(&self.canonical_bytes(), encoded).ok_or_else(|| {
             self.report_not_storable(Unstorable::new("has too many parts to be described"))
@@ -76,10 +62,11 @@ impl ReadHandler for EntryHandle {
     type Decoded = (Value, usize);
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<(Value, usize)> {
+        let program = Store::program_id(self.cache.config());
         match frame::open(&self.canonical_bytes(), frame) {
             OpenedFrame::Corrupt => DecodedFrame::Corrupt,
             OpenedFrame::Foreign => DecodedFrame::Foreign,
-            OpenedFrame::Stored(encoded) if !encoded.is_safe_to_read(self.program_id()) => {
+            OpenedFrame::Stored(encoded) if !encoded.is_safe_to_read(program) => {
                 DecodedFrame::Foreign
             }
             OpenedFrame::Stored(encoded) => match (self.value_operations.read)(encoded) {

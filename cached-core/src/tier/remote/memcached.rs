@@ -82,7 +82,7 @@ pub(crate) struct MemcachedStore {
     removed_addresses: Mutex<HashSet<String>>,
     config: Config,
     events: EventDispatcher,
-    permit_context: Arc<SharedPermitState>,
+    shared_permit_state: Arc<SharedPermitState>,
 }
 
 type Servers = Arc<[Arc<Server>]>;
@@ -101,8 +101,20 @@ impl MemcachedStore {
             removed_addresses: Mutex::default(),
             config: config.clone(),
             events: events.clone(),
-            permit_context: Arc::default(),
+            shared_permit_state: Arc::default(),
         })
+    }
+
+    /// Returns a number that identifies this program, if one is known. Builds of the program have
+    /// different numbers.
+    #[cfg_attr(not(feature = "testing"), expect(unused_variables))]
+    pub(crate) fn program_id(config: &Config) -> Option<u64> {
+        // Servers in memory serve only this process. The process id thus identifies the program.
+        #[cfg(feature = "testing")]
+        if config.in_memory_servers.is_some() {
+            return Some(u64::from(std::process::id()));
+        }
+        crate::program::fingerprint()
     }
 
     /// Replaces the list of servers. A server on both the old and the new list keeps its
@@ -207,7 +219,7 @@ impl MemcachedStore {
             DecodedFrame::Foreign if !route.is_in_second_slot() => {
                 if item.is_claimed {
                     // Dropping the permit gives back the refresh claim of the first slot's item.
-                    drop(MemcachedPermit::of_item(&self.permit_context, route.clone(), &item));
+                    drop(MemcachedPermit::of_item(&self.shared_permit_state, route.clone(), &item));
                 }
                 route.use_second_slot();
                 return ControlFlow::Continue(route);
@@ -225,7 +237,7 @@ impl MemcachedStore {
             removed_by: item.removed_by,
             is_kept_expired: !route.is_in_gutter(),
             claim,
-            permit: MemcachedPermit::of_item(&self.permit_context, route, &item),
+            permit: MemcachedPermit::of_item(&self.shared_permit_state, route, &item),
         })
     }
 
@@ -282,7 +294,7 @@ impl MemcachedStore {
     /// memcached should keep the lease's placeholder. A read that may win a lease must call this
     /// function first.
     fn count_lease(&self) -> (LeaseCountGuard, Duration) {
-        let count = LeaseCountGuard::new(&self.permit_context.renewals);
+        let count = LeaseCountGuard::new(&self.shared_permit_state.renewals);
         let length = self.config.lease.unwrap_or_else(|| count.placeholder_length());
         (count, length)
     }
@@ -338,7 +350,7 @@ impl RemoteStore for MemcachedStore {
                         };
                         let expected = fetch_time.unwrap_or_default();
                         let permit = MemcachedPermit::lease(
-                            &self.permit_context,
+                            &self.shared_permit_state,
                             route,
                             cas,
                             length,
@@ -349,7 +361,7 @@ impl RemoteStore for MemcachedStore {
                     Ok(ReadReply::Nothing) => {
                         return Ok(match if_missing {
                             IfMissing::PermitWithoutLease => ReadOutcome::Permit(
-                                MemcachedPermit::add(&self.permit_context, route, None),
+                                MemcachedPermit::add(&self.shared_permit_state, route, None),
                             ),
                             IfMissing::Report | IfMissing::Lease(_) => ReadOutcome::Missing,
                         });
@@ -371,7 +383,8 @@ impl RemoteStore for MemcachedStore {
                 let options = match (if_missing, busy.cas) {
                     (IfMissing::Lease(options), _) => options,
                     (IfMissing::PermitWithoutLease, Some(cas)) => {
-                        let permit = MemcachedPermit::add(&self.permit_context, route, Some(cas));
+                        let permit =
+                            MemcachedPermit::add(&self.shared_permit_state, route, Some(cas));
                         return Ok(ReadOutcome::Permit(permit));
                     }
                     (IfMissing::PermitWithoutLease, None) => return Ok(ReadOutcome::Busy),
@@ -383,7 +396,7 @@ impl RemoteStore for MemcachedStore {
                     if !has_waited_for_return {
                         has_waited_for_return = true;
                         let (returning, limit) =
-                            (&self.permit_context.returning, self.config.remote_timeout);
+                            (&self.shared_permit_state.returning, self.config.remote_timeout);
                         // The box keeps the future of a read small.
                         if Box::pin(returning.wait_for(&route.key, limit)).await {
                             continue;
@@ -455,13 +468,13 @@ impl RemoteStore for MemcachedStore {
     }
 
     fn run_in_background(&self, bytes: usize, write: BackgroundWriteFn) -> bool {
-        self.permit_context.background.queue_fill(bytes, write)
+        self.shared_permit_state.background.queue_fill(bytes, write)
     }
 
     async fn flush(&self) {
         // Outside of a runtime no timer can bound the wait, so `flush` does not wait.
         let Ok(runtime) = Handle::try_current() else { return };
-        let done = self.permit_context.background.wait_until_done();
+        let done = self.shared_permit_state.background.wait_until_done();
         if pipelines::is_without_drivers(&runtime) {
             done.await;
         } else {

@@ -28,6 +28,10 @@ impl NoRemote {
     pub(crate) fn new(_: &Config, _: &EventDispatcher) -> Option<NoRemote> {
         None
     }
+
+    pub(crate) fn program_id(_: &Config) -> Option<u64> {
+        None
+    }
 }
 
 impl RemoteStore for NoRemote {

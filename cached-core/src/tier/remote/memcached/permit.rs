@@ -35,7 +35,7 @@ pub(super) struct SharedPermitState {
 ///
 /// A permit that is dropped before it has written gives back its lease or refresh claim.
 pub(crate) struct MemcachedPermit {
-    context: Arc<SharedPermitState>,
+    shared: Arc<SharedPermitState>,
     kind: PermitKind,
     /// True once the permit has written or removed its item. It then has nothing to give back.
     is_spent: AtomicBool,
@@ -58,19 +58,19 @@ enum PermitKind {
 }
 
 impl MemcachedPermit {
-    fn new(context: &Arc<SharedPermitState>, kind: PermitKind) -> MemcachedPermit {
-        MemcachedPermit { context: Arc::clone(context), kind, is_spent: AtomicBool::new(false) }
+    fn new(shared: &Arc<SharedPermitState>, kind: PermitKind) -> MemcachedPermit {
+        MemcachedPermit { shared: Arc::clone(shared), kind, is_spent: AtomicBool::new(false) }
     }
 
     /// Creates a permit to store a value under a key without an item. If another caller holds the
     /// key's lease, `cas` must be the CAS of that lease.
     pub(super) fn add(
-        context: &Arc<SharedPermitState>,
+        shared: &Arc<SharedPermitState>,
         route: KeyRoute,
         cas: Option<Cas>,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
-            context,
+            shared,
             match cas {
                 Some(cas) => PermitKind::Unchanged(route, cas),
                 None => PermitKind::Absent(route),
@@ -80,12 +80,12 @@ impl MemcachedPermit {
 
     /// Creates a permit to replace an item.
     pub(super) fn of_item(
-        context: &Arc<SharedPermitState>,
+        shared: &Arc<SharedPermitState>,
         route: KeyRoute,
         item: &RawItem,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
-            context,
+            shared,
             match item.is_claimed {
                 true => PermitKind::RefreshClaim(route, item.cas),
                 false => PermitKind::Unchanged(route, item.cas),
@@ -97,7 +97,7 @@ impl MemcachedPermit {
     /// `length` is how long memcached keeps the lease's placeholder. `expected` is how long the
     /// annotated function is expected to run, or zero if unknown.
     pub(super) fn lease(
-        context: &Arc<SharedPermitState>,
+        shared: &Arc<SharedPermitState>,
         route: KeyRoute,
         cas: Cas,
         length: Duration,
@@ -105,9 +105,9 @@ impl MemcachedPermit {
     ) -> MemcachedPermit {
         let marker_length = length.max(SHORTEST_MARKER);
         let lease = HeldLease::new(route.in_background(), cas, marker_length, expected);
-        context.renewals.add(&lease, RENEWAL_INTERVAL);
-        let _count = LeaseCountGuard::new(&context.renewals);
-        MemcachedPermit::new(context, PermitKind::Lease { lease, _count })
+        shared.renewals.add(&lease, RENEWAL_INTERVAL);
+        let _count = LeaseCountGuard::new(&shared.renewals);
+        MemcachedPermit::new(shared, PermitKind::Lease { lease, _count })
     }
 
     /// Removes the item in the background if it still has this CAS.
@@ -118,7 +118,7 @@ impl MemcachedPermit {
             // A failure is harmless, because the item expires by itself.
             async move { drop(route.remove_unchanged(cas).await) }
         };
-        self.context.background.queue_write(0, Box::new(move || Box::pin(remove())));
+        self.shared.background.queue_write(0, Box::new(move || Box::pin(remove())));
     }
 }
 
@@ -190,7 +190,7 @@ impl WritePermit for MemcachedPermit {
 
     fn renew_here(&self) {
         if let PermitKind::Lease { lease, .. } = &self.kind {
-            self.context.renewals.take_over(lease);
+            self.shared.renewals.take_over(lease);
         }
     }
 
@@ -206,7 +206,7 @@ impl WritePermit for MemcachedPermit {
     fn is_claim_abandoned(&self, limit: Duration) -> bool {
         match &self.kind {
             PermitKind::Unchanged(route, cas) => {
-                self.context.observed_claims.take_over_if_abandoned(&route.key, *cas, limit)
+                self.shared.observed_claims.take_over_if_abandoned(&route.key, *cas, limit)
             }
             PermitKind::Absent(_) | PermitKind::RefreshClaim(..) | PermitKind::Lease { .. } => {
                 false
@@ -229,11 +229,11 @@ impl Drop for MemcachedPermit {
                     // A failure is harmless, because the claim counts as abandoned after a while.
                     async move { drop(route.give_back_claim(cas).await) }
                 };
-                self.context.background.queue_write(0, Box::new(move || Box::pin(give_back())));
+                self.shared.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
             PermitKind::Lease { lease, .. } => {
                 let lease = Arc::clone(lease);
-                let mark = Arc::new(self.context.returning.mark(&lease.route().key));
+                let mark = Arc::new(self.shared.returning.mark(&lease.route().key));
                 let give_back = move || {
                     let (lease, mark) = (Arc::clone(&lease), Arc::clone(&mark));
                     async move {
@@ -244,7 +244,7 @@ impl Drop for MemcachedPermit {
                         mark.end();
                     }
                 };
-                self.context.background.queue_write(0, Box::new(move || Box::pin(give_back())));
+                self.shared.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
         }
     }
