@@ -113,6 +113,17 @@ mod tests {
         CHAPTERS.iter().copied().chain([("../README.md", README)])
     }
 
+    /// Returns true if a heading of the page has this anchor. GitHub and rustdoc make the anchor of
+    /// the heading's text.
+    fn has_anchor(page: &str, anchor: &str) -> bool {
+        let of = |heading: &str| {
+            let text = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+        };
+        page.lines().any(|line| line.starts_with('#') && of(line) == anchor)
+    }
+
     #[test]
     fn relative_links_have_a_module_and_a_file() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").canonicalize();
@@ -120,14 +131,21 @@ mod tests {
         let modules: Vec<_> = definitions(include_str!("guide/links.md")).collect();
         for (file, page) in pages() {
             for (label, target) in definitions(page) {
-                let linked = docs.join(file).parent().expect("a file is in a folder").join(target);
+                let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+                let linked = docs.join(file).parent().expect("a file is in a folder").join(path);
                 assert!(linked.exists(), "{file}: {target} exists");
+                let text = || std::fs::read_to_string(&linked).expect("the page can be read");
+                assert!(heading.is_empty() || has_anchor(&text(), heading), "{file}: {target}");
                 assert!(modules.iter().any(|(of, _)| *of == label), "links.md has [{label}]");
                 assert!(page.contains(&format!("][{label}]")), "{file}: [{label}] is used");
             }
-            for inline in page.split("](").skip(1) {
-                let is_relative = !inline.starts_with("https://") && !inline.starts_with('#');
-                assert!(!is_relative, "{file}: the link to {inline:.20} has a label");
+            for inline in page.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                match inline.strip_prefix('#') {
+                    Some(heading) => {
+                        assert!(has_anchor(page, heading), "{file}: {inline} is there")
+                    }
+                    None => assert!(inline.starts_with("https://"), "{file}: {inline} has a label"),
+                }
             }
         }
     }
