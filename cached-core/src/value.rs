@@ -54,8 +54,8 @@ pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'sta
 impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
 
 /// Marker for most implementations of [`Returned`]: the return type determines which part is
-/// cached. For a `Result`, this is the `Ok`. An `Option` or another standard type is cached as a
-/// whole.
+/// cached. For a `Result`, this is the value in `Ok`. An `Option` or another standard type is
+/// cached as a whole.
 ///
 /// A `None` is cached only under the option `none_ttl`.
 #[derive(Debug, Clone, Copy)]
@@ -146,8 +146,9 @@ cached_whole! { InferredValue:
 }
 
 /// Returns true if `V` is an `Arc`, a `String` or a common primitive type. The `clone` of such a
-/// type is the standard library's and not the program's. A hit can therefore clone the value while
-/// it borrows the cache's own `Arc`, and need not clone this `Arc` first.
+/// type is the standard library's and not the program's. A `clone` of the program could call the
+/// cache again or take long. The standard library's does neither, so a hit clones such a value
+/// while it borrows the cache's own `Arc`, and need not clone this `Arc` first.
 ///
 /// The function compares the names of types, so that one comparison covers every `Arc`. A type's
 /// name begins with the name of its crate, so a false match would need another crate named `alloc`.

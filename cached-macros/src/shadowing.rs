@@ -1,7 +1,8 @@
 //! Finds out whether a pattern or a statement may give the name of a parameter another meaning.
 //!
-//! If that is uncertain, for example because of an unknown macro, the answer is yes. The function
-//! `mentions`, which searches code for uses of a parameter, then ignores uses of the name.
+//! If that is uncertain, for example because of an unknown macro, the answer is yes. If the answer
+//! is yes, the function `mentions`, which searches code for uses of a parameter, does not count
+//! uses of the name.
 
 use proc_macro2::Ident;
 use syn::ext::IdentExt;

@@ -49,8 +49,8 @@ const ENTRIES: usize = 52_000;
 ///
 /// The local tier keeps its entries in a hash table of the crate papaya, which has 262,144 places
 /// here. The table grows when a search takes too long, and this depends on the hash's random seed.
-/// In a measurement with three quarters of the places in use, one table in three had grown. Each of
-/// moka's 64 segments has 4,096 places.
+/// With three quarters of the places in use, the table had grown in one measurement of three. Each
+/// of moka's 64 segments has 4,096 places.
 const ENTRIES_BEFORE: usize = 128_000;
 
 /// Returns the capacity of a cache. With `is_filling`, the entries before the measurement use more

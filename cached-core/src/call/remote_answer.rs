@@ -38,8 +38,8 @@ pub(super) enum RemoteAnswer {
         /// How long the value stays fresh.
         time_left: Duration,
         target: FillTarget,
-        /// The value expires at this time at the latest. `None` if an earlier holder gave the claim
-        /// back.
+        /// The value expires at this time at the latest. `None` if the time is not known, because
+        /// an earlier holder gave the claim back.
         expires_by: Option<Instant>,
     },
     /// The remote tier has an expired value, which another process is replacing.
@@ -124,8 +124,8 @@ impl PendingCall {
         }
     }
 
-    /// Decides what a leader does with an item from the remote tier. Stores a value that has not
-    /// expired in the local tier.
+    /// Decides what a leader does with an item from the remote tier. If the value has not expired,
+    /// stores it in the local tier.
     fn use_item(&self, item: RemoteItem, ttls: EntryTtls, fill_token: FillToken) -> RemoteAnswer {
         let handle = &self.handle;
         let now = handle.now();

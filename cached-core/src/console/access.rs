@@ -39,7 +39,7 @@ const PROXY_HEADERS: [&str; 12] = [
     "x-appengine-user-ip",
     "x-proxyuser-ip",
 ];
-/// The names of other headers that proxies add begin with one of these prefixes.
+/// Proxies also add headers whose names begin with one of these prefixes.
 const PROXY_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-forwarded-", "x-envoy-", "x-azure-"];
 
 /// The access rules of one console.

@@ -77,13 +77,13 @@ impl SuppliedValue {
         mode: WriteMode,
         local_ttl: Duration,
     ) -> bool {
-        // The key has a value now. Calls must no longer get the error of an earlier fetch.
+        // The key has a value now, so calls must no longer get the error of an earlier fetch.
         handle.end_fetch_pause();
         let weight = handle.weight(&self.value);
         let expiry = handle.expiry(local_ttl, self.ttls);
         let stored = handle.publish(fill_token, mode, &self.value, weight, expiry);
-        // After `overwrite`, the new value is the request's answer even if the local tier does not
-        // keep it.
+        // After `overwrite`, later calls in the same request must return the new value, even if the
+        // local tier does not keep it.
         let replaces = mode == WriteMode::Replace && handle.is_current(fill_token);
         if (stored || replaces)
             && let Some(request) = RequestHandle::current()

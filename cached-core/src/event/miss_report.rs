@@ -26,7 +26,7 @@ pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookupResult,
     pub(crate) local: LocalLookupResult,
-    /// The findings of the read in the remote tier, in order.
+    /// What the read of the remote tier found, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call with the same key in this process, and what the
@@ -94,7 +94,8 @@ pub(crate) enum RemoteFinding {
     OtherBuild,
     /// The item's checksum or key is wrong.
     Damaged,
-    /// The item is older than a removal of the entry that the server might have missed.
+    /// The entry was removed after this item was stored, and the server might have missed the
+    /// removal.
     Untrusted,
     LeaseWon,
     LeaseBusy,
@@ -116,7 +117,7 @@ pub(crate) enum RemoteFinding {
     ExpiredRefreshedElsewhere,
 }
 
-/// The result of another call of this process, for which a call waited.
+/// What another call of this process returned to a call that waited for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedResult {
     /// The other call found a value in a tier.

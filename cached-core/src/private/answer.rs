@@ -74,10 +74,9 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Sets how the error of a failed fetch is shared with other calls. The macro generates the
-    /// function `share`. This function gets an `ErrorCopier` from
-    /// [`error_copier`](super::error_copier), and passes the function of the option `share_error`
-    /// to the copier.
+    /// Sets how the error of a failed fetch is shared with other calls. The macro generates
+    /// `share`. It creates an `ErrorCopier` with [`error_copier`](super::error_copier), and hands
+    /// it the function that the user wrote as the option `share_error`.
     #[must_use]
     pub fn share_error(mut self, share: fn(&R) -> Option<SharedError>) -> Self
     where

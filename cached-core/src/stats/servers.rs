@@ -35,8 +35,8 @@ pub struct ServerStats {
 pub enum ServerState {
     /// Calls use the server.
     Up,
-    /// Calls do not use the server, because it has failed several times in a row or might have
-    /// missed changes to its entries. This process tries in the background to recover the server.
+    /// Calls do not use the server, because it has failed several times in a row, or might have
+    /// entries that have changed since. This process tries in the background to recover the server.
     Ejected,
 }
 

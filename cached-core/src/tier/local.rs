@@ -88,8 +88,9 @@ pub(crate) struct LocalTier {
 /// Runs all deferred drops when it is dropped.
 struct DeferredDropsRunner;
 
-/// The permission to store a value for a key. The token is *current* until the key is invalidated
-/// or overwritten, and then *out of date*. A fill with a token that is out of date is refused.
+/// The permission to store a value for a key. The token is *current* until the program invalidates
+/// or overwrites the key, and then *out of date*. A fill with a token that is out of date is
+/// refused.
 ///
 /// Keys share stripes, so an invalidation of another key can also make the token out of date. The
 /// refused fill then costs another fetch, but no call receives a wrong value.
@@ -354,11 +355,11 @@ impl LocalTier {
     }
 
     /// Extends the expiry of the key's entry if the entry holds exactly `value`. The caller must
-    /// know that memcached has confirmed this value.
+    /// call this method only after memcached has confirmed the value.
     ///
-    /// Removes the entry if it holds a different value that was obtained after the token's fetch
-    /// began, either by a read from memcached or from the program. memcached now has the confirmed
-    /// value or a later one, so the entry's value is out of date.
+    /// Removes the entry if it holds a different value that was read from memcached, or passed in
+    /// by the program, after the token's fetch began. A value that was fetched later stays.
+    /// memcached now has the confirmed value or a later one, so the entry's value is out of date.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),

@@ -55,7 +55,8 @@ struct Counts {
 pub(crate) struct CountsByWitness(Vec<(&'static str, Counts)>);
 
 impl CountsByWitness {
-    /// Asks every witness. `upstream` is the number of reads that the upstream services counted.
+    /// Asks every witness. `upstream` is the number of fetches that the upstream services have
+    /// counted.
     ///
     /// # Errors
     /// Returns an error if the broker at this address does not answer.

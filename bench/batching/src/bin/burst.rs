@@ -1,11 +1,12 @@
 //! Measures a burst of calls. The first cache looks up many keys at the same time, and memcached
-//! does not have them yet. Then a second cache, in place of another process, looks up the same keys.
+//! does not have them yet. Then a second cache, which stands for another process, looks up the same
+//! keys.
 //!
 //! Usage: `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`. The benchmark prints one line
 //! for each pair of arguments, with these columns:
 //!
-//! - for the first cache: the share of failed lookups, the share of keys that were not filled, and
-//!   the median and the longest time of a call;
+//! - for the first cache: the share of failed lookups, the share of keys whose value was not stored
+//!   in memcached, and the median and the longest time of a call;
 //! - for the second cache: the share of keys that memcached answered, the number of failed lookups,
 //!   and the median time of a call.
 

@@ -30,7 +30,7 @@ pub fn bars(title: &str, unit: &str, rows: &[(String, f64)]) -> String {
     svg + "</svg>\n"
 }
 
-/// Draws one line for each row. Both axes are logarithmic: equal ratios have equal distances.
+/// Draws one line for each row. Both axes are logarithmic.
 pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
     const COLORS: [&str; 6] = ["#1f77b4", "#2ca02c", "#9467bd", "#7f7f7f", "#17a2b8", "#8c564b"];
     const HEIGHT: usize = 400;

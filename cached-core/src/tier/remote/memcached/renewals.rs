@@ -93,8 +93,8 @@ impl RenewalSchedule {
         }
     }
 
-    /// Moves the renewal of the lease to the current runtime, in case the runtime that renewed the
-    /// lease has ended.
+    /// Moves the renewal of the lease to the current runtime, because the runtime that renewed the
+    /// lease so far might have ended.
     pub(super) fn take_over(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let known = Arc::downgrade(lease);
