@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level, Subscriber};
+use tracing::subscriber::{DefaultGuard, Interest};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -53,10 +54,50 @@ struct CollectedRecords {
     events: Vec<CollectedEvent>,
 }
 
+/// Subscribers that keep other threads from disabling spans that a test collects.
+///
+/// `tracing` asks the subscribers once whether they want a span of a given place in the code. If
+/// there is only one subscriber, `tracing` asks that of the thread which reaches the place first.
+/// If this thread has none, no thread gets the span. With two subscribers, `tracing` asks all.
+static IDLE_SUBSCRIBERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [Dispatch::new(IdleSubscriber), Dispatch::new(IdleSubscriber)]);
+
+/// A subscriber that receives nothing, but makes `tracing` ask for each span anew.
+struct IdleSubscriber;
+
+impl Subscriber for IdleSubscriber {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::OFF)
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
 impl SpanCollector {
     /// Collects the spans and events of this thread until the guard is dropped.
     #[must_use]
     pub fn install() -> (SpanCollector, DefaultGuard) {
+        LazyLock::force(&IDLE_SUBSCRIBERS);
         let collector = SpanCollector::default();
         let subscriber = tracing_subscriber::registry().with(collector.clone());
         (collector, tracing::subscriber::set_default(subscriber))
@@ -154,5 +195,19 @@ impl Visit for FieldVisitor<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0.insert(field.name(), format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_without_a_subscriber_disables_no_span() {
+        let (spans, _guard) = SpanCollector::install();
+        let make_span = || drop(tracing::info_span!("made_twice"));
+        std::thread::spawn(make_span).join().expect("the thread does not panic");
+        make_span();
+        assert_eq!(spans.spans("made_twice").len(), 1, "the span of this thread");
     }
 }
