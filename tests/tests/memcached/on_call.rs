@@ -283,3 +283,57 @@ async fn a_cache_that_is_off_fetches_each_call() {
     let removed = cache.scope(async { off_entry(1).invalidate().await }).await;
     removed.expect("there is nothing to remove");
 }
+
+/// The value is the number of its fetch, so a value from before a change is the lower one.
+#[coordinator_cached(name = "on_call_wrong", version = number, skip(upstream), entry = wrong_entry)]
+async fn wrong(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
+    upstream.fetch().await
+}
+
+async fn ask(cache: &Cache, upstream: &Upstream) -> usize {
+    let value = cache.scope(wrong(upstream, 1)).await.expect("the call succeeds");
+    cache.flush().await;
+    value
+}
+
+#[tokio::test]
+async fn a_wrong_value_is_removed_from_all_processes() {
+    let memcached = Memcached::start();
+    let (here, there) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
+    let upstream = Upstream::default();
+    assert_eq!((ask(&here, &upstream).await, ask(&there, &upstream).await), (1, 1));
+
+    let removed = here.scope(async { wrong_entry(1).invalidate().await }).await;
+    removed.expect("memcached is up");
+    assert_eq!(ask(&here, &upstream).await, 2, "this process and memcached forgot the value");
+    assert_eq!(ask(&there, &upstream).await, 1, "the other process keeps its copy");
+
+    let removed = there.invalidate_all("on_call_wrong").await.expect("the function is declared");
+    assert_eq!((removed, ask(&there, &upstream).await), (1, 2));
+    assert_eq!(upstream.fetches(), 2, "the other process reads memcached");
+}
+
+#[tokio::test]
+async fn a_switch_of_namespace_ends_without_old_values() {
+    let memcached = Memcached::start();
+    let in_namespace = async |namespace: &str| {
+        let builder = Cache::builder().namespace(namespace).memcached([memcached.address()]);
+        builder.build().await.expect("the settings are valid")
+    };
+    let upstream = Upstream::default();
+    // In the middle of a rolling restart, a process with the former namespace changes the entry.
+    let (former, here, there) =
+        (in_namespace("former").await, in_namespace("new").await, in_namespace("new").await);
+    assert_eq!((ask(&here, &upstream).await, ask(&there, &upstream).await), (1, 1));
+    let removed = former.scope(async { wrong_entry(1).invalidate().await }).await;
+    removed.expect("memcached is up");
+    assert_eq!(ask(&there, &upstream).await, 1, "the processes do not see each other's changes");
+
+    // All processes have the new namespace now.
+    drop(former);
+    assert_eq!(memcached.command("flush_all").trim_end(), "OK");
+    for cache in [&here, &there] {
+        cache.clear().await;
+    }
+    assert_eq!((ask(&here, &upstream).await, ask(&there, &upstream).await), (2, 2));
+}
