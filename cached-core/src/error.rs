@@ -174,7 +174,10 @@ pub enum CacheError {
 impl fmt::Display for CacheError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CacheError::Remote(_) => f.write_str("memcached did not confirm the change"),
+            CacheError::Remote(_) => f.write_str(
+                "memcached did not confirm the change; this process tells it again, and until then \
+                 other processes may see the old value",
+            ),
             CacheError::NotStorable(why) => {
                 write!(f, "the value cannot be stored in memcached: it {why}")
             }

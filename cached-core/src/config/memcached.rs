@@ -1,6 +1,6 @@
 //! The settings of the memcached tier, and their checks.
 
-use std::net::SocketAddrV6;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
 use super::url::without_password;
@@ -162,9 +162,7 @@ impl Config {
         let invalid = |message: String| Err(ConfigError::new(ConfigErrorKind::Value, message));
         let Config { remote_timeout, lease, lease_wait, .. } = self;
         if remote_timeout.is_zero() {
-            return invalid(format!(
-                "the timeout {remote_timeout:?} is too short; write for example 50ms"
-            ));
+            return invalid("the timeout is zero; write for example 50ms".into());
         }
         let waits = [
             ("timeout", Some(*remote_timeout), "50ms"),
@@ -214,22 +212,42 @@ pub(crate) fn check_servers(servers: &[String]) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Checks that the text is `host:port`. The error says what to write instead.
 pub(super) fn check_server(server: &str) -> Result<(), ConfigError> {
+    let shown = without_password(server);
+    let error = |wrong| Err(ConfigError::new(ConfigErrorKind::Server, wrong));
     let invalid = |reason: &str| {
-        let server = without_password(server);
-        let wrong = format!(
-            "the server `{server}` {reason}; write `host:port`, for example `127.0.0.1:11211`"
-        );
-        Err(ConfigError::new(ConfigErrorKind::Server, wrong))
+        error(format!(
+            "the server `{shown}` {reason}; write `host:port`, for example `127.0.0.1:11211`"
+        ))
     };
     if server.is_empty() {
-        return invalid("is empty");
+        return error(
+            "the address of a server is empty; write `host:port`, for example `127.0.0.1:11211`"
+                .into(),
+        );
+    }
+    if server.contains('@') {
+        return invalid("has a user or a password, which are not supported");
+    }
+    if let Some((address, _)) = server.split_once(['&', ';']) {
+        return error(format!(
+            "the server `{shown}` has settings; begin them with `?`, for example `{address}?timeout=50ms`"
+        ));
+    }
+    if let Some((address, _)) = server.split_once('/') {
+        return error(format!("the server `{shown}` has a path; write `{address}`"));
     }
     let Some((host, port)) = server.rsplit_once(':') else {
         return invalid("has no port");
     };
-    if host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
+    if host.contains(|c: char| c.is_whitespace() || "?#".contains(c)) {
         return invalid("has a host with a character that is not allowed");
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return error(format!(
+            "the server `{shown}` is an IPv6 address without brackets; write `[{host}]:{port}`"
+        ));
     }
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
     if host.is_empty() || (host.contains(':') && !is_bracketed) {

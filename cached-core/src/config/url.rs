@@ -85,10 +85,10 @@ impl CacheBuilder {
     #[cfg(feature = "memcached")]
     fn from_remote_url(url: &str) -> Result<CacheBuilder, ConfigError> {
         let Some(rest) = url.strip_prefix("memcache://") else {
-            let url = without_password(url);
-            let wrong = format!(
-                "`{url}` is not a cache; write `local:`, `off` or `memcache://host:11211,host:11211?namespace=shop&timeout=50ms`"
-            );
+            let advice = likely_url(url).unwrap_or_else(|| {
+                "write `local:`, `off` or `memcache://host:11211,host:11211?namespace=shop&timeout=50ms`".into()
+            });
+            let wrong = format!("`{}` is not a cache; {advice}", without_password(url));
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
         // If the text contains an `@`, `check_server` always fails, because an address has no `@`.
@@ -116,6 +116,19 @@ impl CacheBuilder {
             })
         })
     }
+}
+
+/// Returns what to write in place of a URL with a common mistake, if it has one.
+#[cfg(feature = "memcached")]
+fn likely_url(url: &str) -> Option<String> {
+    if url.starts_with(['"', '\'']) {
+        return Some("the text is in quotes; remove them".into());
+    }
+    if let Some(rest) = url.strip_prefix("memcached://") {
+        return Some(format!("write `memcache://{}`, without the `d`", without_password(rest)));
+    }
+    let is_meant = |right: &&str| right.trim_end_matches(':').eq_ignore_ascii_case(url);
+    ["off", "local:"].into_iter().find(is_meant).map(|right| format!("write `{right}`"))
 }
 
 /// Replaces the text before the last `@` of a URL or an address with `…`, because a message must

@@ -71,14 +71,21 @@ mod memcached {
     fn a_mistake_names_the_wrong_part() {
         for (url, part) in [
             ("redis://a:1", "`redis://a:1`"),
-            ("memcached://a:1", "`memcached://a:1`"),
-            ("memcache://", "server ``"),
+            ("memcached://a:1", "write `memcache://a:1`, without the `d`"),
+            ("OFF", "write `off`"),
+            ("local", "write `local:`"),
+            ("\"memcache://a:1\"", "in quotes; remove them"),
+            ("'off'", "in quotes; remove them"),
+            ("memcache://", "the address of a server is empty"),
             ("memcache://a", "server `a` has no port"),
-            ("memcache://a:11211,", "server ``"),
+            ("memcache://a:11211,", "the address of a server is empty"),
+            ("memcache://a:1&namespace=x", "`a:1&namespace=x` has settings"),
+            ("memcache://a:1;timeout=1s", "`a:1;timeout=1s` has settings"),
+            ("memcache://a:1/0?namespace=x", "`a:1/0` has a path"),
             ("memcache://a:99999", "`a:99999` has a port"),
             ("memcache://a:11211,a:11211", "`a:11211` is given twice"),
             ("memcache://a:1/?timeout=50", "`timeout=50`"),
-            ("memcache://a:1?timeout=0ms", "timeout 0ns"),
+            ("memcache://a:1?timeout=0ms", "timeout is zero"),
             ("memcache://a:1?timeout=2h", "timeout 7200s"),
             ("memcache://a:1?lease_wait=2h", "over an hour"),
             ("memcache://a:1?tiemout=50ms", "`tiemout`"),
@@ -91,8 +98,8 @@ mod memcached {
             ("memcache://a:1?ttl=30m1h", "`ttl=30m1h`"),
             ("memcache://a:1?local_capacity=64MB", "`local_capacity=64MB`"),
             ("memcache://a:1?ttl=9999999999999h", "`ttl=9999999999999h`"),
-            ("memcache://user@a:1", "`…@a:1` has a host"),
-            ("memcache://fe80::1:11211", "a host that cannot be told from its port"),
+            ("memcache://user@a:1", "`…@a:1` has a user or a password"),
+            ("memcache://fe80::1:11211", "write `[fe80::1]:11211`"),
             ("memcache://a:+5", "`a:+5` has a port"),
             ("memcache://a:01", "`a:01` has a port"),
             ("memcache://a:", "`a:` has a port"),
@@ -138,7 +145,7 @@ mod memcached {
         let error = crate::config::memcached::check_server("me:secret@a:1")
             .expect_err("an address must not contain an `@`")
             .to_string();
-        let hides_password = error.contains("`…@a:1` has a host") && !error.contains("secret");
+        let hides_password = error.contains("`…@a:1` has a user") && !error.contains("secret");
         assert!(hides_password, "the error hides the password: {error}");
     }
 }
