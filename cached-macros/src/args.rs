@@ -61,6 +61,15 @@ pub(crate) struct OptionSyntax {
     parse: OptionParser,
 }
 
+/// The names of options in other caching crates, each with the name of the option here.
+const SYNONYMS: [(&str, &str); 5] = [
+    ("time", "ttl"),
+    ("time_to_live", "ttl"),
+    ("key", "identifier"),
+    ("convert", "identifier"),
+    ("condition", "cache_if"),
+];
+
 /// Parses the tokens after an option's name, and stores the option in [`Args`].
 type OptionParser = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), OptionError>;
 
@@ -278,7 +287,10 @@ impl Args {
     }
 
     fn report_unknown(&mut self, key: &Ident, errors: &mut Errors) {
-        let correction = nearest(&key.to_string(), OPTIONS.iter().map(|syntax| syntax.name));
+        let name = key.to_string();
+        let synonym = SYNONYMS.iter().find(|(other, _)| *other == name).map(|(_, option)| *option);
+        let correction =
+            synonym.or_else(|| nearest(&name, OPTIONS.iter().map(|syntax| syntax.name)));
         match correction {
             Some(option) => {
                 let message = format!("unknown option `{key}`; did you mean `{option}`?");
@@ -440,5 +452,22 @@ fn skip_to_comma(input: ParseStream<'_>) {
     }
     while !input.is_empty() && !input.peek(Token![,]) {
         let _ = input.parse::<TokenTree>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_another_crate_is_translated() {
+        for (name, option) in SYNONYMS {
+            assert!(OPTIONS.iter().any(|syntax| syntax.name == option), "`{option}` is an option");
+            let mut errors = Errors::default();
+            let key = Ident::new(name, proc_macro2::Span::call_site());
+            Args::default().report_unknown(&key, &mut errors);
+            let tokens = errors.into_compile_errors().to_string();
+            assert!(tokens.contains(&format!("did you mean `{option}`?")), "{name}: {tokens}");
+        }
     }
 }
