@@ -26,7 +26,7 @@ pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookupResult,
     pub(crate) local: LocalLookupResult,
-    /// What the read of the remote tier found, in order.
+    /// The findings of the read of the remote tier, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call with the same key in this process, and what the
@@ -117,7 +117,7 @@ pub(crate) enum RemoteFinding {
     ExpiredRefreshedElsewhere,
 }
 
-/// What another call of this process returned to a call that waited for it.
+/// The answer of another call of this process, which this call waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedResult {
     /// The other call found a value in a tier.

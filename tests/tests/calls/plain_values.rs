@@ -250,7 +250,7 @@ async fn a_hit_clones_the_arc_only() {
     local_cache().await.scope(test).await;
 }
 
-/// What a function that the macro `weighed` declares must do with an entry.
+/// The way in which a function that the macro `weighed` declares gets an entry.
 #[derive(Clone, Copy)]
 enum CallOrLookUp {
     /// Calls the cached function. Returns true if the call fetched.
